@@ -1,0 +1,106 @@
+"""The exception tree: what failed, which thing, why, what to do.
+
+::
+
+    C3DError
+    ├── UsageError            wrong words or values; the command line exits with 2
+    ├── VideoError            one video cannot be read; the run goes on
+    ├── DecoderError          decoder processes cannot be started or kept
+    ├── WeightsError          a checkpoint or a mean is missing, damaged or of another shape
+    │   └── FetchError        a file could not be downloaded
+    ├── DeviceError           the device or precision asked for is not to be had
+    ├── StoreError            an output file cannot be read or written
+    │   ├── LockedError       another process is writing this output
+    │   └── MismatchError     the output was made with other settings or weights
+    └── PcaError              a basis cannot be fitted, read or applied
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "C3DError",
+    "DecoderError",
+    "DeviceError",
+    "FetchError",
+    "LockedError",
+    "MismatchError",
+    "PcaError",
+    "StoreError",
+    "UsageError",
+    "VideoError",
+    "WeightsError",
+]
+
+
+class C3DError(Exception):
+    """Base of everything this package raises on purpose.
+
+    Parameters
+    ----------
+    reason
+        What failed and why, one line.
+    subject
+        The thing it happened to: a path, a layer, an option.
+    hint
+        What to do about it.
+    """
+
+    def __init__(self, reason: str, *, subject: object = None, hint: str | None = None) -> None:
+        self.reason = reason
+        self.subject = None if subject is None else str(subject)
+        self.hint = hint
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        text = self.reason if self.subject is None else f"{self.subject}: {self.reason}"
+        return text if self.hint is None else f"{text}; {self.hint}"
+
+
+class UsageError(C3DError):
+    """Wrong words or values; the command line exits with 2."""
+
+
+class VideoError(C3DError):
+    """One video cannot be read; the run goes on without it."""
+
+
+class DecoderError(C3DError):
+    """Decoder processes cannot be started or kept alive."""
+
+
+class WeightsError(C3DError):
+    """A checkpoint or a mean is missing, damaged, or of another shape."""
+
+
+class FetchError(WeightsError):
+    """A file could not be downloaded from any of its mirrors."""
+
+
+class DeviceError(C3DError):
+    """The device or the precision asked for is not to be had."""
+
+
+class StoreError(C3DError):
+    """An output file cannot be read or written."""
+
+
+class LockedError(StoreError):
+    """Another process is writing this output."""
+
+
+class MismatchError(StoreError):
+    """The output was made with other settings or weights; ``differences`` names them.
+
+    Parameters
+    ----------
+    differences
+        One ``name: was → is`` line per difference.
+    """
+
+    def __init__(self, reason: str, *, differences: list[str], subject: object = None, hint: str | None = None) -> None:
+        self.differences = differences
+        super().__init__(f"{reason} ({'; '.join(differences)})", subject=subject, hint=hint)
+
+
+class PcaError(C3DError):
+    """A basis cannot be fitted, read or applied."""
