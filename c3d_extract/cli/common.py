@@ -1,0 +1,55 @@
+"""What every command shares: one line for an error, data on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from c3d_extract.errors import C3DError, UsageError
+
+__all__ = ["EXIT_FATAL", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE", "debug_option", "guarded", "note", "put_json"]
+
+EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def note(message: str) -> None:
+    """Say something on stderr, as one line a message."""
+    click.echo(message, err=True)
+
+
+def put_json(values: Any) -> None:
+    """Write one JSON document to stdout."""
+    click.echo(json.dumps(values, indent=2, sort_keys=False, ensure_ascii=False))
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn an error of ours into one line ``Error: …`` and the exit code that the README names.
+
+    The command must take ``debug`` (see `debug_option`), which shows the traceback as well.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except C3DError as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            note(f"Error: {error}")
+            sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FATAL)
+        except KeyboardInterrupt:
+            note("Interrupted.")
+            sys.exit(EXIT_INTERRUPTED)
+
+    return run
