@@ -1,0 +1,487 @@
+"""Probe and decode: the only importer of av (PyAV, FFmpeg).
+
+What is done here, and why, was measured on several hundred real and damaged files:
+
+* Frames are taken in the order of the decoder. Time stamps of packed-B-frame AVIs (all of UCF101) run
+  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see `steady_times`.
+* One decoder thread. FFmpeg's frame threads give other frames on damaged files, according to the
+  number of cores.
+* Only containers that hold their own pictures are opened, and only the file itself: a playlist or a
+  concat script, whatever its name, could make FFmpeg open other files and addresses.
+* An error inside a stream is counted and decoding goes on; nothing is put in place of what is lost.
+* A rotation (phone videos) is applied, as OpenCV does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import stat
+from collections import deque
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+import av
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from c3d_extract.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FrameFolder",
+    "VideoInfo",
+    "VideoReader",
+    "codec_report",
+    "open_video",
+    "read_frame_folder",
+    "resample",
+    "steady_times",
+    "write_video",
+]
+
+MAX_PIXELS = 1 << 26
+"""Frames of more pixels than this (8192 x 8192) are refused unless asked for: a header can claim any size."""
+
+# Demuxers of files that hold their own pictures. Left out on purpose: concat, hls, dash, sdp, rtsp,
+# image2 (patterns), imf, lavfi and devices, which open other files or addresses.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,h261,h263,h264,hevc,vvc,"
+    "obu,av1,evc,ivf,m4v,mjpeg,gif,apng,ogg,rm,mxf,nut,yuv4mpegpipe,swf,dv,wtv,nsv,gxf,dirac,vc1,vc1test,film_cpk,"
+    "smk,bink,roq,dfa,fli,flic,4xm,amv,avs,cavsvideo,avs2,avs3,ea,idcin,ipmovie,iv8,jv,kux,lmlm4,mm,mtv,mv,nuv,"
+    "pva,r3d,rl2,rpl,smjpeg,thp,vivo,wc3movie,xmv,yop,dhav,cine,png_pipe,jpeg_pipe,webp_pipe,gif_pipe,bmp_pipe"
+)
+_PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat version", b"<?xml", b"<MPD", b"v=0\r\n", b"v=0\n", b"[playlist]", b"[reference]")
+_FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
+_MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
+_REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the container says of the stream that is read, before anything is decoded.
+
+    Attributes
+    ----------
+    width, height
+        Pixels, upright (after the rotation, where it is known beforehand, else as coded).
+    fps
+        Average frames a second, NaN where unknown.
+    duration_seconds
+        Length of the stream, else of the container; NaN where unknown.
+    codec, container
+        FFmpeg's short names.
+    """
+
+    width: int
+    height: int
+    fps: float
+    duration_seconds: float
+    codec: str
+    container: str
+
+
+class Frame(NamedTuple):
+    """One decoded frame: uint8 (H, W, 3) in the order B, G, R, upright; its time stamp or None."""
+
+    bgr: NDArray[np.uint8]
+    pts_seconds: float | None
+
+
+class VideoReader:
+    """Decodes one file's frames in decode order.
+
+    Parameters
+    ----------
+    path
+        A regular file; its name is never taken for an address or a pattern.
+    max_pixels
+        Larger frames are refused.
+
+    Raises
+    ------
+    VideoError
+        Where the file is no video, has no frames, or is not to be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.n_decode_errors = 0
+        self.n_frames = 0
+        self._first_error: str | None = None
+        self._max_pixels = max_pixels
+        self._reformatter = VideoReformatter()
+        self._last_pts: float | None = None
+        self._first_pts: float | None = None
+        _check_regular(self.path)
+        self._container = self._open()
+        try:
+            self._stream = self._choose_stream()
+            self.info = self._probe()
+            self._check_size(self.info.width, self.info.height)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _open(self) -> InputContainer:
+        # An absolute path keeps names such as "http:x.mp4" from being taken for addresses.
+        options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+        try:
+            return av.open(os.path.abspath(self.path), options=options, metadata_errors="replace")  # noqa: PTH100
+        except Exception as error:
+            raise VideoError(_why_not_opened(self.path, error), subject=self.path) from error
+
+    def _choose_stream(self) -> VideoStream:
+        videos = list(self._container.streams.video)
+        moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
+        if not moving:
+            raise VideoError(
+                "no video stream, only a cover picture" if videos else "no video stream", subject=self.path
+            )
+        # FFmpeg's choice: default disposition first, then the stream with more frames and a higher bit rate.
+        best = self._container.streams.best("video")
+        stream = next((s for s in moving if best is not None and s.index == best.index), moving[0])
+        if getattr(stream, "codec_context", None) is None:
+            raise VideoError("no decoder for its video codec", subject=self.path)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(self._max_pixels)}
+        return stream
+
+    def _probe(self) -> VideoInfo:
+        stream, context = self._stream, self._stream.codec_context
+        fps = float(stream.average_rate) if stream.average_rate else math.nan
+        return VideoInfo(
+            context.width, context.height, fps, self._duration(), context.name, self._container.format.name.split(",")[0]
+        )
+
+    def _duration(self) -> float:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        return math.nan if self._container.duration is None else self._container.duration / av.time_base
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise VideoError(
+                f"frames of {width}x{height} are larger than --max-pixels {self._max_pixels}", subject=self.path
+            )
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield every frame that can be decoded; errors on the way are counted in ``n_decode_errors``.
+
+        Raises
+        ------
+        VideoError
+            At the end, where no frame came; or where a frame is larger than ``max_pixels``.
+        """
+        for packet in self._packets():
+            for frame in self._decode(packet):
+                self._check_size(frame.width, frame.height)
+                bgr = self._convert(frame)
+                if bgr is None:
+                    continue
+                pts_seconds = None if frame.pts is None or frame.time is None else float(frame.time)
+                self._note_time(pts_seconds)
+                if self.n_frames == 0:
+                    height, width = bgr.shape[:2]
+                    self.info = VideoInfo(width, height, *_rest(self.info))
+                self.n_frames += 1
+                yield Frame(bgr, pts_seconds)
+        if self.n_frames == 0:
+            why = f" ({self._first_error})" if self._first_error else ""
+            raise VideoError(f"no frame could be decoded{why}", subject=self.path)
+
+    def _packets(self) -> Iterator[Packet]:
+        """Yield packets to the end of the file, the empty one that flushes the decoder included."""
+        packets = self._container.demux(self._stream)
+        in_a_row = 0
+        while in_a_row < _MAX_READ_ERRORS:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - PyAV raises whatever fits the errno: PermissionError, ValueError, …
+                self._count(error)
+                in_a_row += 1
+                packets = self._container.demux(self._stream)
+            else:
+                in_a_row = 0
+                yield packet
+
+    def _decode(self, packet: Packet) -> list[VideoFrame]:
+        try:
+            return self._stream.codec_context.decode(packet if packet.size else None)
+        except EOFError:
+            return []  # the decoder was flushed already
+        except Exception as error:  # noqa: BLE001 - see _packets
+            self._count(error)
+            return []
+
+    def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        # One reformatter for the whole video keeps its swscale context; a new one a frame costs three
+        # times as much. Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
+        try:
+            rgb = self._reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC")
+            plane = rgb.planes[0]
+            bgr = np.ndarray((rgb.height, rgb.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))  # type: ignore[call-overload]
+        except Exception as error:  # noqa: BLE001 - see _packets
+            self._count(error)
+            return None
+        turns = round(frame.rotation / 90) % 4
+        return np.rot90(bgr, turns) if turns else bgr  # rotation is counter-clockwise, as rot90 turns
+
+    def _count(self, error: Exception) -> None:
+        self.n_decode_errors += 1
+        if self._first_error is None:
+            self._first_error = _plain(error)
+
+    def _note_time(self, pts_seconds: float | None) -> None:
+        if pts_seconds is not None:
+            self._first_pts = pts_seconds if self._first_pts is None else min(self._first_pts, pts_seconds)
+            self._last_pts = pts_seconds if self._last_pts is None else max(self._last_pts, pts_seconds)
+
+    def trouble(self) -> str | None:
+        """Say what was wrong with a video that was read to its end, or None.
+
+        Truncated Matroska files end without any error, so a video that stops well before the length
+        that its own stream states counts as damaged too.
+        """
+        if self.n_decode_errors:
+            first = f", the first: {self._first_error}" if self._first_error else ""
+            return f"{self.n_decode_errors} decode errors{first}"
+        stated = self.info.duration_seconds
+        alone = self._stream.duration is not None or len(self._container.streams) == 1
+        if not alone or self._first_pts is None or self._last_pts is None or math.isnan(stated):
+            return None
+        read = self._last_pts - self._first_pts + 1 / (self.info.fps or _FALLBACK_FPS)
+        if stated - read > max(1.0, 0.1 * stated):
+            return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
+        return None
+
+
+def _rest(info: VideoInfo) -> tuple[float, float, str, str]:
+    return info.fps, info.duration_seconds, info.codec, info.container
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise VideoError("a broken link" if path.is_symlink() else "no such file", subject=path) from error
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
+    if not stat.S_ISREG(mode):
+        raise VideoError("not a regular file", subject=path)
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as unreadable:
+        return f"cannot be read: {unreadable.strerror}"
+    if not head:
+        return "an empty file"
+    if head.lstrip(b"\xef\xbb\xbf").startswith(_PLAYLIST_MARKS):
+        return "a playlist or script, not a video; refused because it could open other files"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"
+    if isinstance(error, av.error.ArgumentError):
+        return "not a kind of video file that is opened here"
+    return f"not a readable video: {_plain(error)}"
+
+
+def _plain(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0]
+
+
+Item = TypeVar("Item")
+
+
+def steady_times(frames: Iterable[tuple[Item, float | None]], fps: float) -> Iterator[tuple[Item, float]]:
+    """Give every frame a time in seconds that grows, leaving the frames in their order.
+
+    The i-th frame gets the i-th smallest stamp of its neighbourhood, so that stamps 1, 2, 4, 3, 5 of
+    packed B-frames become 1, 2, 3, 4, 5; a missing or backward stamp becomes the time before plus
+    1 / fps.
+
+    Parameters
+    ----------
+    frames
+        Pairs of anything and its time stamp in seconds, or None.
+    fps
+        Frames a second where stamps say nothing; NaN or 0 counts as 25.
+    """
+    step = 1 / fps if fps > 0 and math.isfinite(fps) else 1 / _FALLBACK_FPS
+    waiting: deque[tuple[Item, float | None]] = deque()
+    stamps: list[float] = []
+    last: float | None = None
+
+    def take() -> tuple[Item, float]:
+        item, stamp = waiting.popleft()
+        time = None if stamp is None else heapq.heappop(stamps)
+        if time is None or (last is not None and time <= last):
+            time = 0.0 if last is None else last + step
+        return item, time
+
+    for item, stamp in frames:
+        waiting.append((item, stamp))
+        if stamp is not None:
+            heapq.heappush(stamps, stamp)
+        if len(waiting) > _REORDER_DEPTH:
+            taken = take()
+            last = taken[1]
+            yield taken
+    while waiting:
+        taken = take()
+        last = taken[1]
+        yield taken
+
+
+def resample(
+    frames: Iterable[tuple[Item, float]], fps: float, *, native_fps: float, longest_gap_seconds: float
+) -> Iterator[tuple[Item, float]]:
+    """Resample by time: output k shows the frame that is on screen k / fps seconds after the first.
+
+    A frame stays on screen until the next one's time, the last one for 1 / native_fps. A gap longer
+    than ``longest_gap_seconds`` is a broken stamp: the frame is shown for 1 / native_fps.
+    """
+    step = 1 / native_fps if native_fps > 0 and math.isfinite(native_fps) else 1 / _FALLBACK_FPS
+    shown: Item
+    shown_time: float | None = None
+    on_screen = 0.0  # seconds since the first frame at which `shown` appeared
+    n_out = 0
+    # Rounding guard: at equal rates, k / fps and the frame's own time are the same moment.
+    guard = 1e-6
+    for item, time in frames:
+        if shown_time is not None:
+            gap = time - shown_time
+            until = on_screen + (gap if gap <= longest_gap_seconds else step)
+            while n_out / fps < until - guard:
+                yield shown, shown_time + n_out / fps - on_screen
+                n_out += 1
+            on_screen = until
+        shown, shown_time = item, time
+    if shown_time is not None:
+        while n_out / fps < on_screen + step - guard:
+            yield shown, shown_time + n_out / fps - on_screen
+            n_out += 1
+
+
+class FrameFolder:
+    """A folder of numbered images read as one video, in numeric order (the authors' ``%06d.jpg`` dumps).
+
+    Images are decoded by torchvision's libjpeg, which gives OpenCV's pixels; FFmpeg's differ by up to
+    16 grey levels. Frames carry no time stamps.
+    """
+
+    n_decode_errors = 0
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.n_frames = 0
+        self._max_pixels = max_pixels
+        self._files = frame_files(self.path)
+        if not self._files:
+            raise VideoError("no numbered images in this folder", subject=self.path)
+        self.info = VideoInfo(0, 0, math.nan, math.nan, self._files[0].suffix.lstrip("."), "frames")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def trouble(self) -> str | None:
+        """Say which numbers are missing between the first and the last, or None."""
+        first, last = (int(file.stem) for file in (self._files[0], self._files[-1]))
+        missing = last - first + 1 - len(self._files)
+        return f"{missing} images missing between {first} and {last}" if missing else None
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the images; one that cannot be decoded ends the video with a VideoError that names it."""
+        for file in self._files:
+            bgr = _read_image(file)
+            if bgr.shape[0] * bgr.shape[1] > self._max_pixels:
+                raise VideoError(f"larger than --max-pixels {self._max_pixels}", subject=file)
+            if self.n_frames == 0:
+                self.info = VideoInfo(bgr.shape[1], bgr.shape[0], *_rest(self.info))
+            self.n_frames += 1
+            yield Frame(bgr, None)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the images of ``folder`` whose names are numbers, in numeric order."""
+    images = [f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png"}]
+    numbered = [f for f in images if f.stem.isdecimal() and f.stem.isascii()]
+    return sorted(numbered, key=lambda f: (int(f.stem), f.name))
+
+
+def _read_image(file: Path) -> NDArray[np.uint8]:
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    try:
+        data = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        rgb: NDArray[np.uint8] = decode_image(data, ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise VideoError(f"not a readable image: {_plain(error)}", subject=file) from error
+    return rgb[:, :, ::-1]
+
+
+def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of a folder as uint8 (H, W, 3), B, G, R, in numeric order."""
+    with FrameFolder(path) as folder:
+        for frame in folder.frames():
+            yield frame.bgr
+
+
+def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> VideoReader | FrameFolder:
+    """Open a video file, or a folder of numbered images."""
+    return FrameFolder(path, max_pixels=max_pixels) if Path(path).is_dir() else VideoReader(path, max_pixels=max_pixels)
+
+
+def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
+    """Write frames uint8 (H, W, 3), R, G, B, even sizes, as H.264 where FFmpeg has it, else MPEG-4."""
+    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+    options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
+    with av.open(os.path.abspath(path), "w", format="mp4") as container:  # noqa: PTH100
+        stream = container.add_stream(codec, rate=Fraction(fps), options=options)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        for index, rgb in enumerate(frames):
+            if index == 0:
+                stream.height, stream.width = rgb.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def codec_report() -> dict[str, bool]:
+    """Say which of the common video decoders this build of FFmpeg has."""
+    common = ("h264", "hevc", "av1", "libdav1d", "vp9", "vp8", "mpeg4", "mpeg2video", "mjpeg", "wmv3", "prores")
+    return {name: name in av.codecs_available for name in common}
