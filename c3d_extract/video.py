@@ -274,7 +274,8 @@ class VideoReader:
         alone = self._stream.duration is not None or len(self._container.streams) == 1
         if not alone or self._first_pts is None or self._last_pts is None or math.isnan(stated):
             return None
-        read = self._last_pts - self._first_pts + 1 / (self.info.fps or _FALLBACK_FPS)
+        # Some containers count the length from their first frame, some from zero: the more lenient.
+        read = self._last_pts - min(self._first_pts, 0.0) + 1 / (self.info.fps or _FALLBACK_FPS)
         if stated - read > max(1.0, 0.1 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
