@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CLIP_LENGTH", "SHORT_POLICIES", "TAIL_POLICIES", "ClipAssembler", "ClipSpan", "clip_spans"]
+__all__ = ["CLIP_LENGTH", "SHORT_POLICIES", "TAIL_POLICIES", "Clip", "ClipAssembler", "ClipSpan", "clip_spans"]
 
 CLIP_LENGTH = 16
 """Frames a clip: the paper's, and the only length C3D's fc6 takes."""
@@ -66,13 +66,21 @@ def _tail_span(n_frames: int, *, next_start: int, covered: int, tail: Tail) -> l
     return [ClipSpan(next_start, n_frames) if tail == "pad" else ClipSpan(n_frames - CLIP_LENGTH, n_frames)]
 
 
+class Clip(NamedTuple):
+    """One clip: its span, frames uint8 (16, H, W, 3), and the times of its first and last real frame."""
+
+    span: ClipSpan
+    frames: NDArray[np.uint8]
+    start_seconds: float
+    end_seconds: float
+
+
 @dataclass
 class ClipAssembler:
     """Cuts a stream of frames into clips, holding 16 frames at most.
 
     ``push`` takes the frames of one video as they come, ``finish`` says that no more will come;
-    both yield ``(span, frames)`` with frames uint8 (16, H, W, 3). The clips are exactly
-    those of `clip_spans`.
+    both yield clips, exactly those of `clip_spans`.
     """
 
     stride: int
@@ -83,19 +91,26 @@ class ClipAssembler:
         self.n_frames = 0
         self._next_start = 0
         self._recent: NDArray[np.uint8] | None = None  # the last 16 frames at most
+        self._recent_times: list[float] = []
 
-    def push(self, frames: NDArray[np.uint8]) -> Iterator[tuple[ClipSpan, NDArray[np.uint8]]]:
-        """Take frames uint8 (T, H, W, 3), T ≥ 1; yield the clips that are now whole."""
+    def push(self, frames: NDArray[np.uint8], times_seconds: list[float]) -> Iterator[Clip]:
+        """Take frames uint8 (T, H, W, 3), T ≥ 1, and their times; yield the clips that are now whole.
+
+        The clips' frames may be views: use them before the next call.
+        """
         window = frames if self._recent is None else np.concatenate([self._recent, frames])
+        times = self._recent_times + times_seconds
         self.n_frames += len(frames)
         first = self.n_frames - len(window)  # index in the video of window[0]
         while self._next_start + CLIP_LENGTH <= self.n_frames:
             span = ClipSpan(self._next_start, self._next_start + CLIP_LENGTH)
-            yield span, window[span.start - first : span.end - first]
+            start, end = span.start - first, span.end - first
+            yield Clip(span, window[start:end], times[start], times[end - 1])
             self._next_start += self.stride
         self._recent = window[-CLIP_LENGTH:].copy()
+        self._recent_times = times[-CLIP_LENGTH:]
 
-    def finish(self) -> Iterator[tuple[ClipSpan, NDArray[np.uint8]]]:
+    def finish(self) -> Iterator[Clip]:
         """Yield what the policies make of the frames that are left."""
         if self._recent is None:
             return
@@ -107,6 +122,7 @@ class ClipAssembler:
         loop = self.n_frames < CLIP_LENGTH and self.short == "loop"
         first = self.n_frames - len(self._recent)
         for span in spans:
-            real = self._recent[span.start - first : span.end - first]
+            start, end = span.start - first, span.end - first
             positions = np.arange(CLIP_LENGTH)
-            yield span, real[positions % len(real) if loop else np.minimum(positions, len(real) - 1)]
+            picked = start + (positions % (end - start) if loop else np.minimum(positions, end - start - 1))
+            yield Clip(span, self._recent[picked], self._recent_times[start], self._recent_times[end - 1])

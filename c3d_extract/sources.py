@@ -1,0 +1,205 @@
+"""Which videos are meant: files, folders, globs and lists become named videos.
+
+A video's name is its path relative to the folder it was found in, with ``/`` between parts; a file
+given by itself has its own name. Where two videos would have the same name, both get the folder
+above in front, until they differ.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from c3d_extract.errors import UsageError
+
+__all__ = ["Found", "Source", "find_videos"]
+
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .amv .asf .avi .avif .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov "
+    ".mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .swf .ts .vob .webm .wmv .xvid .y4m .m3u8".split()
+)
+_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+# The first bytes of containers, for files whose name says nothing: offset and bytes.
+_MAGIC = (
+    (4, b"ftyp"),
+    (8, b"AVI "),
+    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
+    (0, b"FLV"),
+    (0, b"OggS"),
+    (0, b"\x00\x00\x01\xba"),  # MPEG program stream
+    (0, b"\x00\x00\x01\xb3"),  # MPEG-1/2 video
+    (0, b"GIF8"),
+    (0, b"\x30\x26\xb2\x75"),  # ASF, WMV
+    (0, b".RMF"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to read: its name in the output, where it is, and what tells whether it has changed."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass
+class Found:
+    """The videos, sorted by name; and what was passed over, as ``(path, why)``."""
+
+    videos: list[Source] = field(default_factory=list)
+    passed_over: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path  # absolute, links not resolved
+    depth: int  # how many of its last parts make the name
+
+
+def find_videos(
+    inputs: Iterable[str | os.PathLike[str]],
+    *,
+    listed: Iterable[str | os.PathLike[str]] = (),
+    ours: Sequence[Path] = (),
+    frame_folders: bool = False,
+) -> Found:
+    """Find the videos that ``inputs`` (files, folders, globs) and ``listed`` files mean.
+
+    In folders, files are taken by their suffix or, where that says nothing, by their first bytes; a
+    file that was named is always taken. Anything else is passed over with a reason. A listed file that
+    does not exist is taken too, and fails when it is read.
+
+    Parameters
+    ----------
+    ours
+        Files of this run, which are never taken for videos.
+    frame_folders
+        Whether a folder that holds numbered images is one video.
+
+    Raises
+    ------
+    UsageError
+        Where an input does not exist.
+    """
+    found = Found()
+    excluded = {_absolute(path) for path in ours}
+    candidates: dict[Path, _Candidate] = {}
+    for path in [*_expand(inputs), *map(_absolute, listed)]:
+        if path.is_dir() and not (frame_folders and _is_frame_folder(path)):
+            inside = _walk(path, frame_folders, found.passed_over)
+        else:
+            inside = iter([_Candidate(path, 1)])
+        for candidate in inside:
+            if candidate.path not in excluded:
+                candidates.setdefault(candidate.path, candidate)
+    names = _names(list(candidates.values()))
+    found.videos = sorted((_source(name, path) for path, name in names.items()), key=lambda source: source.name)
+    return found
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+
+
+def _expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    for given in inputs:
+        if os.path.lexists(given):
+            yield _absolute(given)
+            continue
+        matches = sorted(glob.glob(os.fspath(given), recursive=True)) if glob.has_magic(os.fspath(given)) else []
+        if not matches:
+            what = "no file matches this pattern" if glob.has_magic(os.fspath(given)) else "no such file or folder"
+            raise UsageError(what, subject=_text(os.fspath(given)))
+        yield from map(_absolute, matches)
+
+
+def _walk(root: Path, frame_folders: bool, passed_over: list[tuple[str, str]]) -> Iterator[_Candidate]:
+    """Walk a folder in sorted order, through links to folders, each real folder once."""
+    seen: set[str] = set()
+
+    def unreadable(error: OSError) -> None:
+        passed_over.append((_text(error.filename), f"cannot be listed: {error.strerror}"))
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        here = Path(folder)
+        depth = len(here.parts) - len(root.parts)
+        if frame_folders and _is_frame_folder(here):
+            yield _Candidate(here, max(depth, 1))
+            continue
+        for file in sorted(files):
+            why = _why_not(here / file)
+            if why is None:
+                yield _Candidate(here / file, depth + 1)
+            else:
+                passed_over.append((_text(str(here / file)), why))
+
+
+def _is_frame_folder(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in {".jpg", ".jpeg", ".png"} and stem.isdecimal():
+                return True
+    return False
+
+
+def _why_not(file: Path) -> str | None:
+    """Say why a file in a folder is not taken for a video, or None where it is."""
+    suffix = file.suffix.lower()
+    if file.name.startswith("."):
+        return "a hidden file"
+    if suffix in VIDEO_SUFFIXES:
+        return None
+    if suffix in _PICTURE_SUFFIXES:
+        return "a picture; --frame-folders reads folders of numbered ones"
+    if not file.is_file():
+        return "not a regular file"
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(16)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if any(head[offset:].startswith(magic) for offset, magic in _MAGIC):
+        return None
+    return "not a video by its name, nor by its first bytes"
+
+
+def _names(candidates: list[_Candidate]) -> dict[Path, str]:
+    """Give every path a name of its own: more of its last parts wherever two would be the same."""
+    depths = {c.path: c.depth for c in candidates}
+    while True:
+        names = {path: _text("/".join(path.parts[-depth:])) for path, depth in depths.items()}
+        counts = Counter(names.values())
+        same = [p for p, name in names.items() if counts[name] > 1 and depths[p] < len(p.parts) - 1]
+        if not same:
+            return names
+        for path in same:
+            depths[path] += 1
+
+
+def _text(name: str) -> str:
+    """Make a file name valid UTF-8: bytes that are not become ``\\xNN``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _source(name: str, path: Path) -> Source:
+    if path.is_dir():
+        stats = [file.stat() for file in path.iterdir() if file.is_file()]
+        return Source(name, path, sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0))
+    try:
+        status = path.stat()
+    except OSError:
+        return Source(name, path, 0, 0)  # it will fail when it is read, with the reason
+    return Source(name, path, status.st_size, status.st_mtime_ns)
