@@ -1,0 +1,186 @@
+"""Principal components of descriptors: exact, with the same signs every time.
+
+For n ≤ D rows the basis comes from the SVD of the centred matrix, for more from the eigenvectors of the
+covariance, which is summed over blocks so that memory does not grow with n. Everything is float64.
+The sign of a component is chosen so that its entry of largest magnitude is positive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from c3d_extract.errors import PcaError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Blocks: TypeAlias = Callable[[], Iterable[NDArray[np.float32]]]
+
+__all__ = ["LayerBasis", "PcaBasis", "fit", "fit_layer", "l2_normalised"]
+
+BLOCK_ROWS = 1024  # rows summed at once; fixed, so that the same rows give the same bits
+COMPONENTS_AT_ONCE = 32  # 32 x 4096 float64 are 1 MiB: they stay in a core's cache while rows pass by
+
+
+@dataclass(frozen=True)
+class LayerBasis:
+    """The basis of one layer."""
+
+    mean: NDArray[np.float64]
+    """float64 (D)."""
+    components: NDArray[np.float64]
+    """float64 (K, D), orthonormal rows, the largest variance first."""
+    explained_variance: NDArray[np.float64]
+    """float64 (K), with n - 1 in the denominator."""
+    total_variance: float
+    """Of all D dimensions."""
+    n_samples: int
+
+    def apply(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project rows float32 (n, D) to float32 (n, K); a row's result depends on no other row."""
+        if X.ndim != 2 or X.shape[1] != len(self.mean):
+            raise PcaError(f"the basis takes rows of {len(self.mean)} values, not {X.shape}")
+        rows = (X.astype(np.float64) - self.mean)[:, :, None]
+        # One matrix-vector product a row: in a matrix product, the last bits of a row hang on its neighbours.
+        steps = range(0, len(self.components), COMPONENTS_AT_ONCE)
+        parts = [self.components[k : k + COMPONENTS_AT_ONCE] @ rows for k in steps]
+        return np.concatenate(parts, axis=1)[:, :, 0].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PcaBasis:
+    """A basis a layer, and what they were fitted on."""
+
+    layers: Mapping[str, LayerBasis]
+    name: str = ""
+    """File it was read from, for messages and records."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """``settings`` and ``weights`` of the features it was fitted on, as far as they are known."""
+
+    @property
+    def n_components(self) -> int:
+        """K, the same for every layer."""
+        return min(len(basis.components) for basis in self.layers.values())
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the arrays (not of a file, whose bytes depend on the HDF5 library)."""
+        digest = hashlib.sha256()
+        for layer, basis in sorted(self.layers.items()):
+            digest.update(f"{layer} {basis.components.shape} {basis.n_samples}\n".encode())
+            for array in (basis.mean, basis.components, basis.explained_variance):
+                digest.update(np.ascontiguousarray(array, "<f8").tobytes())
+        return digest.hexdigest()
+
+    def check_takes(self, layer_sizes: Mapping[str, int]) -> None:
+        """Raise `PcaError` unless every layer of ``layer_sizes`` (layer → D) can be projected."""
+        for layer, size in layer_sizes.items():
+            if layer not in self.layers:
+                known = ", ".join(sorted(self.layers))
+                raise PcaError(f"no basis for layer {layer}, only for {known}", subject=self.name or None)
+            expected = len(self.layers[layer].mean)
+            if expected != size:
+                raise PcaError(
+                    f"the basis for {layer} takes {expected} values, the features have {size}",
+                    subject=self.name or None,
+                )
+
+
+def fit(
+    blocks: Mapping[str, Blocks],
+    k: int,
+    *,
+    name: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> PcaBasis:
+    """Fit a basis of ``k`` components for every layer of ``blocks``; see `fit_layer`."""
+    layers = {layer: fit_layer(factory, k, layer=layer) for layer, factory in blocks.items()}
+    return PcaBasis(layers=layers, name=name, provenance=provenance or {})
+
+
+def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
+    """Fit ``k`` components to the rows that ``blocks()`` yields, float32 (n_i, D) a block.
+
+    ``blocks`` is called two or three times and must yield the same rows each time; how they are cut
+    into blocks does not matter. Raises `PcaError` where 1 ≤ k ≤ min(n, D) does not hold.
+    """
+    n, mean = _count_and_mean(blocks)
+    if not 1 <= k <= min(n, len(mean)):
+        raise PcaError(
+            f"cannot take {k} components from {n} videos of {len(mean)} dimensions",
+            subject=layer,
+            hint=f"ask for at most {min(n, len(mean))}" if n else None,
+        )
+    try:
+        variances, axes, total = (_by_svd if n <= len(mean) else _by_covariance)(blocks, n, mean)
+    except np.linalg.LinAlgError as error:
+        raise PcaError(
+            f"the decomposition failed ({error}); are all features finite?", subject=layer
+        ) from error
+    except MemoryError as error:
+        size = min(n, len(mean)) * len(mean) * 8 / 2**30
+        raise PcaError(
+            f"not enough memory to fit {n} x {len(mean)} ({size:.1f} GiB)", subject=layer
+        ) from error
+    components = axes[:k] * _signs(axes[:k])[:, None]
+    return LayerBasis(mean, np.ascontiguousarray(components), variances[:k].copy(), total, n)
+
+
+def l2_normalised(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each row of float32 (n, D) by its Euclidean norm; a row of zeros stays zero."""
+    norms = np.sqrt(np.square(X, dtype=np.float64).sum(axis=1, keepdims=True))
+    unit: NDArray[np.float64] = np.divide(X, norms, out=np.zeros(X.shape), where=norms > 0)
+    return unit.astype(np.float32)
+
+
+def _count_and_mean(blocks: Blocks) -> tuple[int, NDArray[np.float64]]:
+    n, total = 0, np.zeros(0)
+    for block in _even_blocks(blocks()):
+        total = block.sum(axis=0) + (total if n else 0.0)
+        n += len(block)
+    return n, total / max(n, 1)
+
+
+Spectrum: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], float]"
+
+
+def _by_svd(blocks: Blocks, n: int, mean: NDArray[np.float64]) -> Spectrum:
+    matrix = np.concatenate(list(_even_blocks(blocks()))) - mean
+    _, singular, axes = np.linalg.svd(matrix, full_matrices=False)
+    variances = singular**2 / max(n - 1, 1)
+    return variances, axes, float(variances.sum())
+
+
+def _by_covariance(blocks: Blocks, n: int, mean: NDArray[np.float64]) -> Spectrum:
+    scatter = np.zeros((len(mean), len(mean)))
+    for block in _even_blocks(blocks()):
+        centred = block - mean
+        scatter += centred.T @ centred
+    variances, axes = np.linalg.eigh(scatter / (n - 1))  # ascending
+    return np.maximum(variances[::-1], 0.0), axes.T[::-1], float(np.trace(scatter) / (n - 1))
+
+
+def _even_blocks(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float64]]:
+    """Cut the rows anew, into blocks of 1,024, so that sums do not hang on how they came."""
+    held: list[NDArray[np.float32]] = []
+    n_held = 0
+    for block in blocks:
+        rest = block
+        while n_held + len(rest) >= BLOCK_ROWS:
+            cut = BLOCK_ROWS - n_held
+            yield np.concatenate([*held, rest[:cut]]).astype(np.float64)
+            held, n_held, rest = [], 0, rest[cut:]
+        held.append(rest)
+        n_held += len(rest)
+    if n_held:
+        yield np.concatenate(held).astype(np.float64)
+
+
+def _signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
+    largest = np.abs(axes).argmax(axis=1)
+    return np.where(axes[np.arange(len(axes)), largest] < 0, -1.0, 1.0)

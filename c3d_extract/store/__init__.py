@@ -1,0 +1,47 @@
+"""A run's files: the journal while it runs, the feature, clip and basis files, and the report.
+
+The only importer of h5py and sqlite3. `RunStore` writes, `FeatureFile` reads.
+"""
+
+from __future__ import annotations
+
+from c3d_extract.store.files import (
+    CLIP_COLUMNS,
+    VIDEO_COLUMNS,
+    FeatureFile,
+    TableRow,
+    load_basis,
+    save_basis,
+    write_table,
+)
+from c3d_extract.store.records import (
+    INFORMATIONAL,
+    JSON,
+    ClipRows,
+    RunIdentity,
+    Status,
+    Summary,
+    VideoRow,
+)
+from c3d_extract.store.report import read_report
+from c3d_extract.store.run import OutputPaths, RunStore
+
+__all__ = [
+    "CLIP_COLUMNS",
+    "INFORMATIONAL",
+    "JSON",
+    "VIDEO_COLUMNS",
+    "ClipRows",
+    "FeatureFile",
+    "OutputPaths",
+    "RunIdentity",
+    "RunStore",
+    "Status",
+    "Summary",
+    "TableRow",
+    "VideoRow",
+    "load_basis",
+    "read_report",
+    "save_basis",
+    "write_table",
+]

@@ -1,0 +1,349 @@
+"""The HDF5 files: row tables written in one piece and put in place with one rename, and their reader."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import h5py
+import numpy as np
+
+from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.pca import LayerBasis, PcaBasis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.store.records import JSON
+
+__all__ = [
+    "CLIP_COLUMNS",
+    "VIDEO_COLUMNS",
+    "FeatureFile",
+    "TableRow",
+    "load_basis",
+    "replacing",
+    "save_basis",
+    "write_table",
+]
+
+FORMAT, FORMAT_VERSION = "c3d-extract", 1
+Kind = Literal["features", "clips", "pca"]
+
+VIDEO_COLUMNS: dict[str, str] = {
+    "n_clips": "int64",
+    "n_frames": "int64",
+    "n_padded_frames": "int64",
+    "n_decode_errors": "int64",
+    "fps": "float64",
+    "duration_seconds": "float64",
+    "width": "int32",
+    "height": "int32",
+    "size_bytes": "int64",
+    "mtime_ns": "int64",
+}
+CLIP_COLUMNS: dict[str, str] = {
+    "start_frame": "int64",
+    "end_frame": "int64",
+    "start_seconds": "float64",
+    "end_seconds": "float64",
+}
+ROWS_AT_ONCE = 256
+CHUNK_BYTES = 2**18  # a quarter of a megabyte: small files stay small, large ones are read in few pieces
+STRING = h5py.string_dtype("utf-8")
+
+
+class TableRow(NamedTuple):
+    """One row of a table; ``scalars`` in the order of the columns, or None for a video without a row."""
+
+    video: str
+    scalars: tuple[float, ...] | None
+    vectors: list[NDArray[np.float32]]
+
+
+def write_table(
+    path: Path,
+    *,
+    kind: Kind,
+    layers: Mapping[str, int],
+    rows: Iterable[TableRow],
+    attributes: Mapping[str, JSON],
+) -> int:
+    """Write a row table to ``path``, replacing it in one step; return the number of rows.
+
+    Memory does not depend on the number of rows. Attributes that are not text, numbers or booleans are
+    stored as JSON. Raises `StoreError` and leaves what was there when it cannot be written.
+    """
+    columns = VIDEO_COLUMNS if kind == "features" else CLIP_COLUMNS
+
+    def fill(file: h5py.File) -> int:
+        _put_attributes(file, kind, {**attributes, "layers": dict(layers)})
+        _create(file, columns, layers)
+        n = 0
+        for block in _batches(rows):
+            _append(file, n, block, columns, list(layers))
+            n += len(block)
+        return n
+
+    return _write_h5(path, fill)
+
+
+def save_basis(path: Path, basis: PcaBasis, attributes: Mapping[str, JSON] | None = None) -> None:
+    """Write a basis file, replacing it in one step: a group a layer with its arrays in float64."""
+
+    def fill(file: h5py.File) -> int:
+        _put_attributes(file, "pca", {**basis.provenance, "sha256": basis.sha256, **(attributes or {})})
+        for layer, part in basis.layers.items():
+            group = file.create_group(layer)
+            for name in ("mean", "components", "explained_variance"):
+                group.create_dataset(name, data=getattr(part, name), track_times=False)
+            group.attrs["n_samples"], group.attrs["total_variance"] = part.n_samples, part.total_variance
+        return len(basis.layers)
+
+    _write_h5(path, fill)
+
+
+def load_basis(path: Path) -> PcaBasis:
+    """Read a basis file; `PcaError` where it is missing, damaged or something else."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            attributes = _get_attributes(file)
+            if attributes.get("format") != FORMAT or attributes.get("kind") != "pca":
+                raise PcaError("is not a PCA basis", subject=path, hint="c3d-tools pca fit makes one")
+            layers = {layer: _read_layer(group) for layer, group in file.items()}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise PcaError(f"the PCA basis cannot be read ({_brief(error)})", subject=path) from error
+    basis = PcaBasis(layers, name=path.name, provenance=attributes)
+    if basis.sha256 != attributes.get("sha256"):
+        raise PcaError("the PCA basis is damaged: its checksum differs", subject=path)
+    return basis
+
+
+def _read_layer(group: h5py.Group) -> LayerBasis:
+    return LayerBasis(
+        mean=group["mean"][()],
+        components=group["components"][()],
+        explained_variance=group["explained_variance"][()],
+        total_variance=float(group.attrs["total_variance"]),
+        n_samples=int(group.attrs["n_samples"]),
+    )
+
+
+class FeatureFile:
+    """A feature file or a clip file, open for reading.
+
+    ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N.
+    Raises `StoreError` where the file is missing, damaged or not ours.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        try:
+            # Files are replaced, never changed in place: no lock is needed, and network drives often have none.
+            self._file = h5py.File(self.path, "r", locking=False)
+            self.attributes: dict[str, Any] = _get_attributes(self._file)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"cannot be read as a feature file ({_brief(error)})", subject=path) from error
+        if self.attributes.get("format") != FORMAT or self.kind not in {"features", "clips"}:
+            self._file.close()
+            raise StoreError("is not a feature file of c3d-extract", subject=path)
+        if self.attributes.get("format_version", 0) > FORMAT_VERSION:
+            self._file.close()
+            raise StoreError("was written by a newer version", subject=path, hint="update c3d-extract")
+
+    @property
+    def kind(self) -> str:
+        """``features`` (a row a video) or ``clips`` (a row a clip)."""
+        return str(self.attributes.get("kind"))
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the feature datasets."""
+        return list(self.attributes["layers"])
+
+    @property
+    def videos(self) -> list[str]:
+        """Name of the video of every row, sorted."""
+        return list(self._names(0, len(self)))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column such as ``n_clips`` or ``fps``, (N)."""
+        return self._read(name, 0, len(self))
+
+    def size_of(self, layer: str) -> int:
+        """Return D, the values a row of ``layer``."""
+        return int(self._dataset(layer).shape[1])
+
+    def blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of a layer in order, float32 (≤ 256, D) at a time."""
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield self._read(layer, start, start + ROWS_AT_ONCE)
+
+    def rows(self) -> Iterator[TableRow]:
+        """Yield all rows in order, reading 256 at a time."""
+        columns = VIDEO_COLUMNS if self.kind == "features" else CLIP_COLUMNS
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            end = start + ROWS_AT_ONCE
+            scalars = zip(*(self._read(name, start, end).tolist() for name in columns), strict=True)
+            vectors = [self._read(layer, start, end) for layer in self.layers]
+            for i, (name, values) in enumerate(zip(self._names(start, end), scalars, strict=True)):
+                yield TableRow(name, values, [layer[i] for layer in vectors])
+
+    def scalars(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yield (video, column → value) of all rows in order, without the features."""
+        columns = VIDEO_COLUMNS if self.kind == "features" else CLIP_COLUMNS
+        for start in range(0, len(self), 2**12):
+            end = start + 2**12
+            values = zip(*(self._read(name, start, end).tolist() for name in columns), strict=True)
+            for name, row in zip(self._names(start, end), values, strict=True):
+                yield name, dict(zip(columns, row, strict=True))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __getitem__(self, layer: str) -> NDArray[np.float32]:
+        return self._read(layer, 0, len(self))
+
+    def __len__(self) -> int:
+        return int(self._dataset("video").shape[0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _dataset(self, name: str) -> Any:
+        try:
+            return self._file[name]
+        except KeyError as error:
+            known = ", ".join(sorted(self._file))
+            raise StoreError(f"has no {name}, only {known}", subject=self.path) from error
+
+    def _read(self, name: str, start: int, end: int) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = self._dataset(name)[start:end]
+        except (OSError, RuntimeError) as error:
+            raise StoreError(f"{name} cannot be read ({_brief(error)})", subject=self.path) from error
+        return values
+
+    def _names(self, start: int, end: int) -> Iterator[str]:
+        return (name.decode() for name in self._read("video", start, end))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; put the file in place when all went well, else remove it.
+
+    What is in place afterwards is on the disk, not only in the system's cache.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        if os.name != "nt":  # folders cannot be opened there
+            _sync(path.parent)
+    except (OSError, RuntimeError) as error:
+        raise _write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_error(path: Path, error: Exception) -> StoreError:
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    if getattr(error, "errno", None) in full or "errno = 28" in str(error) or "No space left" in str(error):
+        return StoreError("the disk is full", subject=path, hint="free space and run again")
+    return StoreError(f"cannot be written ({_brief(error)})", subject=path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_h5(path: Path, fill: Callable[[h5py.File], int]) -> int:
+    with replacing(path) as temporary:
+        file = h5py.File(temporary, "w", locking=False)
+        try:
+            n = fill(file)
+            file.flush()
+        except BaseException:
+            with contextlib.suppress(
+                Exception
+            ):  # on a full disk closing fails as well; the first error counts
+                file.close()
+            raise
+        file.close()
+        return n
+
+
+def _put_attributes(file: h5py.File, kind: Kind, attributes: Mapping[str, JSON]) -> None:
+    own = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
+    for name, value in {**attributes, **own}.items():
+        plain = isinstance(value, (str, bool, int, float))
+        file.attrs[name] = value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _get_attributes(file: h5py.File) -> dict[str, Any]:
+    return {name: _decoded(value) for name, value in file.attrs.items()}
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str) and value[:1] in {"{", "["}:
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
+
+
+def _create(file: h5py.File, columns: Mapping[str, str], layers: Mapping[str, int]) -> None:
+    options = {"track_times": False}
+    file.create_dataset("video", (0,), STRING, maxshape=(None,), chunks=(1024,), **options)
+    for layer, size in layers.items():
+        rows = max(1, CHUNK_BYTES // (4 * size))
+        file.create_dataset(
+            layer, (0, size), "float32", maxshape=(None, size), chunks=(rows, size), **options
+        )
+    for name, dtype in columns.items():
+        file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1024,), **options)
+
+
+def _append(
+    file: h5py.File, n: int, block: list[TableRow], columns: Mapping[str, str], layers: list[str]
+) -> None:
+    values: dict[str, Any] = {"video": [row.video for row in block]}
+    values |= {layer: np.stack([row.vectors[i] for row in block]) for i, layer in enumerate(layers)}
+    scalars = zip(*(row.scalars or () for row in block), strict=True)
+    values |= {name: np.array(column, columns[name]) for name, column in zip(columns, scalars, strict=True)}
+    for name, column in values.items():
+        file[name].resize(n + len(block), axis=0)
+        file[name][n:] = column
+
+
+def _batches(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+    block: list[TableRow] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == ROWS_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _brief(error: Exception) -> str:
+    """Return the first sentence of what HDF5 or the system says."""
+    return str(getattr(error, "strerror", None) or error).splitlines()[0].split(" (unable", 1)[0]
