@@ -1,0 +1,52 @@
+"""The zoo: records of public checkpoints, readers for their layouts, download with check, our own format.
+
+Lazy: reading records or fetching a file imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint
+    from c3d_extract.weights.fetch import cache_folder, fetch_file
+    from c3d_extract.weights.means import read_mean
+    from c3d_extract.weights.ours import save_checkpoint
+    from c3d_extract.weights.records import Record, find_record, registry
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Record": "records",
+    "cache_folder": "fetch",
+    "fetch_file": "fetch",
+    "find_record": "records",
+    "load_checkpoint": "checkpoint",
+    "read_mean": "means",
+    "registry": "records",
+    "save_checkpoint": "ours",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Record",
+    "cache_folder",
+    "fetch_file",
+    "find_record",
+    "load_checkpoint",
+    "read_mean",
+    "registry",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,287 @@
+"""Fetching a file: mirrors in order, resumed where it stopped, checked before it gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from c3d_extract.errors import FetchError, WeightsError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may fetch the same file, and one of them will fail its check
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from c3d_extract.weights.records import RemoteFile
+
+__all__ = ["Progress", "cache_folder", "check_file", "fetch_file", "git_blob_sha1", "is_offline", "sha256_of"]
+
+Progress = Callable[[str, int, int | None], None]
+"""Called while fetching with the file's name, the bytes on disk, and the bytes in all where known."""
+
+_CHUNK = 1 << 20
+_MAX_BYTES = 4 << 30  # for a file whose size is not known
+_TRIES = 3  # of one mirror, as long as each brings something
+_OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def cache_folder() -> Path:
+    """Return torch's own: hub/checkpoints in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
+    home = os.environ.get("TORCH_HOME")
+    cache = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    return cache.expanduser() / "hub" / "checkpoints"
+
+
+def is_offline(asked: bool = False) -> bool:
+    """Whether nothing may be fetched: asked for, or one of the usual variables is set."""
+    return asked or any(
+        os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in _OFFLINE_VARIABLES
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, hexadecimal."""
+    return _digest(path, hashlib.sha256())
+
+
+def git_blob_sha1(content: bytes) -> str:
+    """Return the hash that git gives a file of this content, hexadecimal."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _digest(path: Path, hasher: Any) -> str:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return str(hasher.hexdigest())
+
+
+def check_file(path: Path, remote: RemoteFile) -> None:
+    """Raise WeightsError unless the file has the size and the hash that are known of it."""
+    wrong = _mismatch(path, remote)
+    if wrong is not None:
+        raise WeightsError(
+            f"not the file it should be: {wrong}", subject=path, hint="delete it and fetch it again"
+        )
+
+
+def _mismatch(path: Path, remote: RemoteFile) -> str | None:
+    size = path.stat().st_size
+    if remote.size is not None and size != remote.size:
+        return f"{size:,} bytes instead of {remote.size:,}"
+    for name, expected, make in (
+        ("sha256", remote.sha256, hashlib.sha256),
+        ("md5", remote.md5, lambda: hashlib.md5(usedforsecurity=False)),
+        ("git blob sha1", remote.git_blob_sha1, lambda: _blob_hasher(size)),
+    ):
+        if expected is not None:
+            found = _digest(path, make())
+            return None if found.startswith(expected) else f"{name} {found} instead of {expected}"
+    return None
+
+
+def _blob_hasher(size: int) -> Any:
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def fetch_file(
+    remote: RemoteFile,
+    folder: Path | None = None,
+    *,
+    offline: bool = False,
+    progress: Progress | None = None,
+    check: Callable[[Path], None] | None = None,
+    timeout_seconds: float = 30.0,
+) -> Path:
+    """Return the file in ``folder`` (the cache), fetched unless a right one is there.
+
+    Parameters
+    ----------
+    check
+        Called with the fetched file before it gets its name; raises WeightsError where it is not right.
+    timeout_seconds
+        How long a server may stay silent.
+
+    Raises
+    ------
+    FetchError
+        Where no mirror gave the file, with what each answered and how to do it by hand.
+    """
+    folder = cache_folder() if folder is None else folder
+    target = folder / remote.name
+    if target.is_file() and _mismatch(target, remote) is None:
+        return target
+    if is_offline(offline):
+        raise _failure(remote, folder, "not on this machine, and fetching is switched off (offline)")
+    if not remote.mirrors:
+        raise _failure(remote, folder, "not on this machine, and no address is known that serves it directly")
+    answers = []
+    with _part_file(remote, folder) as part:
+        if target.is_file() and _mismatch(target, remote) is None:  # another process was first
+            part.discard_if_empty()
+            return target
+        for mirror in remote.mirrors:
+            answer = part.try_mirror(mirror, progress, check, timeout_seconds)
+            if answer is None:
+                return part.give_name(target)
+            answers.append(answer)
+        part.discard_if_empty()
+    raise _failure(remote, folder, "could not be fetched: " + "; ".join(answers))
+
+
+def _failure(remote: RemoteFile, folder: Path, reason: str) -> FetchError:
+    source = f"get it from {remote.mirrors[0]}" if remote.mirrors else "get it by other means"
+    return FetchError(reason, subject=remote.name, hint=f"{source} and put it into {folder} under that name")
+
+
+@contextmanager
+def _part_file(remote: RemoteFile, folder: Path) -> Iterator[_Part]:
+    """Open ``NAME.part`` for this process alone; what it holds stays for the next try."""
+    path = folder / f"{remote.name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise FetchError(f"cannot be written: {error.strerror}", subject=path) from error
+    with file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield _Part(remote, path, file)
+
+
+class _Part:
+    """The part of a file that is here, and how to get the rest."""
+
+    def __init__(self, remote: RemoteFile, path: Path, file: IO[bytes]) -> None:
+        self.remote = remote
+        self.path = path
+        self.file = file
+
+    @property
+    def n_bytes(self) -> int:
+        return self.file.seek(0, os.SEEK_END)
+
+    def try_mirror(
+        self,
+        mirror: str,
+        progress: Progress | None,
+        check: Callable[[Path], None] | None,
+        timeout_seconds: float,
+    ) -> str | None:
+        """Fetch the rest from one mirror; return what went wrong, or None."""
+        host = urlsplit(mirror).netloc or mirror
+        answer = ""
+        for _ in range(_TRIES):
+            start = self.n_bytes
+            try:
+                self._receive(mirror, progress, timeout_seconds)
+                self._accept(check)
+            except FetchError:
+                raise
+            except (OSError, http.client.HTTPException, WeightsError) as error:
+                answer = f"{host}: {_why(error, timeout_seconds)}"
+            else:
+                return None
+            if self.n_bytes == start:  # brought nothing, and nothing kept from before was thrown away
+                break
+        return answer
+
+    def give_name(self, target: Path) -> Path:
+        """Put the finished file in its place."""
+        try:
+            self.path.replace(target)
+        except OSError as error:
+            raise FetchError(f"cannot be written: {error.strerror}", subject=target) from error
+        return target
+
+    def discard_if_empty(self) -> None:
+        """Leave no file that holds nothing."""
+        if self.n_bytes == 0:
+            self.path.unlink(missing_ok=True)
+
+    def _receive(self, mirror: str, progress: Progress | None, timeout_seconds: float) -> None:
+        start = self.n_bytes
+        if self.remote.size is not None and start == self.remote.size:
+            return
+        request = urllib.request.Request(mirror, headers={"User-Agent": "c3d-extract"} | _range(start))  # noqa: S310  # the registry's own
+        # A new opener each time, so that the environment's proxies of now are used.
+        with self._answer(request, timeout_seconds) as response:
+            if response.headers.get_content_type() == "text/html":
+                raise WeightsError("answered with a web page instead of the file")
+            if response.status != 206 or not _resumes_at(response, start):
+                self.file.truncate(0)
+            n_expected = self._size_of(response)
+            while chunk := response.read(_CHUNK):
+                self._append(chunk)
+                if progress is not None:
+                    progress(self.remote.name, self.n_bytes, n_expected)
+            if n_expected is not None and self.n_bytes < n_expected:
+                raise WeightsError(f"ended after {self.n_bytes:,} of {n_expected:,} bytes")
+
+    def _answer(self, request: urllib.request.Request, timeout_seconds: float) -> Any:
+        try:
+            return urllib.request.build_opener().open(request, timeout=timeout_seconds)
+        except urllib.error.HTTPError as error:
+            if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                self.file.truncate(0)
+            raise
+
+    def _size_of(self, response: Any) -> int | None:
+        length = response.headers.get("Content-Length", "")
+        announced = self.n_bytes + int(length) if length.isdigit() else None
+        if announced is not None and self.remote.size not in {None, announced}:
+            raise WeightsError(f"offers {announced:,} bytes instead of {self.remote.size:,}")
+        return self.remote.size if announced is None else announced
+
+    def _append(self, chunk: bytes) -> None:
+        if self.n_bytes + len(chunk) > (self.remote.size or _MAX_BYTES):
+            self.file.truncate(0)
+            raise WeightsError("sends more bytes than the file has")
+        try:
+            self.file.write(chunk)
+            self.file.flush()
+        except OSError as error:
+            raise FetchError(f"cannot be written: {error.strerror}", subject=self.path) from error
+
+    def _accept(self, check: Callable[[Path], None] | None) -> None:
+        try:
+            self._check(check)
+        except WeightsError:
+            self.file.truncate(0)
+            raise
+        os.fsync(self.file.fileno())
+
+    def _check(self, check: Callable[[Path], None] | None) -> None:
+        wrong = _mismatch(self.path, self.remote)
+        if wrong is not None:
+            raise WeightsError(f"gave another file: {wrong}")
+        if check is not None:
+            check(self.path)
+
+
+def _range(start: int) -> dict[str, str]:
+    return {"Range": f"bytes={start}-"} if start else {}
+
+
+def _resumes_at(response: Any, start: int) -> bool:
+    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
+
+
+def _why(error: Exception, timeout_seconds: float) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        with suppress(OSError):
+            error.close()
+        return f"{error.code} {error.reason}"
+    reason = getattr(error, "reason", error)
+    if isinstance(reason, TimeoutError):
+        return f"silent for {timeout_seconds:g} s"
+    return " ".join(str(reason).split()) or type(error).__name__
