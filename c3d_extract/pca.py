@@ -8,7 +8,6 @@ The sign of a component is chosen so that its entry of largest magnitude is posi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +16,8 @@ import numpy as np
 from c3d_extract.errors import PcaError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
     from numpy.typing import NDArray
 
     Blocks: TypeAlias = Callable[[], Iterable[NDArray[np.float32]]]

@@ -14,6 +14,8 @@ from c3d_extract.store.files import (
     save_basis,
     write_table,
 )
+from c3d_extract.store.paths import OutputPaths
+from c3d_extract.store.prior import check_basis
 from c3d_extract.store.records import (
     INFORMATIONAL,
     JSON,
@@ -24,7 +26,7 @@ from c3d_extract.store.records import (
     VideoRow,
 )
 from c3d_extract.store.report import read_report
-from c3d_extract.store.run import OutputPaths, RunStore
+from c3d_extract.store.run import RunStore
 
 __all__ = [
     "CLIP_COLUMNS",
@@ -40,6 +42,7 @@ __all__ = [
     "Summary",
     "TableRow",
     "VideoRow",
+    "check_basis",
     "load_basis",
     "read_report",
     "save_basis",

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import json
 import os
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "VIDEO_COLUMNS",
     "FeatureFile",
     "TableRow",
+    "batches",
     "load_basis",
     "replacing",
     "save_basis",
@@ -60,6 +62,16 @@ CHUNK_BYTES = 2**18  # a quarter of a megabyte: small files stay small, large on
 STRING = h5py.string_dtype("utf-8")
 
 
+T = TypeVar("T")
+
+
+def batches(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Cut a stream into lists of 256."""
+    stream = iter(rows)
+    while block := list(islice(stream, ROWS_AT_ONCE)):
+        yield block
+
+
 class TableRow(NamedTuple):
     """One row of a table; ``scalars`` in the order of the columns, or None for a video without a row."""
 
@@ -87,7 +99,7 @@ def write_table(
         _put_attributes(file, kind, {**attributes, "layers": dict(layers)})
         _create(file, columns, layers)
         n = 0
-        for block in _batches(rows):
+        for block in batches(rows):
             _append(file, n, block, columns, list(layers))
             n += len(block)
         return n
@@ -146,7 +158,7 @@ class FeatureFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         try:
-            # Files are replaced, never changed in place: no lock is needed, and network drives often have none.
+            # Files are replaced, never changed: no lock is needed, and network drives often have none.
             self._file = h5py.File(self.path, "r", locking=False)
             self.attributes: dict[str, Any] = _get_attributes(self._file)
         except (OSError, RuntimeError, ValueError) as error:
@@ -262,7 +274,7 @@ def _write_error(path: Path, error: Exception) -> StoreError:
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     if getattr(error, "errno", None) in full or "errno = 28" in str(error) or "No space left" in str(error):
         return StoreError("the disk is full", subject=path, hint="free space and run again")
-    return StoreError(f"cannot be written ({_brief(error)})", subject=path)
+    return StoreError(f"cannot be written ({_brief(error)})", subject=path, hint="run again")
 
 
 def _sync(path: Path) -> None:
@@ -331,17 +343,6 @@ def _append(
     for name, column in values.items():
         file[name].resize(n + len(block), axis=0)
         file[name][n:] = column
-
-
-def _batches(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
-    block: list[TableRow] = []
-    for row in rows:
-        block.append(row)
-        if len(block) == ROWS_AT_ONCE:
-            yield block
-            block = []
-    if block:
-        yield block
 
 
 def _brief(error: Exception) -> str:

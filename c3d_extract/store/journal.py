@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,8 +38,10 @@ _COLUMNS = ", ".join(
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
     f"CREATE TABLE videos ({_COLUMNS}, features BLOB, last_clip INTEGER)",
-    "CREATE TABLE clips (id INTEGER PRIMARY KEY AUTOINCREMENT, video TEXT, start_frame INTEGER,"
-    " end_frame INTEGER, start_seconds REAL, end_seconds REAL, features BLOB)",
+    (
+        "CREATE TABLE clips (id INTEGER PRIMARY KEY AUTOINCREMENT, video TEXT, start_frame INTEGER,"
+        " end_frame INTEGER, start_seconds REAL, end_seconds REAL, features BLOB)"
+    ),
     "CREATE INDEX clips_by_video ON clips (video, start_frame, id)",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
@@ -50,7 +52,7 @@ EARLIER = (
 )
 
 ClipRecord = tuple[str, "tuple[int, int, float, float] | None", "list[NDArray[np.float32]]"]
-"""Video, (start frame, end frame, start seconds, end seconds) and features; None for a video without clips."""
+"""Video, (start frame, end frame, start seconds, end seconds), features; None for a video without clips."""
 
 
 class Journal:
@@ -155,7 +157,7 @@ class Journal:
         """Store one finished video with the last ``row.n_clips`` clips appended for it, durably."""
         blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
         n_clips = row.n_clips if with_clips and row.status != "failed" else 0
-        values = [getattr(row, name) for name in _ROW_FIELDS]
+        values = [_plain(getattr(row, name)) for name in _ROW_FIELDS]
         marks = ", ".join("?" * (len(values) + 2))
         with self._guarded():
             self._begin()
@@ -194,8 +196,8 @@ class Journal:
     def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[ClipRecord]:
         """Yield every clip of this run, sorted by video and start; videos without clips once, empty."""
         query = (
-            "SELECT videos.video, start_frame, end_frame, start_seconds, end_seconds, clips.features FROM videos"
-            " LEFT JOIN clips ON clips.video = videos.video ORDER BY videos.video, start_frame, id"
+            "SELECT videos.video, start_frame, end_frame, start_seconds, end_seconds, clips.features"
+            " FROM videos LEFT JOIN clips ON clips.video = videos.video ORDER BY videos.video, start_frame, id"
         )
         for video, start, end, *times, blob in self._stream(query):
             if blob is None:
@@ -224,16 +226,15 @@ class Journal:
                 "DELETE FROM earlier WHERE NOT has_row AND status <> 'failed'"
             )  # its row is gone
 
-    def earlier_lines(self) -> Iterator[tuple[str, str]]:
+    def earlier_lines(self) -> Iterator[tuple[Any, ...]]:
         """Yield (video, report line) of earlier runs, sorted by name."""
-        for video, line in self._stream("SELECT video, line FROM earlier ORDER BY video"):
-            yield video, line
+        yield from self._stream("SELECT video, line FROM earlier ORDER BY video")
 
     def counts(self) -> dict[str, int]:
         """Return how many videos there are by status, those of earlier runs included."""
         query = (
-            "SELECT status, count(*) FROM (SELECT video, status FROM videos UNION ALL SELECT video, status FROM"
-            " earlier WHERE video NOT IN (SELECT video FROM videos)) GROUP BY status"
+            "SELECT status, count(*) FROM (SELECT video, status FROM videos UNION ALL SELECT video, status"
+            " FROM earlier WHERE video NOT IN (SELECT video FROM videos)) GROUP BY status"
         )
         with self._guarded():
             return dict(self._db.execute(query).fetchall())
@@ -284,7 +285,7 @@ class Journal:
             raise
         self._db.execute("COMMIT")
 
-    def _stream(self, query: str) -> Iterator[tuple[JSON, ...]]:
+    def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
         with self._guarded():
             cursor = self._db.execute(query)
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
@@ -297,7 +298,7 @@ class Journal:
 def _locked_connection(path: Path) -> sqlite3.Connection | None:
     """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
     with _guarded(path):
-        # Where it exists we do not open it: closing any descriptor of a file drops this process's locks on it.
+        # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         before = _inode(path)
@@ -359,6 +360,11 @@ def _translated(error: sqlite3.Error, path: Path) -> StoreError:
         subject=path,
         hint="videos finished before are safe in it: free space and run again",
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python number for one of numpy's, which SQLite would store as bytes."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _split(blob: bytes, layer_sizes: Mapping[str, int]) -> list[NDArray[np.float32]]:

@@ -1,0 +1,190 @@
+"""What earlier runs left: is it ours, does it fit, and what of it is kept.
+
+Two kinds of run. One *starts afresh* (there was no output, or ``--overwrite``, or such a run is resumed):
+all its rows are in the journal. One *extends* a feature file: rows of the file that the journal does not
+know are copied into the new file, and a PCA basis fitted for it is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from c3d_extract.errors import MismatchError, PcaError, StoreError
+from c3d_extract.store import report
+from c3d_extract.store.files import FeatureFile, load_basis
+from c3d_extract.store.records import JSON, RunIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from c3d_extract.pca import PcaBasis
+    from c3d_extract.store.journal import Journal
+    from c3d_extract.store.paths import OutputPaths
+
+__all__ = ["Prior", "check_basis", "read_attributes"]
+
+
+class Prior:
+    """The files of an output as a run finds them; raises `StoreError` for any that is not ours."""
+
+    def __init__(self, paths: OutputPaths, *, pca: bool) -> None:
+        self.paths = paths
+        self.features = read_attributes(paths.features, "features")
+        self.clips = read_attributes(paths.clips, "clips") if paths.clips else {}
+        self.basis = read_attributes(paths.basis, "pca") if pca else {}
+        self._pca = pca
+
+    def begin(self, journal: Journal, identity: RunIdentity, *, overwrite: bool) -> PcaBasis | None:
+        """Begin or resume the run in ``journal``; return the basis to be kept, if any.
+
+        Raises `MismatchError` where an earlier run was made with another identity, `StoreError` where a
+        file that is needed is missing or one of another run would be replaced.
+        """
+        if overwrite:
+            self._begin_anew(journal, identity, overwrite=True)
+        elif journal.is_new or self._has_finished(journal):
+            self._refuse_other_settings(identity)
+            self._begin_anew(journal, identity, overwrite=False)
+        _refuse_differences(RunIdentity.from_json(journal.meta("identity")), identity, journal.path)
+        if journal.meta("extends") and not self.features:
+            journal.set_meta("extends", value=False)  # the file is gone: its videos are done again
+        if not journal.meta("overwrite"):
+            self._refuse_strangers(journal)
+        return self._keep(journal, identity) if journal.meta("extends") else None
+
+    def _has_finished(self, journal: Journal) -> bool:
+        """Whether the run of this journal was killed between its last file and the journal's deletion."""
+        same = self.features.get("run_id") == journal.meta("run_id")
+        return same and bool(self.features["complete"])
+
+    def _begin_anew(self, journal: Journal, identity: RunIdentity, *, overwrite: bool) -> None:
+        # Where an interrupted run's journal is lost, its provisional basis cannot be kept: all is done again.
+        usable = bool(self.features) and (not self._pca or bool(self.features["complete"]))
+        meta = {
+            "identity": identity.to_json(),
+            "run_id": uuid.uuid4().hex,
+            "base_run_id": self.features.get("run_id"),
+            "extends": usable and not overwrite,
+            "overwrite": overwrite,
+        }
+        journal.reset(meta)
+
+    def _refuse_other_settings(self, identity: RunIdentity) -> None:
+        if self.features:
+            names = ("settings", "weights", "layer_sizes", "versions")
+            earlier = RunIdentity(**{name: self.features.get(name, {}) for name in names})
+            _refuse_differences(earlier, identity, self.paths.features)
+
+    def _refuse_strangers(self, journal: Journal) -> None:
+        """Refuse to replace files of another run that happen to have our names."""
+        known = {journal.meta("run_id"), journal.meta("base_run_id")}
+        found = [(self.paths.features, self.features), (self.paths.clips, self.clips)]
+        if not journal.meta("extends"):  # else the basis is kept, and may be older than both runs
+            found.append((self.paths.basis, self.basis))
+        for path, attributes in found:
+            if attributes and attributes.get("run_id") not in known:
+                hint = "move it away, take another name, or --overwrite to replace it"
+                raise StoreError("belongs to another run", subject=path, hint=hint)
+
+    def _keep(self, journal: Journal, identity: RunIdentity) -> PcaBasis | None:
+        """Learn which videos the feature file and the report already know; return the file's basis."""
+        self._refuse_other_settings(identity)
+        if self.paths.clips and not self.clips:
+            raise StoreError(
+                "the clips of the videos done earlier are missing",
+                subject=self.paths.clips,
+                hint="put the file back, or --overwrite to start afresh",
+            )
+        basis = self._kept_basis() if self._pca else None
+        with FeatureFile(self.paths.features) as file:
+            rows = (
+                (
+                    name,
+                    "ok",
+                    int(row["size_bytes"]),
+                    int(row["mtime_ns"]),
+                    True,
+                    report.line_of_columns(name, row),
+                )
+                for name, row in file.scalars()
+            )
+            journal.remember(chain(_records_of_report(self.paths.report), rows))
+        return basis
+
+    def _kept_basis(self) -> PcaBasis:
+        path, hint = self.paths.basis, "put it back, or --overwrite to start afresh"
+        try:
+            basis = load_basis(path)
+        except PcaError as error:
+            reason = f"{self.paths.features.name} can only be extended with its basis ({error.reason})"
+            raise StoreError(reason, subject=path, hint=hint) from error
+        if basis.sha256 != self.features.get("pca_sha256"):
+            reason = f"is not the basis {self.paths.features.name} was made with: its sha256 differs"
+            raise StoreError(reason, subject=path, hint=hint)
+        return basis
+
+
+def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
+    """Return the attributes of a file of ours, {} where there is none; `StoreError` for anything else."""
+    if not path.exists():
+        return {}
+    hint = "only files of c3d-extract are replaced: move it away, or take another name"
+    try:
+        if kind == "pca":
+            return dict(load_basis(path).provenance)
+        with FeatureFile(path) as file:
+            attributes = file.attributes
+    except (StoreError, PcaError) as error:
+        raise StoreError(f"exists but is not ours ({error.reason})", subject=path, hint=hint) from error
+    if attributes["kind"] != kind:
+        raise StoreError(f"exists but holds {attributes['kind']}, not {kind}", subject=path, hint=hint)
+    return attributes
+
+
+def check_basis(basis: PcaBasis, layer_sizes: dict[str, int], weights: dict[str, JSON], *, l2: bool) -> None:
+    """Refuse a basis of other layers or sizes, or fitted on another network's or unlike features.
+
+    Raises `PcaError` for the first, `MismatchError` for the second.
+    """
+    basis.check_takes(layer_sizes)
+    was = {
+        "weights sha256": basis.provenance.get("weights", {}).get("sha256"),
+        "l2": basis.provenance.get("settings", {}).get("l2"),
+    }
+    now = {"weights sha256": weights.get("sha256"), "l2": l2}
+    keys = [key for key in was if None not in (was[key], now[key]) and was[key] != now[key]]
+    if keys:
+        raise MismatchError(
+            "the basis was fitted on other features",
+            differences=[f"{key}: {was[key]} → {now[key]}" for key in keys],
+            subject=basis.name or None,
+            hint="fit one on features made as these are",
+        )
+
+
+def _refuse_differences(earlier: RunIdentity, identity: RunIdentity, path: Path) -> None:
+    if differences := earlier.differences(identity):
+        hint = "take another -o, or --overwrite to start afresh"
+        raise MismatchError("was made with other settings", differences=differences, subject=path, hint=hint)
+
+
+def _records_of_report(path: Path) -> Iterator[tuple[str, str, int, int, bool, str]]:
+    """Yield what a report says, up to the first damage: what is not known is done again."""
+    try:
+        for line in report.iterate_report(path):
+            if line["status"] in {"ok", "partial", "failed"}:
+                size, mtime = int(line["size_bytes"]), int(line["mtime_ns"])
+                yield (
+                    str(line["video"]),
+                    line["status"],
+                    size,
+                    mtime,
+                    False,
+                    json.dumps(line, ensure_ascii=False),
+                )
+    except (OSError, ValueError, KeyError, TypeError):
+        return
