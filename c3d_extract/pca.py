@@ -113,7 +113,7 @@ def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
     n, mean = _count_and_mean(blocks)
     if not 1 <= k <= min(n, len(mean)):
         raise PcaError(
-            f"cannot take {k} components from {n} videos of {len(mean)} dimensions",
+            f"cannot take {k} components from {n} rows of {len(mean)} dimensions",
             subject=layer,
             hint=f"ask for at most {min(n, len(mean))}" if n else None,
         )

@@ -5,6 +5,8 @@ The only importer of h5py and sqlite3. `RunStore` writes, `FeatureFile` reads.
 
 from __future__ import annotations
 
+from c3d_extract.store.derive import apply_basis, fit_basis
+from c3d_extract.store.describe import describe
 from c3d_extract.store.files import (
     CLIP_COLUMNS,
     VIDEO_COLUMNS,
@@ -42,7 +44,10 @@ __all__ = [
     "Summary",
     "TableRow",
     "VideoRow",
+    "apply_basis",
     "check_basis",
+    "describe",
+    "fit_basis",
     "load_basis",
     "read_report",
     "save_basis",

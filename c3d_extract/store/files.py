@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -30,6 +31,7 @@ __all__ = [
     "FeatureFile",
     "TableRow",
     "batches",
+    "kind_of",
     "load_basis",
     "replacing",
     "save_basis",
@@ -148,6 +150,18 @@ def _read_layer(group: h5py.Group) -> LayerBasis:
     )
 
 
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Return ``features``, ``clips`` or ``pca``; `StoreError` where a file is missing or not ours."""
+    try:
+        with h5py.File(os.fspath(path), "r", locking=False) as file:
+            attributes = _get_attributes(file)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"cannot be read ({_brief(error)})", subject=path) from error
+    if attributes.get("format") != FORMAT:
+        raise StoreError("is not a file of c3d-extract", subject=path)
+    return str(attributes.get("kind"))
+
+
 class FeatureFile:
     """A feature file or a clip file, open for reading.
 
@@ -190,7 +204,9 @@ class FeatureFile:
         return self._read(name, 0, len(self))
 
     def size_of(self, layer: str) -> int:
-        """Return D, the values a row of ``layer``."""
+        """Return D, the values a row of ``layer``; `StoreError` names the known ones."""
+        if layer not in self.layers:
+            raise StoreError(f"has no layer {layer}, only {', '.join(self.layers)}", subject=self.path)
         return int(self._dataset(layer).shape[1])
 
     def blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
@@ -346,5 +362,7 @@ def _append(
 
 
 def _brief(error: Exception) -> str:
-    """Return the first sentence of what HDF5 or the system says."""
-    return str(getattr(error, "strerror", None) or error).splitlines()[0].split(" (unable", 1)[0]
+    """Return what HDF5 or the system says, without HDF5's account of what it was doing."""
+    text = str(getattr(error, "strerror", None) or error).splitlines()[0]
+    inner = re.fullmatch(r"Unable to [^(]*\((.*?)\)?", text)
+    return inner[1] if inner else text

@@ -197,7 +197,7 @@ class Journal:
         """Yield every clip of this run, sorted by video and start; videos without clips once, empty."""
         query = (
             "SELECT videos.video, start_frame, end_frame, start_seconds, end_seconds, clips.features"
-            " FROM videos LEFT JOIN clips ON clips.video = videos.video ORDER BY videos.video, start_frame, id"
+            " FROM videos LEFT JOIN clips USING (video) ORDER BY videos.video, start_frame, id"
         )
         for video, start, end, *times, blob in self._stream(query):
             if blob is None:

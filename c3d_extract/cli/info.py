@@ -1,0 +1,102 @@
+"""``c3d-tools info``: what is in a feature, clip or basis file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from c3d_extract.cli.common import debug_option, guarded, put_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["command"]
+
+N_FAILURES_SHOWN = 20
+WORDS = {"features": "feature file, a row a video", "clips": "clip file, a row a clip", "pca": "PCA basis"}
+
+
+@click.command("info")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON document, with all failures.")
+@debug_option
+@guarded
+def command(file: str, *, as_json: bool, debug: bool) -> None:
+    """Say what is in FILE: a feature, clip or basis file.
+
+    Shows layers, settings, weights and totals, and from the report beside a feature file which videos
+    failed and why.
+    """
+    del debug
+    from c3d_extract.store import describe
+
+    facts = describe(file)
+    if as_json:
+        put_json(facts)
+    else:
+        _show(facts)
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(_pairs("", _headline(facts)))
+    for title in ("settings", "weights", "versions"):
+        if facts.get(title):
+            console.print(_pairs(title, facts[title]))
+    failures = (facts.get("report") or {}).get("failures", [])
+    if failures:
+        console.print(
+            _pairs("failed", {line["video"]: line["error"] for line in failures[:N_FAILURES_SHOWN]})
+        )
+    if len(failures) > N_FAILURES_SHOWN:
+        console.print(Text(f"  … and {len(failures) - N_FAILURES_SHOWN} more: --json lists all"))
+
+
+def _headline(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the lines above the settings, in the order they are shown."""
+    lines: dict[str, Any] = {"file": facts["file"], "kind": WORDS[facts["kind"]]}
+    if facts["kind"] == "pca":
+        for layer, part in facts["layers"].items():
+            ratio = f"{part['explained_variance_ratio']:.1%} of the variance of {part['n_samples']:,} rows"
+            lines[f"layer {layer}"] = f"{part['n_dimensions']} → {part['n_components']} dimensions, {ratio}"
+        return {**lines, "sha256": facts["sha256"]}
+    lines["complete"] = "yes" if facts["complete"] else "no: the run was interrupted, run it again to go on"
+    lines["rows"] = f"{facts['n_rows']:,}"
+    lines["layers"] = ", ".join(f"{layer} ({size})" for layer, size in facts["layers"].items())
+    if facts["pca"]:
+        lines["projected with"] = f"{facts['pca']['basis']} (sha256 {facts['pca']['sha256'][:12]}…)"
+    lines |= {name.removeprefix("n_").replace("_", " "): _number(v) for name, v in facts["totals"].items()}
+    if facts.get("report"):
+        counts = facts["report"]["counts"]
+        lines["report"] = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n) or "empty"
+    return lines
+
+
+def _pairs(title: str, values: dict[str, Any]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", min_width=16, max_width=40)
+    table.add_column(overflow="fold")
+    if title:
+        table.add_row(Text(title, style="bold"))
+    for name, value in values.items():
+        table.add_row(Text(f"  {name}" if title else name), Text(_plain(value)))
+    return table
+
+
+def _plain(value: Any) -> str:
+    words = {None: "none", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
