@@ -134,7 +134,8 @@ class Network:
         self._model = self._build(_DTYPES[precision])
         preprocessing = checkpoint.preprocessing
         self.clip_shape = (checkpoint.architecture.clip[0], *preprocessing.crop, 3)
-        self._mean = torch.from_numpy(checkpoint.mean).to(device).contiguous(memory_format=torch.channels_last_3d)[None]
+        mean = torch.from_numpy(checkpoint.mean)[None].to(device)
+        self._mean = mean.contiguous(memory_format=torch.channels_last_3d)
         std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1, 1)
         self._std = None if preprocessing.std == (1.0, 1.0, 1.0) else std
         self._reference: C3D | None = None

@@ -55,6 +55,12 @@ class Found:
     videos: list[Source] = field(default_factory=list)
     passed_over: list[tuple[str, str]] = field(default_factory=list)
 
+    def check_any(self) -> None:
+        """Raise UsageError where there are no videos."""
+        if not self.videos:
+            passed = f"; {len(self.passed_over)} other files were passed over" if self.passed_over else ""
+            raise UsageError(f"no videos found{passed}", hint="name files, folders, or a quoted pattern such as 'clips/*.mp4'")
+
 
 @dataclass(frozen=True)
 class _Candidate:

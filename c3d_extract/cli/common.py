@@ -13,7 +13,7 @@ import click
 
 from c3d_extract.errors import C3DError, UsageError
 
-__all__ = ["EXIT_FATAL", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE", "debug_option", "guarded", "note", "put_json"]
+__all__ = ["EXIT_FATAL", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE", "debug_option", "guarded", "note", "printable", "put_json"]
 
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -28,9 +28,14 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
+def printable(name: str) -> str:
+    """Make a name fit for one line of a terminal: control characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def put_json(values: Any) -> None:
     """Write one JSON document to stdout."""
-    click.echo(json.dumps(values, indent=2, sort_keys=False, ensure_ascii=False))
+    click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -1,0 +1,393 @@
+"""``c3d-extract``: one plain command; every positional word is a path."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import click
+
+from c3d_extract.clips import SHORT_POLICIES, TAIL_POLICIES
+from c3d_extract.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    debug_option,
+    guarded,
+    note,
+    printable,
+    put_json,
+)
+from c3d_extract.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from c3d_extract.cli.progress import FetchBar, RunBar
+    from c3d_extract.pca import PcaBasis
+    from c3d_extract.pipeline import Extraction, Extractor, Outcome, Progress
+    from c3d_extract.settings import ExtractSettings
+
+__all__ = ["command", "main"]
+
+_EXAMPLES = """
+\b
+Examples:
+  c3d-extract videos/ -o feats.h5
+  c3d-extract --layer fc6 --pca 10              every video below this folder
+  c3d-extract test/ -o test.h5 --pca-from train.pca.h5
+  c3d-extract videos/ --weights motion-mini     a small net that comes with the tool
+
+\b
+Exit codes: 0 all done, 1 nothing usable, 2 wrong use, 3 some videos failed,
+130 interrupted (what was finished is in the file; the same command goes on).
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The words of one command line; `ExtractSettings` and `Extractor` check their values."""
+
+    paths: tuple[str, ...]
+    from_file: str | None
+    output: str
+    weights: str
+    mean: str | None
+    pool5: Literal["ceil", "symmetric"] | None
+    colour: Literal["bgr", "rgb"] | None
+    layer: tuple[str, ...]
+    stride: int
+    tail: Literal["drop", "pad", "back"]
+    short: Literal["pad", "loop", "fail"]
+    fps: float | None
+    l2: bool
+    pca: int | None
+    pca_from: str | None
+    clips: str | None
+    device: str
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+    batch_size: int | None
+    workers: int | None
+    overwrite: bool
+    retry_failed: bool
+    on_error: Literal["skip", "fail"]
+    strict: bool
+    timeout: float
+    max_pixels: int
+    frame_folders: bool
+    offline: bool
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    debug: bool
+
+
+def _choice(*values: str) -> click.Choice[str]:
+    return click.Choice(values)
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("paths", nargs=-1, type=click.Path())
+@click.option("--from-file", metavar="LIST", help="Read paths from LIST, one a line; - is stdin.")
+@click.option("-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file.")
+@click.option("--weights", default="sports1m", show_default=True, metavar="NAME|FILE", help="A registered name or a checkpoint.")
+@click.option("--mean", metavar="FILE|B,G,R", help="Binaryproto, npy or three numbers.  [default: the checkpoint's]")
+@click.option("--pool5", type=_choice("ceil", "symmetric"), help="Override how the checkpoint rounds pool5.")
+@click.option("--colour", type=_choice("bgr", "rgb"), help="Override the checkpoint's channel order.")
+@click.option("--layer", multiple=True, default=("fc6",), show_default=False, metavar="NAME",
+              help="conv5b, pool5, fc6, fc7 (after ReLU), fc8 or prob; may be repeated.  [default: fc6]")  # fmt: skip
+@click.option("--stride", default=16, show_default=True, help="Frames between clip starts; 8 is the paper's half overlap.")
+@click.option("--tail", type=_choice(*TAIL_POLICIES), default="drop", show_default=True,
+              help="Frames after the last whole clip: drop them, pad by repeating the last, or move a clip back.")  # fmt: skip
+@click.option("--short", type=_choice(*SHORT_POLICIES), default="pad", show_default=True,
+              help="A video of fewer than 16 frames.")  # fmt: skip
+@click.option("--fps", type=float, help="Resample by time to so many frames a second.  [default: as decoded]")
+@click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
+@click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
+@click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
+@click.option("--clips", metavar="FILE", help="Also write one row a clip, with frames and seconds.")
+@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--precision", type=_choice("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", show_default=True,
+              help="auto is the fastest within 1 % of fp32.")  # fmt: skip
+@click.option("--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]")
+@click.option("--workers", type=int, metavar="N", help="Decoder processes; speed only.  [default: by the machine]")
+@click.option("--overwrite", is_flag=True, help="Start afresh; else finished videos are skipped.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--on-error", type=_choice("skip", "fail"), default="skip", show_default=True,
+              help="Go on without a video that fails, or end the run.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Count a video that is only partly decodable as failed.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S",
+              help="Give a video up after S seconds without a decoded frame.")  # fmt: skip
+@click.option("--max-pixels", type=int, default=1 << 26, show_default=True, metavar="N", help="Refuse larger frames.")
+@click.option("--frame-folders", is_flag=True, help="A folder of numbered images is a video.")
+@click.option("--offline", is_flag=True, help="Fetch nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="A line a video, and where the time went.")
+@debug_option
+@click.version_option(package_name="c3d-extract", prog_name="c3d-extract")
+@guarded
+def command(**words: Any) -> None:
+    """Turn videos into C3D descriptors: one row a video in an HDF5 file.
+
+    PATHS are files, folders (searched recursively) and quoted patterns; without any, the current folder.
+    """
+    options = Options(**words)
+    inputs = _inputs(options)
+    settings = _settings(options)
+    if options.dry_run:
+        _dry_run(options, settings, inputs)
+        return
+    _interrupt_on_sigterm()
+    sys.exit(_extract(options, settings, inputs))
+
+
+class Inputs(NamedTuple):
+    """Paths that were named, which must exist; and paths that were listed, which fail as videos do."""
+
+    named: tuple[str, ...]
+    listed: list[str]
+
+
+def _inputs(options: Options) -> Inputs:
+    if options.from_file is None:
+        return Inputs(options.paths or (".",), [])
+    return Inputs(options.paths, _read_list(options.from_file))
+
+
+def _read_list(name: str) -> list[str]:
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", subject=f"--from-file {name}") from error
+    # Bytes that are no UTF-8 stand for themselves, as in every file name.
+    lines = (os.fsdecode(line.rstrip(b"\r")) for line in data.split(b"\n"))
+    return [line for line in lines if line.strip()]
+
+
+def _settings(options: Options) -> ExtractSettings:
+    from c3d_extract.settings import ExtractSettings
+
+    if options.pca is not None and options.pca_from is not None:
+        raise UsageError("fits a basis, and --pca-from brings one: give one of the two", subject="--pca")
+    return ExtractSettings(
+        layers=tuple(dict.fromkeys(options.layer)),
+        stride=options.stride,
+        tail=options.tail,
+        short=options.short,
+        fps=options.fps,
+        l2=options.l2,
+        pca=options.pca,
+        strict=options.strict,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _interrupt_on_sigterm() -> None:
+    """Treat SIGTERM (a scheduler's end of time) as Ctrl-C: what is finished is written."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int:
+    from c3d_extract.cli.progress import FetchBar, RunBar
+    from c3d_extract.sources import find_videos
+
+    # What can be refused cheaply is refused before weights are loaded or fetched.
+    find_videos(inputs.named, listed=inputs.listed, frame_folders=options.frame_folders).check_any()
+    with FetchBar(quiet=options.quiet) as fetch_bar, _extractor(options, settings, fetch_bar) as extractor:
+        _introduce(options, extractor)
+        with RunBar(quiet=options.quiet) as bar:
+            extraction = extractor.extract_files(
+                inputs.named,
+                options.output,
+                listed=inputs.listed,
+                frame_folders=options.frame_folders,
+                clips=options.clips,
+                basis=_basis(options),
+                overwrite=options.overwrite,
+                retry_failed=options.retry_failed,
+                on_error=options.on_error,
+                progress=bar.update,
+            )
+            failures = _run(options, extraction, bar)
+        return _conclude(options, extractor, extraction, failures)
+
+
+def _extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar) -> Extractor:
+    from c3d_extract.pipeline import Extractor
+
+    return Extractor.from_weights(
+        options.weights,
+        settings,
+        mean=options.mean,
+        pool5=options.pool5,
+        colour=options.colour,
+        offline=options.offline,
+        fetch_progress=fetch_bar,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        timeout_seconds=options.timeout,
+    )
+
+
+def _basis(options: Options) -> PcaBasis | None:
+    from c3d_extract.store import load_basis
+
+    return None if options.pca_from is None else load_basis(Path(options.pca_from))
+
+
+def _introduce(options: Options, extractor: Extractor) -> None:
+    if options.quiet:
+        return
+    checkpoint = extractor.checkpoint
+    for remark in checkpoint.notes:
+        note(f"Note: {remark}")
+    arch, colour = checkpoint.architecture, checkpoint.preprocessing.colour
+    note(
+        f"{checkpoint.name} (pool5 {arch.pool5}, {colour.upper()}, mean {checkpoint.mean_name}) "
+        f"on {extractor.device} in {extractor.precision}, {extractor.workers} decoder"
+        + ("s" if extractor.workers > 1 else "")
+    )
+
+
+def _run(options: Options, extraction: Extraction, bar: RunBar) -> list[Outcome]:
+    """Run to the end or to Ctrl-C; return the videos that failed in this run."""
+    failures = []
+    try:
+        for outcome in extraction:
+            if outcome.status == "failed":
+                failures.append(outcome)
+                bar.say(f"failed: {printable(outcome.video)}: {outcome.error}", "red")
+            elif outcome.status == "partial":
+                bar.say(f"partial: {printable(outcome.video)}: {outcome.error}", "yellow")
+            elif options.verbose:
+                detail = outcome.error or f"{outcome.n_frames} frames, {outcome.n_clips} clips"
+                bar.say(f"{outcome.status}: {printable(outcome.video)}: {detail}")
+            bar.update(extraction.progress)
+    except KeyboardInterrupt:
+        summary = extraction.summary
+        kept = f"{extraction.progress.n_finished} videos finished in this run are kept"
+        where = f"; {extraction.output} has {summary.n_rows} rows" if summary and summary.n_rows else ""
+        bar.say(f"Interrupted: {kept}{where}. The same command goes on from here.")
+        bar.__exit__()
+        sys.exit(EXIT_INTERRUPTED)
+    return failures
+
+
+def _conclude(options: Options, extractor: Extractor, extraction: Extraction, failures: list[Outcome]) -> int:
+    progress, summary = extraction.progress, extraction.summary
+    n_rows = summary.n_rows if summary else 0
+    if options.as_json:
+        put_json(_as_json(extractor, extraction, failures))
+    if not options.quiet:
+        for warning in extractor.warnings:
+            note(f"Warning: {warning}")
+        note(_sentence(extraction))
+        if options.verbose:
+            note(_where_time_went(extraction.progress))
+    if n_rows == 0:
+        raise StoreError(f"none of the {progress.n_videos} videos could be read", hint=f"see {_report(extraction)}")
+    return EXIT_SOME_FAILED if progress.n_failed else 0
+
+
+def _sentence(extraction: Extraction) -> str:
+    counts, summary = extraction.progress, extraction.summary
+    parts = [f"{counts.n_finished - counts.n_failed_now} done"]
+    parts += [f"{counts.n_partial_now} of them only in part"] if counts.n_partial_now else []
+    parts += [f"{counts.n_skipped} skipped as finished before"] if counts.n_skipped else []
+    parts += [f"{counts.n_failed} failed (see {_report(extraction)})"] if counts.n_failed else []
+    passed = len(extraction.found.passed_over)
+    parts += [f"{passed} other files passed over"] if passed else []
+    rows = summary.n_rows if summary else 0
+    speed = f" in {_clock(counts.seconds)}" if counts.n_finished else ""
+    return f"{counts.n_videos} videos: {', '.join(parts)}{speed} → {extraction.output} ({rows} rows)"
+
+
+def _clock(seconds: float) -> str:
+    from c3d_extract.cli.progress import clock
+
+    return clock(seconds)
+
+
+def _report(extraction: Extraction) -> str:
+    return str(extraction.output.with_name(f"{extraction.output.stem}.report.jsonl"))
+
+
+def _where_time_went(counts: Progress) -> str:
+    seconds = max(counts.seconds, 1e-9)
+
+    def share(part: float) -> str:
+        return f"{part:.1f} s ({part / seconds:.0%})"
+
+    return (
+        f"Time: {seconds:.1f} s; network {share(counts.network_seconds)}, waiting for decoders "
+        f"{share(counts.waiting_seconds)}, storing {share(counts.store_seconds)}; decoders' own "
+        f"{counts.decode_seconds:.1f} s; {counts.n_clips} clips, {counts.n_frames} frames"
+    )
+
+
+def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcome]) -> dict[str, Any]:
+    counts, summary = extraction.progress, extraction.summary
+    seconds = max(counts.seconds, 1e-9)
+    return {
+        "output": str(extraction.output),
+        "written": [str(path) for path in summary.written] if summary else [],
+        "n_rows": summary.n_rows if summary else 0,
+        "n_videos": counts.n_videos,
+        "n_done": counts.n_finished - counts.n_failed_now,
+        "n_partial": counts.n_partial,
+        "n_skipped": counts.n_skipped,
+        "n_failed": counts.n_failed,
+        "n_passed_over": len(extraction.found.passed_over),
+        "failed": [{"video": outcome.video, "error": outcome.error} for outcome in failures],
+        "n_clips": counts.n_clips,
+        "n_frames": counts.n_frames,
+        "seconds": round(seconds, 3),
+        "network_seconds": round(counts.network_seconds, 3),
+        "waiting_seconds": round(counts.waiting_seconds, 3),
+        "device": str(extractor.device),
+        "precision": extractor.precision,
+        "weights": extractor.checkpoint.identity(),
+        "warnings": [*extractor.checkpoint.notes, *extractor.warnings],
+    }
+
+
+def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> None:
+    """Say what a run would do, without weights, decoders, or a file written."""
+    from c3d_extract.sources import find_videos
+    from c3d_extract.store import FeatureFile
+
+    found = find_videos(inputs.named, listed=inputs.listed, frame_folders=options.frame_folders)
+    found.check_any()
+    output = Path(options.output)
+    finished: set[str] = set()
+    if output.exists() and not options.overwrite:
+        with FeatureFile(output) as file:
+            finished = set(file.videos)
+    todo = [source for source in found.videos if source.name not in finished]
+    if options.as_json:
+        facts = {"output": str(output), "weights": options.weights, "settings": settings.to_json()}
+        videos = [{"video": s.name, "path": str(s.path), "size_bytes": s.size_bytes} for s in todo]
+        put_json({**facts, "n_videos": len(found.videos), "todo": videos, "passed_over": found.passed_over})
+        return
+    for source in todo:
+        click.echo(printable(source.name))
+    size = sum(source.size_bytes for source in todo) / 1e6
+    note(
+        f"Would extract {', '.join(settings.layers)} of {len(todo)} of {len(found.videos)} videos ({size:.1f} MB) "
+        f"with {options.weights} into {output}; {len(found.passed_over)} other files passed over"
+    )
+
+
+def main() -> None:
+    """Run ``c3d-extract``."""
+    command(prog_name="c3d-extract")

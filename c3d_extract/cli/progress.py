@@ -1,0 +1,111 @@
+"""What a run says while it goes, on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from c3d_extract.pipeline import Progress as Counts
+
+__all__ = ["FetchBar", "RunBar", "clock", "rates"]
+
+_PLAIN_SECONDS = 30.0  # between lines where stderr is no terminal
+
+
+def clock(seconds: float) -> str:
+    """Return ``h:mm:ss`` or ``m:ss``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rates(counts: Counts) -> str:
+    """Say how fast it goes and how long it will take; the time left goes by the bytes of the files."""
+    seconds = max(counts.seconds, 1e-6)
+    text = f"{counts.n_clips / seconds:.1f} clips/s, {counts.n_frames / seconds:.0f} frames/s"
+    if 0 < counts.n_bytes_finished < counts.n_bytes:
+        left = seconds * (counts.n_bytes - counts.n_bytes_finished) / counts.n_bytes_finished
+        text += f", {clock(left)} left"
+    return text + (f", {counts.n_failed} failed" if counts.n_failed else "")
+
+
+class _Rates(ProgressColumn):
+    counts: Counts | None = None
+
+    def render(self, task: object) -> Text:
+        del task
+        return Text("starting" if self.counts is None or not self.counts.n_clips else rates(self.counts))
+
+
+class RunBar:
+    """Shows the progress of a run; ``say`` prints a line above it."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._live = not quiet and self.console.is_terminal
+        self._rates = _Rates()
+        self._last_line = time.monotonic()
+        self._task: TaskID | None = None
+        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} videos"), BarColumn(bar_width=None), self._rates)
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=not self._live, expand=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str, style: str = "") -> None:
+        """Print one line above the bar, unless quiet."""
+        if not self._quiet:
+            self.console.print(Text(line, style=style))
+
+    def update(self, counts: Counts) -> None:
+        """Take new counts."""
+        done = counts.n_skipped + counts.n_finished
+        if self._live:
+            self._rates.counts = counts
+            if self._task is None:
+                self._task = self._bar.add_task("videos", total=counts.n_videos)
+            self._bar.update(self._task, completed=done)
+        elif not self._quiet and time.monotonic() - self._last_line > _PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self.console.print(Text(f"{done}/{counts.n_videos} videos, {rates(counts)}"))
+
+
+class FetchBar:
+    """Shows a download; made when the first bytes come, so that nothing is said where nothing is fetched."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, name: str, n_done: int, n_total: int | None) -> None:
+        """Take the state of one file's download, in bytes."""
+        if self._quiet:
+            return
+        if self._bar is None:
+            columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+            self._bar.start()
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=n_total)
+            if not sys.stderr.isatty():
+                Console(stderr=True).print(f"fetching {name}", highlight=False)
+        self._bar.update(self._tasks[name], completed=n_done, total=n_total)
