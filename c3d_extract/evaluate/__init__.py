@@ -1,0 +1,71 @@
+"""Judge features: a linear SVM on a feature file, the paper's protocols, similarity of pairs.
+
+::
+
+    labels.py      which video is of which class, of which group, in which official list
+    linear.py      the classifier: L2, PCA, linear SVM; saved without pickle
+    protocols.py   which videos train and which test; accuracies and confusions
+    aslan.py       same action or not: twelve similarities of a pair
+    charts.py      confusion matrix and PCA curve as a picture
+
+Works on arrays and names; scikit-learn and matplotlib are extras and imported when they are needed.
+"""
+
+from __future__ import annotations
+
+from c3d_extract.evaluate.aslan import SIMILARITIES, Pairs, PairsReport, judge_pairs, read_pairs, similarities
+from c3d_extract.evaluate.charts import draw_report
+from c3d_extract.evaluate.labels import (
+    Ucf101Split,
+    folder_labels,
+    match_labels,
+    pattern_values,
+    read_label_csv,
+    read_ucf101_split,
+)
+from c3d_extract.evaluate.linear import LinearModel, fit_linear, l2_normalised, load_model, save_model
+from c3d_extract.evaluate.protocols import (
+    FoldResult,
+    Recipe,
+    Report,
+    Samples,
+    Split,
+    cross_validate,
+    fit_recipe,
+    grouped_splits,
+    leave_one_out_splits,
+    pca_curve,
+    stratified_splits,
+)
+
+__all__ = [
+    "SIMILARITIES",
+    "FoldResult",
+    "LinearModel",
+    "Pairs",
+    "PairsReport",
+    "Recipe",
+    "Report",
+    "Samples",
+    "Split",
+    "Ucf101Split",
+    "cross_validate",
+    "draw_report",
+    "fit_linear",
+    "fit_recipe",
+    "folder_labels",
+    "grouped_splits",
+    "judge_pairs",
+    "l2_normalised",
+    "leave_one_out_splits",
+    "load_model",
+    "match_labels",
+    "pattern_values",
+    "pca_curve",
+    "read_label_csv",
+    "read_pairs",
+    "read_ucf101_split",
+    "save_model",
+    "similarities",
+    "stratified_splits",
+]
