@@ -23,10 +23,9 @@ import re
 from contextlib import contextmanager
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.contents import Contents, Source
@@ -51,7 +50,7 @@ class _Blob(NamedTuple):
 @contextmanager
 def open_caffe(path: Path) -> Iterator[Contents]:
     """Open a ``.caffemodel`` of either form."""
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
+    mapped: Any = np.memmap(path, dtype=np.uint8, mode="r")
     sources: dict[str, Source] = {}
     for name, blobs in _layers(memoryview(mapped)):
         match = _LAYER_NAME.fullmatch(name)
@@ -86,7 +85,7 @@ def _blob(message: memoryview) -> _Blob:
     chunks = [part.data for part in parts if part.number == data_number and part.kind == BYTES]
     shape = _shape(parts, n_legacy=4 if bvlc else 5)
     n_numbers, rest = divmod(sum(map(len, chunks)), 4)
-    if rest or n_numbers != prod(shape):
+    if rest or not chunks or n_numbers != prod(shape):
         raise WeightsError(f"a blob of shape {shape} holds {n_numbers} numbers")
     return _Blob(shape, chunks)
 
@@ -110,22 +109,15 @@ def _source(layer: str, blob: _Blob, *, n_axes: int) -> Source:
         shape = shape[1:]
     if len(shape) != n_axes:
         raise WeightsError(f"{layer} has a blob of shape {blob.shape}, not of {n_axes} axes")
-    return Source(shape, partial(_tensor, blob, shape))
+    return Source(shape, partial(_numbers, blob, shape))
 
 
-def _tensor(blob: _Blob, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(_numbers(blob).reshape(shape))
-
-
-def _numbers(blob: _Blob) -> NDArray[np.float32]:
+def _numbers(blob: _Blob, shape: tuple[int, ...]) -> NDArray[np.float32]:
     arrays = [np.frombuffer(chunk, dtype="<f4") for chunk in blob.chunks]
-    joined = np.concatenate(arrays) if arrays else np.empty(0, np.float32)
-    return joined.astype(np.float32, copy=False)
+    return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).reshape(shape)
 
 
 def read_blob(message: memoryview) -> NDArray[np.float32]:
     """Return the array of a single blob, as in ``….binaryproto``; five axes in the fork's form."""
     blob = _blob(message)
-    if not blob.chunks:
-        raise WeightsError("no packed numbers in it")
-    return _numbers(blob).reshape(blob.shape)
+    return _numbers(blob, blob.shape)

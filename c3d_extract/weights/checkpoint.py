@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from c3d_extract.errors import WeightsError
 from c3d_extract.preprocess import fit_mean
 from c3d_extract.weights.contents import c3d_architecture, check_tensors, read_state
@@ -19,7 +21,6 @@ from c3d_extract.weights.records import data_folder, find_record, registry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -298,7 +299,7 @@ def _describe_ours(contents: Contents, wanted: _Wanted) -> _Described:
     fit_shape = (3, *(max(architecture.clip[0], 1), *preprocessing.crop))
     if any(n > most for n, most in zip(contents.sources["mean"].shape, fit_shape, strict=True)):
         raise WeightsError("damaged: its mean does not fit its preprocessing")
-    mean = NamedMean(contents.sources["mean"].read().float().numpy().copy(), header.mean_name)
+    mean = NamedMean(np.array(contents.sources["mean"].read(), dtype=np.float32), header.mean_name)
     return _Described(
         architecture,
         preprocessing,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
 from c3d_extract.errors import WeightsError
@@ -13,6 +14,8 @@ from c3d_extract.model import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from c3d_extract.model import Pool5
 
@@ -35,10 +38,13 @@ _STAGES = ((0,), (1,), (2, 3), (4, 5), (6, 7))  # indices into CONVOLUTIONS
 
 
 class Source(NamedTuple):
-    """One tensor of a file: its shape as the model wants it, and how to read it in that shape."""
+    """One tensor of a file: its shape as the model wants it, and how to read it in that shape.
+
+    What is read may be a view of the file, of any floating-point type; `read_state` makes the one copy.
+    """
 
     shape: Shape
-    read: Callable[[], torch.Tensor]
+    read: Callable[[], torch.Tensor | NDArray[np.floating[Any]]]
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,12 @@ def read_state(contents: Contents, wanted: Mapping[str, Shape], file_size: int) 
     return {name: _own_float32(name, contents.sources[name].read()) for name in wanted}
 
 
-def _own_float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor itself where it already is ours alone, else one copy."""
-    own = torch.empty(tensor.shape, dtype=torch.float32)
-    own.copy_(tensor)
+def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> torch.Tensor:
+    own = torch.empty(read.shape, dtype=torch.float32)
+    if isinstance(read, torch.Tensor):
+        own.copy_(read)
+    else:
+        np.copyto(own.numpy(), read, casting="same_kind")
     if not bool(torch.isfinite(own).all()):
         raise WeightsError(f"{name} has values that are not finite")
     return own

@@ -35,7 +35,7 @@ _OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def cache_folder() -> Path:
-    """Return torch's own: hub/checkpoints in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
+    """Return torch's: hub/checkpoints in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
     home = os.environ.get("TORCH_HOME")
     cache = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return cache.expanduser() / "hub" / "checkpoints"

@@ -20,6 +20,7 @@ __all__ = ["open_contents"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
+_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own limit
 _SSTABLE_END = bytes.fromhex("57fb808b247547db")  # leveldb's table magic, little endian
 
 
@@ -51,14 +52,15 @@ def open_contents(path: Path, fc6_order: Fc6Order | None = None) -> Iterator[Con
 def _reader(path: Path, fc6_order: Fc6Order | None) -> AbstractContextManager[Contents]:
     start, end = _ends(path)
     _refuse_what_is_no_checkpoint(start, end)
+    # Eight bytes of length, then JSON; first, because the length may begin as any other magic does.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _SAFETENSORS_HEADER:
+        return _opened("ours", "open_safetensors", path)
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return _opened("torch_layouts", "open_torch", path)
     if start.startswith(_HDF5):
         return _opened("keras", "open_keras", path, fc6_order)
     if start.startswith(_NPY):
         return _opened("tensorflow", "open_npy", path, fc6_order)
-    if start[8:9] == b"{":  # eight bytes of length, then JSON
-        return _opened("ours", "open_safetensors", path)
     if start.startswith((b"\x0a", b"\x12", b"\xa2\x06")):  # name, layers or layer of a NetParameter
         return _opened("caffe", "open_caffe", path)
     raise WeightsError(f"of no layout we read (it starts with {start[:8].hex(' ')})")

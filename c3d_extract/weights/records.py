@@ -24,7 +24,7 @@ Fc6Order = Literal["chw", "hwc"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that can be fetched, and what it must be.
+    r"""A file that can be fetched, and what it must be.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class RemoteFile:
     sha256
         Hexadecimal; the first digits where no more is known.
     md5, git_blob_sha1
-        Hexadecimal; the latter is sha1 of ``"blob <size>\\0"`` and the bytes.
+        Hexadecimal; the latter is sha1 of ``"blob <size>\0"`` and the bytes.
     licence
         Under what it is offered.
     """
@@ -142,18 +142,16 @@ def registry() -> Registry:
 
 
 def _record(name: str, fields: dict[str, Any]) -> Record:
-    plain = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in fields.items()
-        if key != "file"
-    }
-    return Record(name=name, file=_remote(fields["file"] | {"licence": fields["licence"]}), **plain)
+    file = _remote(fields["file"] | {"licence": fields["licence"]})
+    return Record(name=name, **_frozen(fields) | {"file": file})
 
 
 def _remote(fields: dict[str, Any]) -> RemoteFile:
-    return RemoteFile(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    )
+    return RemoteFile(**_frozen(fields))
+
+
+def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def find_record(name: str) -> Record:

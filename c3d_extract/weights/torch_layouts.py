@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from mmap import ACCESS_READ, mmap
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.contents import CONVOLUTIONS, LINEAR, Contents, Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["LAYOUTS", "contents_of_state", "open_torch"]
 
@@ -115,7 +117,7 @@ def _check_legacy(path: Path) -> None:
     """Refuse a file whose storages claim more than it holds: torch would allocate them unseen."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
         for _ in range(4):  # magic number, protocol version, system, and then the state itself
-            reader = _SizeReader(mapped, encoding="bytes")  # type: ignore[arg-type]  # mmap reads like a file
+            reader = _SizeReader(mapped, encoding="bytes")  # mmap reads like a file
             reader.load()
             if reader.n_numbers > len(mapped):
                 raise WeightsError("damaged: its storages claim more than the file holds")
