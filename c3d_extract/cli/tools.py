@@ -11,6 +11,8 @@ COMMANDS = {
     "info": ("c3d_extract.cli.info", "Say what is in a feature, clip or basis file."),
     "pca": ("c3d_extract.cli.pca", "Fit a PCA basis on a feature file, or apply one."),
     "classify": ("c3d_extract.cli.classify", "Judge features with a linear classifier."),
+    "predict": ("c3d_extract.cli.predict", "Name each video's class with a saved classifier."),
+    "aslan": ("c3d_extract.cli.aslan", "Tell pairs of the same action from others."),
     "train": ("c3d_extract.cli.train", "Train a network of the family."),
     "archs": ("c3d_extract.cli.archs", "Show the architectures: shapes, parameters, cost."),
     "demo": ("c3d_extract.cli.demo", "Render a few short sample videos."),

@@ -4,6 +4,7 @@
 
     labels.py      which video is of which class, of which group, in which official list
     linear.py      the classifier: L2, PCA, linear SVM; saved without pickle
+    task.py        from feature files and a user's words to labelled samples and splits
     protocols.py   which videos train and which test; accuracies and confusions
     aslan.py       same action or not: twelve similarities of a pair
     charts.py      confusion matrix and PCA curve as a picture
@@ -37,9 +38,11 @@ from c3d_extract.evaluate.protocols import (
     pca_curve,
     stratified_splits,
 )
+from c3d_extract.evaluate.task import Choices, Task, gather, read_layer, require_same
 
 __all__ = [
     "SIMILARITIES",
+    "Choices",
     "FoldResult",
     "LinearModel",
     "Pairs",
@@ -48,12 +51,14 @@ __all__ = [
     "Report",
     "Samples",
     "Split",
+    "Task",
     "Ucf101Split",
     "cross_validate",
     "draw_report",
     "fit_linear",
     "fit_recipe",
     "folder_labels",
+    "gather",
     "grouped_splits",
     "judge_pairs",
     "l2_normalised",
@@ -63,8 +68,10 @@ __all__ = [
     "pattern_values",
     "pca_curve",
     "read_label_csv",
+    "read_layer",
     "read_pairs",
     "read_ucf101_split",
+    "require_same",
     "save_model",
     "similarities",
     "stratified_splits",

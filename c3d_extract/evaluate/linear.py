@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
+from c3d_extract.errors import C3DError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,16 +120,6 @@ class LinearModel:
         best: NDArray[np.intp] = self.scores(X).argmax(axis=1)
         return best
 
-    def require_same_features(self, found: Mapping[str, Any], *, subject: object = None) -> None:
-        """Raise MismatchError, naming the differences, if these features are not of the model's kind."""
-        differences = [
-            f"{key}: {was} → {found.get(key)}" for key, was in self.features.items() if found.get(key) != was
-        ]
-        if differences:
-            raise MismatchError(
-                "not the kind of features the model was trained on", differences=differences, subject=subject
-            )
-
 
 def l2_normalised(X: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return rows (N, D) scaled to unit L2 norm, in float64; a row of zeros stays as it is."""
@@ -200,7 +190,7 @@ def fit_linear(
 
 
 def save_model(model: LinearModel, path: Path) -> None:
-    """Write a model as safetensors, with what is no array as JSON in the metadata; put in place in one step."""
+    """Write a model as safetensors, the rest as JSON in its metadata; put in place in one step."""
     from safetensors.numpy import save
 
     arrays = {"coef": model.coef, "intercept": model.intercept}

@@ -1,0 +1,52 @@
+"""``c3d-tools predict``: name the class of every video of a feature file with a saved model."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import click
+
+from c3d_extract.cli.common import debug_option, guarded, put_json
+
+__all__ = ["command"]
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("predict")
+@click.argument("model", type=FILE)
+@click.argument("features", type=FILE)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Write one JSON document, with the score of every class."
+)
+@debug_option
+@guarded
+def command(model: Path, features: Path, *, as_json: bool, debug: bool) -> None:
+    """Apply MODEL, saved by `classify --save`, to FEATURES; write lines video,label,score.
+
+    The score is the signed distance to the class's hyperplane: above 0 means "this class". Features of
+    other weights, another layer or another PCA than the model was trained on are refused.
+    """
+    del debug
+    from c3d_extract.evaluate import load_model, read_layer, require_same
+
+    svm = load_model(model)
+    table = read_layer(features, str(svm.features.get("layer")))
+    require_same(dict(svm.features), table.made_from, subject=features)
+    scores = svm.scores(table.X)
+    rows = list(zip(table.videos, [svm.classes[i] for i in scores.argmax(axis=1)], scores, strict=True))
+    if as_json:
+        put_json(
+            [
+                {"video": video, "label": label, "scores": dict(zip(svm.classes, row.tolist(), strict=True))}
+                for video, label, row in rows
+            ]
+        )
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("video", "label", "score"))
+    writer.writerows((video, label, f"{row.max():.4f}") for video, label, row in rows)
+    click.echo(text.getvalue(), nl=False)
