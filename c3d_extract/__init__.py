@@ -11,16 +11,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from c3d_extract.errors import C3DError
     from c3d_extract.model import ARCHITECTURES, C3D, Architecture
+    from c3d_extract.pca import PcaBasis
+    from c3d_extract.pipeline import Extraction, Extractor, Features, Outcome, Progress
+    from c3d_extract.settings import ExtractSettings
+    from c3d_extract.store import FeatureFile, load_basis, read_report
+    from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
 _HOMES = {
     "ARCHITECTURES": "model",
     "Architecture": "model",
     "C3D": "model",
     "C3DError": "errors",
+    "Checkpoint": "weights",
+    "ExtractSettings": "settings",
+    "Extraction": "pipeline",
+    "Extractor": "pipeline",
+    "FeatureFile": "store",
+    "Features": "pipeline",
+    "Outcome": "pipeline",
+    "PcaBasis": "pca",
+    "Progress": "pipeline",
+    "load_basis": "store",
+    "load_checkpoint": "weights",
+    "read_report": "store",
+    "save_checkpoint": "weights",
 }
 
 __version__ = "0.1.0"
-__all__ = ["ARCHITECTURES", "C3D", "Architecture", "C3DError", "__version__"]
+__all__ = [
+    "ARCHITECTURES",
+    "C3D",
+    "Architecture",
+    "C3DError",
+    "Checkpoint",
+    "ExtractSettings",
+    "Extraction",
+    "Extractor",
+    "FeatureFile",
+    "Features",
+    "Outcome",
+    "PcaBasis",
+    "Progress",
+    "__version__",
+    "load_basis",
+    "load_checkpoint",
+    "read_report",
+    "save_checkpoint",
+]
 
 
 def __getattr__(name: str) -> Any:

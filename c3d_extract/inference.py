@@ -35,7 +35,7 @@ bf16 has 8 bits of mantissa and was measured at 0.3 % on fc6; three times that m
 """
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_BATCH = 2  # batch 1 leaves the memory layout ambiguous and falls back to slow kernels; more only costs memory
+_CPU_BATCH = 4  # batch 1 leaves the memory layout ambiguous and falls back to slow kernels; more only costs memory
 _MIN_CUDA_BATCH, _MAX_CUDA_BATCH = 4, 64
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+os.environ["C3D_OFFLINE"] = "1"  # no test reaches for a network
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+MEAN = "100.61,108.05,107.81"
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +25,52 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the real test videos in ../shared/data")
     return SHARED
+
+
+def moving_square(n_frames: int, *, height: int = 48, width: int = 64, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Render a bright square that moves over a fixed texture: uint8 (H, W, 3), R, G, B."""
+    ground = np.random.default_rng(seed).integers(0, 160, (height, width, 3), dtype=np.uint8)
+    frames = []
+    for i in range(n_frames):
+        frame = ground.copy()
+        left = (3 * i + 7 * seed) % (width - 12)
+        frame[height // 3 : height // 3 + 12, left : left + 12] = (250, 230 - 10 * seed % 200, 40)
+        frames.append(frame)
+    return frames
+
+
+LENGTHS = {"a/one.mp4": 16, "a/two.mp4": 40, "b/one.mp4": 33, "b/short.mp4": 5, "long.mp4": 100, "mid.mp4": 48}
+"""Name → frames of the small videos of the `videos` fixture."""
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six small videos, 5 to 100 frames long; do not write into it."""
+    from c3d_extract.video import write_video
+
+    root = tmp_path_factory.mktemp("videos")
+    for seed, (name, n_frames) in enumerate(LENGTHS.items()):
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, moving_square(n_frames, seed=seed), fps=25)
+    return root
+
+
+@pytest.fixture(scope="session")
+def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random C3D a sixteenth as wide, as a state dict in DavideA's layout."""
+    import torch
+
+    from c3d_extract.model import ARCHITECTURES
+
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in ARCHITECTURES["c3d"].scaled(1 / 16).state_shapes().items():
+        key = name.replace("conv1a", "conv1").replace("conv2a", "conv2")
+        if name.endswith("weight"):
+            state[key] = torch.randn(shape, generator=generator) * (2 / prod(shape[1:])) ** 0.5
+        else:
+            state[key] = torch.rand(shape, generator=generator) * 0.1
+    path = tmp_path_factory.mktemp("weights") / "narrow.pickle"
+    torch.save(state, path)
+    return path

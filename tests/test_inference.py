@@ -1,0 +1,135 @@
+"""A clip's features do not depend on its neighbours, on the batch size, or on who flips the colours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from c3d_extract.errors import DeviceError
+from c3d_extract.inference import Network, choose_device, choose_precision
+from c3d_extract.model import C3D
+from c3d_extract.weights import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LAYERS = ("fc6", "fc7")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(narrow_weights: Path) -> Checkpoint:
+    return load_checkpoint(narrow_weights, layers=LAYERS, mean="90,98,102")
+
+
+@pytest.fixture(scope="module")
+def clips() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (6, 16, 112, 112, 3), dtype=np.uint8)
+
+
+def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") -> Network:
+    return Network(checkpoint, LAYERS, device=CPU, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def test_a_clip_has_the_same_bits_wherever_it_stands_in_whatever_batch(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    net = network(checkpoint, 4)
+    first = net(clips[:4])
+    turned = net(clips[[3, 5, 0, 4]])
+    alone = net(clips[3:4])
+    for layer in LAYERS:
+        np.testing.assert_array_equal(turned[layer][0], first[layer][3])
+        np.testing.assert_array_equal(turned[layer][2], first[layer][0])
+        np.testing.assert_array_equal(alone[layer][0], first[layer][3])
+
+
+def test_the_batch_size_changes_rounding_only(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    one, six = network(checkpoint, 1), network(checkpoint, 6)
+    singles = np.concatenate([one(clips[i : i + 1])["fc6"] for i in range(6)])
+    assert relative(singles, six(clips)["fc6"]) < 1e-5  # the bar of batch independence, fp32
+
+
+def test_features_are_those_of_a_plain_float_pipeline(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    model = C3D(checkpoint.architecture, LAYERS).eval()
+    model.load_state_dict(checkpoint.state)
+    x = torch.from_numpy(clips[:2].astype(np.float32) - np.array([90, 98, 102], np.float32))
+    with torch.inference_mode():
+        expected = model(x.permute(0, 4, 1, 2, 3).contiguous(), LAYERS)
+    got = network(checkpoint, 2)(clips[:2])
+    for layer in LAYERS:
+        assert relative(got[layer], expected[layer].numpy()) < 1e-5  # another memory layout, other sums
+
+
+def test_rgb_checkpoints_see_their_channels_in_order(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    preprocessing = replace(checkpoint.preprocessing, colour="rgb", std=(2.0, 4.0, 8.0))
+    rgb = replace(checkpoint, preprocessing=preprocessing)
+    model = C3D(checkpoint.architecture, LAYERS).eval()
+    model.load_state_dict(checkpoint.state)
+    bgr = (clips[:1].astype(np.float32) - np.array([90, 98, 102], np.float32)) / np.array([2, 4, 8], np.float32)
+    with torch.inference_mode():
+        x = torch.from_numpy(bgr[..., ::-1].copy()).permute(0, 4, 1, 2, 3)
+        expected = model(x, LAYERS)["fc6"].numpy()
+    got = Network(rgb, LAYERS, device=CPU, precision="fp32", batch_size=1)(clips[:1])["fc6"]
+    assert relative(got, expected) < 1e-5
+
+
+def test_bf16_stays_within_the_documented_bound(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    exact, half = network(checkpoint, 2)(clips[:2]), network(checkpoint, 2, "bf16")(clips[:2])
+    assert 0 < relative(half["fc6"], exact["fc6"]) < 1e-2
+
+
+def test_a_batch_that_overflows_in_half_precision_is_done_again(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    # Activations near the end of the float range: the sums of one layer overflow to inf only in bf16's path.
+    net = network(checkpoint, 2, "bf16")
+    broken = next(p for name, p in net._model.named_parameters() if name == "fc6.bias")
+    broken[:] = float("inf")
+    got = net(clips[:2])["fc6"]
+    np.testing.assert_array_equal(got, network(checkpoint, 2)(clips[:2])["fc6"])
+    assert "overflowed in bf16" in net.warnings[0]
+
+
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)
+    whole = Network._run
+
+    def small_memory(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", small_memory)
+    got = net(clips[:4])["fc6"]
+    assert net.batch_size == 2
+    assert "batches of 2" in net.warnings[0]
+    monkeypatch.undo()
+    assert relative(got, network(checkpoint, 4)(clips[:4])["fc6"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("device", "what"), [("gpu", "unknown"), ("cuda:99", "CUDA"), ("meta", "not supported"), ("mps", "Metal")]
+)
+def test_a_device_that_is_not_there_is_named(device: str, what: str) -> None:
+    with pytest.raises(DeviceError, match=what):
+        choose_device(device)
+
+
+def test_precisions_that_a_cpu_lacks_are_refused() -> None:
+    for name in ("fp16", "tf32"):
+        with pytest.raises(DeviceError, match="only on a GPU"):
+            choose_precision(name, CPU)  # type: ignore[arg-type]
+    assert choose_precision("auto", CPU) in {"fp32", "bf16"}
