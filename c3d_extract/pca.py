@@ -117,12 +117,12 @@ def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
             subject=layer,
             hint=f"ask for at most {min(n, len(mean))}" if n else None,
         )
+    if not np.isfinite(mean).all():
+        raise PcaError("some features are not finite", subject=layer, hint="find the video and leave it out")
     try:
         variances, axes, total = (_by_svd if n <= len(mean) else _by_covariance)(blocks, n, mean)
     except np.linalg.LinAlgError as error:
-        raise PcaError(
-            f"the decomposition failed ({error}); are all features finite?", subject=layer
-        ) from error
+        raise PcaError(f"the decomposition failed ({error})", subject=layer) from error
     except MemoryError as error:
         size = min(n, len(mean)) * len(mean) * 8 / 2**30
         raise PcaError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
 
     from c3d_extract.store.records import JSON
@@ -97,13 +99,14 @@ def write_table(
     """
     columns = VIDEO_COLUMNS if kind == "features" else CLIP_COLUMNS
 
-    def fill(file: h5py.File) -> int:
+    def fill(file: h5py.File, check: Callable[[], None]) -> int:
         _put_attributes(file, kind, {**attributes, "layers": dict(layers)})
         _create(file, columns, layers)
         n = 0
         for block in batches(rows):
             _append(file, n, block, columns, list(layers))
             n += len(block)
+            check()
         return n
 
     return _write_h5(path, fill)
@@ -112,7 +115,7 @@ def write_table(
 def save_basis(path: Path, basis: PcaBasis, attributes: Mapping[str, JSON] | None = None) -> None:
     """Write a basis file, replacing it in one step: a group a layer with its arrays in float64."""
 
-    def fill(file: h5py.File) -> int:
+    def fill(file: h5py.File, _: Callable[[], None]) -> int:
         _put_attributes(file, "pca", {**basis.provenance, "sha256": basis.sha256, **(attributes or {})})
         for layer, part in basis.layers.items():
             group = file.create_group(layer)
@@ -288,7 +291,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _write_error(path: Path, error: Exception) -> StoreError:
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    if getattr(error, "errno", None) in full or "errno = 28" in str(error) or "No space left" in str(error):
+    if getattr(error, "errno", None) in full:
         return StoreError("the disk is full", subject=path, hint="free space and run again")
     return StoreError(f"cannot be written ({_brief(error)})", subject=path, hint="run again")
 
@@ -301,19 +304,43 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_h5(path: Path, fill: Callable[[h5py.File], int]) -> int:
-    with replacing(path) as temporary:
-        file = h5py.File(temporary, "w", locking=False)
+class _Sink(io.FileIO):
+    """The file HDF5 writes to; it keeps the first error and pretends that all is well from then on.
+
+    HDF5 cannot close a file it cannot write: it prints one error a dataset and holds on to them all.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: ReadableBuffer) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
         try:
-            n = fill(file)
-            file.flush()
-        except BaseException:
-            with contextlib.suppress(
-                Exception
-            ):  # on a full disk closing fails as well; the first error counts
-                file.close()
-            raise
-        file.close()
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
+
+
+def _write_h5(path: Path, fill: Callable[[h5py.File, Callable[[], None]], int]) -> int:
+    """Let ``fill(file, check)`` write the file; ``check`` raises where writing has failed already."""
+    with replacing(path) as temporary, _Sink(temporary, "w+") as sink:
+        with h5py.File(sink, "w") as file:
+            n = fill(file, sink.check)
+        sink.check()
         return n
 
 

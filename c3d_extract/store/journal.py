@@ -307,9 +307,11 @@ def _locked_connection(path: Path) -> sqlite3.Connection | None:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
             connection.execute("COMMIT")  # the lock stays, that is what the mode is for
-        except BaseException:
+        except sqlite3.Error:
             connection.close()
-            raise
+            if before == _inode(path):
+                raise
+            return None
         if before is not None and before == _inode(path):
             return connection
         connection.close()  # its owner finished and deleted it between the two looks

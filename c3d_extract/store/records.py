@@ -40,6 +40,7 @@ class RunIdentity:
         """Return one ``name: here → there`` for every setting that is not the same in ``other``."""
         here, there = self._comparable(), other._comparable()
         names = [name for name in here | there if here.get(name) != there.get(name)]
+        names.sort(key=lambda name: name.startswith(("weights ", "size of ")))  # settings first
         return [f"{name}: {_shown(here, name)} → {_shown(there, name)}" for name in names]
 
     def to_json(self) -> str:

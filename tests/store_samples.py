@@ -1,0 +1,151 @@
+"""Made-up videos for the tests of the store, and a program that writes them and can be killed.
+
+``python store_samples.py OUTPUT N [key=value]...`` writes N videos and says what it does, a line a step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from c3d_extract.errors import C3DError
+from c3d_extract.store import ClipRows, RunIdentity, RunStore, VideoRow
+
+if TYPE_CHECKING:
+    from c3d_extract.store import Status
+
+SIZES = {"fc6": 12, "fc7": 5}
+WEIGHTS = {"name": "random", "sha256": "00ff"}
+
+
+def identity(**settings: Any) -> RunIdentity:
+    return RunIdentity({"stride": 16, **settings}, dict(WEIGHTS), dict(SIZES), {"c3d-extract": "0.1.0"})
+
+
+def video_row(
+    name: str, status: Status = "ok", version: int = 0, sizes: dict[str, int] | None = None
+) -> VideoRow:
+    """Return a row whose values follow from its name and version alone."""
+    rng = np.random.default_rng(int(hashlib.sha256(f"{name} {version}".encode()).hexdigest()[:8], 16))
+    features = {layer: rng.random(size, dtype=np.float32) for layer, size in (sizes or SIZES).items()}
+    return VideoRow(
+        video=name,
+        status=status,
+        error=None if status == "ok" else "decoder crashed: SIGSEGV",
+        seconds=0.25,
+        features={} if status == "failed" else features,
+        n_clips=int(rng.integers(1, 5)),
+        n_frames=100 + version,
+        n_padded_frames=3,
+        n_decode_errors=0 if status == "ok" else 2,
+        fps=25.0,
+        duration_seconds=float("nan"),
+        width=320,
+        height=240,
+        size_bytes=1000 + version,
+        mtime_ns=1_700_000_000_000_000_000 + version,
+    )
+
+
+def clip_rows(row: VideoRow, start: int = 0, end: int | None = None) -> ClipRows:
+    clips = np.arange(start, row.n_clips if end is None else end)
+    features = {layer: np.outer(clips + 1, x).astype(np.float32) for layer, x in row.features.items()}
+    seconds = clips.astype(np.float64) * 0.64
+    return ClipRows(clips * 16, clips * 16 + 16, seconds, seconds + 0.64, features)
+
+
+def record(store: RunStore, row: VideoRow) -> None:
+    """Write one video as a run does: its clips in two pieces, then its row."""
+    if row.features:
+        store.append_clips(row.video, clip_rows(row, 0, 1))
+        store.append_clips(row.video, clip_rows(row, 1))
+    store.commit(row)
+
+
+def is_done(store: RunStore, row: VideoRow) -> str | None:
+    return store.is_done(row.video, row.size_bytes, row.mtime_ns)
+
+
+def datasets(path: Path) -> dict[str, Any]:
+    """Return every dataset as bytes, with its type and shape."""
+    with h5py.File(path, "r") as file:
+        return {
+            name: (
+                data.asstr()[()].tolist() if name == "video" else data[()].tobytes(),
+                data.shape,
+                str(data.dtype),
+            )
+            for name, data in file.items()
+        }
+
+
+def sample_rows(n: int) -> list[VideoRow]:
+    statuses: tuple[Status, ...] = ("ok", "ok", "partial", "ok", "failed")
+    return [video_row(f"folder {i % 3}/ü {i:03d}.avi", statuses[i % 5]) for i in range(n)]
+
+
+def main(output: str, n: str, *options: str) -> None:
+    """Write ``n`` videos.
+
+    ``pause=S`` sleeps before each; ``hold=1`` waits for stdin to close, with the output open;
+    ``at=T`` opens at that time; ``die=before:2`` kills itself at the second file to be put in place;
+    ``limit=journal|finish`` lets no file grow any more, from soon after the start or from the end on.
+    """
+    chosen = dict(option.split("=") for option in options)
+    time.sleep(max(0.0, float(chosen.get("at", 0)) - time.time()))
+    clips = Path(output).with_name("clips.h5")
+    with RunStore.open(Path(output), identity(), clips=clips, pca=4, l2=True) as store:
+        say("open")
+        if "hold" in chosen:
+            sys.stdin.read()
+            return
+        if chosen.get("limit") == "journal":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        for row in sample_rows(int(n)):
+            if is_done(store, row) is None:
+                time.sleep(float(chosen.get("pause", 0)))
+                say(f"do {row.video}")
+                record(store, row)
+                say(f"done {row.video}")
+        if "die" in chosen:
+            die_at(*chosen["die"].split(":"))
+        if chosen.get("limit") == "finish":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+        store.finish(complete=True)
+    say("finished")
+
+
+def die_at(when: str, count: str) -> None:
+    replace, left = Path.replace, int(count)
+
+    def replace_or_die(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left or when == "after":
+            replace(self, target)
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return target
+
+    Path.replace = replace_or_die  # type: ignore[assignment,method-assign]
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - this is what the test reads
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except C3DError as error:
+        say(f"{type(error).__name__}: {error}")
+        sys.exit(1)
