@@ -1,0 +1,308 @@
+"""``c3d-tools train``: train a network of the family on videos or on synthetic clips."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from c3d_extract.cli.common import debug_option, guarded, note, put_json
+from c3d_extract.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from c3d_extract.model import Architecture
+    from c3d_extract.train.data import ClipSource
+    from c3d_extract.train.loop import Plan, Report
+    from c3d_extract.train.recipes import Recipe
+
+__all__ = ["command"]
+
+NUMBERS: tuple[tuple[str, Any, str], ...] = (
+    ("batch_size", int, "Clips an iteration, of all processes together."),
+    ("iterations", int, "Iterations in all."),
+    ("epochs", int, "Passes over the training clips, instead of --iterations."),
+    ("optimizer", click.Choice(["sgd", "adamw"]), "How the weights follow the gradient."),
+    ("rate", float, "Learning rate at the start."),
+    ("momentum", float, "Momentum of SGD."),
+    ("decay", float, "Weight decay."),
+    ("schedule", click.Choice(["step", "cosine"]), "How the rate falls."),
+    ("gamma", float, "Step schedule: what the rate is multiplied by."),
+    ("every", int, "Step schedule: iterations (epochs, with --epochs) between falls."),
+    ("dropout", float, "After fc6 and fc7."),
+    ("initial", click.Choice(["gaussian", "he"]), "Initial weights: the authors' or He's."),
+    ("mirror", float, "Chance of mirroring a clip."),
+    ("clips_per_video", int, "Training clips a video in an epoch."),
+    ("segment_seconds", float, "Length of the segment each clip is cut from; 0: the whole video."),
+)
+
+
+def _numbers(function: Any) -> Any:
+    for name, kind, text in reversed(NUMBERS):
+        option = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{text} Default: the recipe's.")
+        function = option(function)
+    return function
+
+
+@click.command(
+    help="""Train a network on DATA.
+
+    DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an official
+    UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`, `synthetic:shapes`,
+    `synthetic:figures`. A run that was stopped goes on where it was. Under torchrun it uses all processes."""
+)
+@click.argument("data")
+@click.option(
+    "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run: model.safetensors, state.pt, log.csv, curve.png.",
+)  # fmt: skip
+@click.option("--test", "test_data", help="What to test on: as DATA. For synthetic data: clips of another seed.")
+@click.option("--root", type=click.Path(path_type=Path), help="Where paths in lists start; default: the list's folder.")
+@click.option("--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune or synthetic.")
+@click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
+@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies the filters.")
+@click.option("--spatial", type=click.Choice(["3", "5"]), default="3", show_default=True, help="Spatial kernel size.")
+@click.option(
+    "--size", type=(int, int, int, int), default=None, metavar="R C r c",
+    help="Resize frames to R x C and crop r x c.  [default: 128 171 112 112]",
+)  # fmt: skip
+@click.option("--mean", default="110,110,110", show_default=True, help="Subtracted: B,G,R, or a binaryproto or npy file.")
+@click.option("--from", "start", default=None, help="Start from a checkpoint: a registered name or a file.")
+@click.option("--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards.")
+@_numbers
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything random.")
+@click.option("--n-test", type=click.IntRange(1), default=512, show_default=True, help="Synthetic clips to test on.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
+              help="bf16: mixed precision on a GPU. auto: bf16 on a GPU, else fp32.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(0), default=None, help="Processes that make clips.  [default: by the cores]")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of the network.")
+@click.option("--report-every", type=click.IntRange(1), default=20, show_default=True, help="Iterations between reports.")
+@click.option("--test-every", type=click.IntRange(1), default=500, show_default=True, help="Iterations between tests.")
+@click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Iterations between saves.")
+@click.option("--half", is_flag=True, help="Store the finished model in half precision.")
+@click.option("--overwrite", is_flag=True, help="Start anew where the folder holds a run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@debug_option
+@guarded
+def command(data: str, folder: Path, **options: Any) -> None:
+    """Train, and write the model."""
+    # Several BLAS threads in each of several processes hinder one another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import torch
+
+    if options["threads"]:
+        torch.set_num_threads(options["threads"])
+    say = (lambda _: None) if options["quiet"] else note
+    device = _device(options["device"])
+    _join(device)
+    try:
+        last = _train(data, folder, options, device=device, say=say)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if last is not None and options["as_json"]:
+        put_json({"model": str(folder / "model.safetensors"), **last})
+
+
+def _train(data: str, folder: Path, options: dict[str, Any], *, device: Any, say: Any) -> dict[str, Any] | None:
+    from torch import distributed
+
+    from c3d_extract.train.loop import Trainer
+
+    plan, source, test = _plan(data, options)
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    say = say if first else (lambda _: None)
+    if options["overwrite"] and first:
+        for name in ("state.pt", "log.csv"):
+            (folder / name).unlink(missing_ok=True)
+    if distributed.is_initialized():
+        distributed.barrier()
+    trainer = Trainer(
+        folder, plan, source, test, device=device, precision=_precision(options["precision"], device),
+        n_workers=_workers(options["workers"]), report_every=options["report_every"],
+        test_every=options["test_every"], save_every=options["save_every"],
+    )  # fmt: skip
+    say(_headline(plan, source, trainer.iteration))
+    if trainer.new_tensors:
+        say(f"New, not from {plan.start_name}: {', '.join(trainer.new_tensors)}")
+    report = None
+    try:
+        for report in trainer.run():
+            _tell(report, plan.recipe, say)
+    except KeyboardInterrupt:
+        trainer.save()
+        say(f"Stopped after iteration {trainer.iteration}; the same command goes on from there.")
+        raise
+    if not first:
+        return None
+    trainer.write_model(folder / "model.safetensors", name=folder.resolve().name, dtype="fp16" if options["half"] else "fp32")
+    say(f"Model: {folder / 'model.safetensors'}")
+    _draw(folder, say)
+    return {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    from c3d_extract.inference import choose_device
+
+    rank = os.environ.get("LOCAL_RANK")
+    if name in {"auto", "cuda"} and rank is not None and torch.cuda.is_available():
+        torch.cuda.set_device(int(rank))
+        return torch.device("cuda", int(rank))
+    return choose_device(name)
+
+
+def _join(device: Any) -> None:
+    """Join the other processes where torchrun started this one."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def _precision(asked: str, device: Any) -> str:
+    if asked == "bf16" and device.type != "cuda":
+        # Gradients of 3-D convolutions in bf16 came out wrong on CPUs in several releases of torch.
+        raise UsageError("mixed precision is for GPUs", subject="--precision bf16", hint="train in fp32 on a CPU")
+    return ("bf16" if device.type == "cuda" else "fp32") if asked == "auto" else asked
+
+
+def _workers(asked: int | None) -> int:
+    from c3d_extract.inference import usable_cores
+
+    return max(1, usable_cores() - 1) if asked is None else asked
+
+
+def _plan(data: str, options: dict[str, Any]) -> tuple[Plan, ClipSource, ClipSource | None]:
+    """Put together what is trained, on what, and what it is tested on."""
+    import dataclasses
+
+    from c3d_extract.preprocess import Preprocessing, fit_mean
+    from c3d_extract.train.loop import Plan
+    from c3d_extract.train.recipes import RECIPES
+    from c3d_extract.weights import load_checkpoint, read_mean
+
+    name = options["recipe_name"] or ("synthetic" if data.startswith("synthetic") else "finetune" if options["start"] else "ucf101")
+    if name not in RECIPES:
+        raise UsageError(f"unknown; known: {', '.join(RECIPES)}", subject=f"--recipe {name}")
+    changes = {key: options[key] for key, _, _ in NUMBERS} | {"batch_norm": options["batch_norm"]}
+    recipe = RECIPES[name].with_changes(changes)
+    rows, columns, *crop = options["size"] or (128, 171, 112, 112)
+    preprocessing = Preprocessing(resize=(rows, columns), crop=(crop[0], crop[1]))
+    start = None
+    if options["start"] is not None:
+        for other in ("arch", "size"):
+            if options[other] is not None:
+                raise UsageError("comes from the checkpoint", subject=f"--{other} with --from")
+        start = load_checkpoint(options["start"])
+        preprocessing = start.preprocessing
+        recipe = dataclasses.replace(recipe, batch_norm=False)
+    source, test, told = _sources(data, options, preprocessing, recipe)
+    architecture = start.architecture if start else _architecture(options, preprocessing.crop)
+    architecture = dataclasses.replace(architecture, n_classes=len(source.labels))
+    architecture.check()
+    mean = start.mean if start else fit_mean(_mean(options["mean"], read_mean), preprocessing, architecture.clip[0])
+    plan = Plan(
+        architecture, preprocessing, mean, recipe.fixed(source.n_items), source.labels, {"data": told, "recipe": name},
+        seed=options["seed"], start=start.state if start else {}, start_name=f"{start.name} {start.sha256[:12]}" if start else None,
+    )  # fmt: skip
+    return plan, source, test
+
+
+def _mean(text: str, read_mean: Any) -> Any:
+    import numpy as np
+
+    parts = text.split(",")
+    if len(parts) == 3:
+        try:
+            return np.array([float(part) for part in parts])
+        except ValueError as error:
+            raise UsageError("not three numbers B,G,R", subject=f"--mean {text}") from error
+    return read_mean(Path(text))
+
+
+def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architecture:
+    import dataclasses
+
+    from c3d_extract.model import ARCHITECTURES
+
+    name = options["arch"] or "c3d"
+    if name not in ARCHITECTURES:
+        raise UsageError(f"unknown; known: {', '.join(ARCHITECTURES)}", subject=f"--arch {name}")
+    if not 0 < options["width"] <= 8:
+        raise UsageError("must be above 0 and at most 8", subject=f"--width {options['width']}")
+    architecture = ARCHITECTURES[name].scaled(options["width"])
+    return dataclasses.replace(architecture, spatial=int(options["spatial"]), clip=(16, *crop))
+
+
+def _sources(
+    data: str, options: dict[str, Any], preprocessing: Any, recipe: Recipe
+) -> tuple[ClipSource, ClipSource | None, dict[str, Any]]:
+    if data == "synthetic" or data.startswith("synthetic:"):
+        return _synthetic(data.partition(":")[2] or "all", options, preprocessing.crop)
+    from c3d_extract.train.data import VideoSource
+    from c3d_extract.train.lists import read_videos
+
+    train = read_videos(Path(data), root=options["root"])
+    if train.n_missing and not options["quiet"]:
+        note(f"{train.n_missing} videos of {data} are not there and are left out.")
+    source = VideoSource(train, preprocessing, recipe, seed=options["seed"])
+    told: dict[str, Any] = {"list": Path(data).name, "videos": len(train.videos), "classes": len(train.labels)}
+    if options["test_data"] is None:
+        return source, None, told
+    test = read_videos(Path(options["test_data"]), root=options["root"], labels=train.labels)
+    each_once = recipe.with_changes({"clips_per_video": 1})
+    return source, VideoSource(test, preprocessing, each_once, seed=0), told
+
+
+def _synthetic(kind: str, options: dict[str, Any], crop: tuple[int, int]) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+    from c3d_extract.synthetic import SyntheticClips
+    from c3d_extract.train.data import SyntheticSource
+
+    if options["test_data"] is not None:
+        raise UsageError("synthetic data is tested on clips of another seed", subject="--test")
+    seed, size = options["seed"], (16, *crop)
+    train = SyntheticSource(SyntheticClips(kind, 2 * seed, size))
+    test = SyntheticSource(SyntheticClips(kind, 2 * seed + 1, size), n_items=options["n_test"])
+    return train, test, {"synthetic": kind, "seed": 2 * seed, "test_seed": 2 * seed + 1}
+
+
+def _headline(plan: Plan, source: ClipSource, done: int) -> str:
+    arch, recipe = plan.architecture, plan.recipe
+    cost = sum(arch.multiply_adds().values()) / 1e9
+    size = "x".join(map(str, arch.clip))
+    clips = "endless clips" if source.n_items is None else f"{source.n_items} clips"
+    begun = f", from iteration {done}" if done else ""
+    return (
+        f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip; {len(plan.labels)} classes, "
+        f"{clips}; {recipe.iterations:,} iterations of {recipe.batch_size}{begun}"
+    )
+
+
+def _tell(report: Report, recipe: Recipe, say: Any) -> None:
+    line = (
+        f"{report.iteration:>7}/{recipe.iterations}  loss {report.loss:.3f}  accuracy {report.accuracy:.3f}  "
+        f"{report.clips_per_second:.1f} clips/s"
+    )
+    if report.test_clips is not None:
+        line += f"  test: clips {report.test_clips:.3f}, videos {report.test_videos:.3f}"
+    say(line)
+    for failure in dict.fromkeys(report.failures):
+        say(f"  left out: {failure}")
+
+
+def _draw(folder: Path, say: Any) -> None:
+    from c3d_extract.train.log import draw_curve
+
+    try:
+        draw_curve(folder / "log.csv", folder / "curve.png")
+    except UsageError as error:
+        say(f"No picture of the curve: {error}")
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error}", subject=folder / "curve.png") from error
+    else:
+        say(f"Curve: {folder / 'curve.png'}")

@@ -1,0 +1,205 @@
+"""Clips to learn from: which one a position of the training run is, and what is done to it.
+
+Everything random comes from (seed, position), so the state of the sampler is the number of iterations
+done, and any number of processes that share the positions see the same clips as one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from c3d_extract.errors import C3DError, VideoError
+from c3d_extract.preprocess import FrameSampler, Preprocessing
+from c3d_extract.synthetic import SyntheticClips
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.train.lists import VideoList
+    from c3d_extract.train.recipes import Recipe
+
+__all__ = ["Batch", "ClipSource", "SyntheticSource", "TrainingClips", "VideoSource", "collate"]
+
+Clip = tuple["NDArray[np.uint8]", tuple[int, ...]]
+
+
+class ClipSource(Protocol):
+    """Where clips come from: uint8 (T, H, W, 3), B, G, R, at the network's size, with their classes."""
+
+    labels: tuple[str, ...]
+    n_items: int | None
+    """Clips an epoch; None: endless."""
+
+    def clip(self, item: int, rng: np.random.Generator) -> Clip:
+        """Return clip ``item``, cut and mirrored by chance."""
+
+    def test_clips(self, item: int) -> list[Clip]:
+        """Return clips that show all of video ``item``, cut from the centre, nothing by chance."""
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """Clips made on the spot; ``n_items`` limits a set that is tested on."""
+
+    clips: SyntheticClips
+    n_items: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.clips.labels
+
+    def clip(self, item: int, rng: np.random.Generator) -> Clip:
+        """Return clip ``item``, which has all its chance inside."""
+        del rng
+        return self.clips.clip(item)
+
+    def test_clips(self, item: int) -> list[Clip]:
+        """Return the one clip."""
+        return [self.clips.clip(item)]
+
+
+class VideoSource:
+    """Clips cut from videos.
+
+    Parameters
+    ----------
+    videos
+        What to cut from.
+    preprocessing
+        Frames are resized to ``resize``; the crop is placed by chance.
+    recipe
+        ``mirror``, ``clips_per_video`` and ``segment_seconds`` are used.
+    seed
+        Decides each video's fixed segments.
+    n_frames
+        Frames a clip.
+    """
+
+    def __init__(
+        self, videos: VideoList, preprocessing: Preprocessing, recipe: Recipe, *, seed: int, n_frames: int = 16
+    ) -> None:
+        self.labels = videos.labels
+        self.n_items: int | None = len(videos.videos) * recipe.clips_per_video
+        self.videos = videos.videos
+        self._recipe, self._seed, self._n_frames = recipe, seed, n_frames
+        self._crop, self._centre = preprocessing.crop, preprocessing.offset
+        self._resize = FrameSampler(Preprocessing(resize=preprocessing.resize, crop=preprocessing.resize))
+
+    def clip(self, item: int, rng: np.random.Generator) -> Clip:
+        """Return 16 consecutive frames from a random place, a random crop, perhaps mirrored."""
+        number, segment = divmod(item, self._recipe.clips_per_video)
+        path, labels = self.videos[number]
+        first = np.random.default_rng((self._seed, number, segment)).random()
+        frames = _frames_at(path, self._n_frames, self._recipe.segment_seconds, first, rng.random())
+        slack = np.subtract(self._resize.preprocessing.resize, self._crop)
+        top, left = (int(rng.integers(0, n + 1)) for n in slack)
+        clip = self._cut(frames, top, left)
+        mirrored = rng.random() < self._recipe.mirror
+        return np.ascontiguousarray(clip[:, :, ::-1] if mirrored else clip), labels
+
+    def test_clips(self, item: int) -> list[Clip]:
+        """Return up to ten clips spread evenly over the video, cut from the centre."""
+        path, labels = self.videos[item]
+        frames = list(_decode(path))
+        last = max(len(frames) - self._n_frames, 0)
+        starts = sorted({round(place) for place in np.linspace(0, last, 10)}) if last >= 10 else [last // 2]
+        cuts = (_padded(frames[start : start + self._n_frames], self._n_frames) for start in starts)
+        return [(self._cut(cut, *self._centre), labels) for cut in cuts]
+
+    def _cut(self, frames: Sequence[NDArray[np.uint8]], top: int, left: int) -> NDArray[np.uint8]:
+        rows, columns = self._crop
+        resized = {id(frame): self._resize(frame) for frame in frames}  # a repeated frame is resized once
+        return np.stack([resized[id(f)][top : top + rows, left : left + columns] for f in frames])
+
+
+def _decode(path: Path) -> Iterable[NDArray[np.uint8]]:
+    from c3d_extract.video import open_video
+
+    with open_video(path) as reader:
+        for frame in reader.frames():
+            yield frame.bgr.copy()  # the reader may use its buffer again
+
+
+def _frames_at(
+    path: Path, n_frames: int, segment_seconds: float, first: float, second: float
+) -> list[NDArray[np.uint8]]:
+    """Return ``n_frames`` consecutive frames of a random place, or the last ones where it lies past the end.
+
+    ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says it holds.
+    """
+    from c3d_extract.video import open_video
+
+    with open_video(path) as reader:
+        info = reader.info if hasattr(reader, "info") else None
+        fps = info.fps if info is not None and np.isfinite(info.fps) else 25.0
+        seconds = info.duration_seconds if info is not None else np.nan
+        total = int(seconds * fps) if np.isfinite(seconds) else 10 * n_frames
+        length = min(total, max(n_frames, int(segment_seconds * fps))) if segment_seconds else total
+        start = int(first * max(total - length, 0)) if segment_seconds else 0
+        start += int(second * (max(length - n_frames, 0) + 1))
+        window: deque[NDArray[np.uint8]] = deque(maxlen=n_frames)
+        for frame in islice(reader.frames(), start + n_frames):
+            window.append(frame.bgr.copy())
+    return _padded(list(window), n_frames)
+
+
+def _padded(frames: list[NDArray[np.uint8]], n_frames: int) -> list[NDArray[np.uint8]]:
+    # A video of fewer frames repeats its last one, as extraction does by default.
+    return frames + [frames[-1]] * (n_frames - len(frames))
+
+
+class Batch(NamedTuple):
+    """What the network gets: clips uint8 (N, T, H, W, 3), targets float32 (N, classes), failures."""
+
+    clips: torch.Tensor
+    targets: torch.Tensor
+    failures: list[str]
+
+
+class TrainingClips(Dataset[Any]):
+    """Position p of a run → the clip at p: epoch p // n in an order of its own, item p % n of it."""
+
+    def __init__(self, source: ClipSource, seed: int) -> None:
+        self.source = source
+        self._seed = seed
+        self._order: tuple[int, NDArray[np.intp]] | None = None
+
+    def __getitem__(self, position: int) -> Clip | str:
+        """Return the clip, or why there is none."""
+        item = position if self.source.n_items is None else self._item(position, self.source.n_items)
+        try:
+            return self.source.clip(item, np.random.default_rng((self._seed, position, 1)))
+        except VideoError as error:
+            return str(error)
+
+    def _item(self, position: int, n_items: int) -> int:
+        epoch, place = divmod(position, n_items)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((self._seed, epoch, 0)).permutation(n_items)
+        return int(self._order[1][place])
+
+
+def collate(found: Sequence[Clip | str], n_classes: int) -> Batch:
+    """Make a batch; a clip that could not be had is left out, and its row with it.
+
+    A clip with several right classes asks for each of them in equal parts.
+    """
+    failures = [clip for clip in found if isinstance(clip, str)]
+    clips = [clip for clip in found if not isinstance(clip, str)]
+    targets = np.zeros((len(clips), n_classes), np.float32)
+    for row, (_, labels) in zip(targets, clips, strict=True):
+        row[list(labels)] = 1 / len(labels)
+    pixels = np.stack([frames for frames, _ in clips]) if clips else np.zeros((0, 1, 1, 1, 3), np.uint8)
+    return Batch(torch.from_numpy(pixels), torch.from_numpy(targets), failures)

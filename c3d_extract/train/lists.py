@@ -1,0 +1,179 @@
+"""Training lists: class folders, ``path label`` lists and CSV, the official UCF101 and Sports-1M lists.
+
+Every problem with a list is one line that names the file and the number of the line.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from c3d_extract.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["LabelledVideo", "VideoList", "read_videos"]
+
+_VIDEO_SUFFIXES = frozenset(
+    ".mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .ts .3gp .ogv .gif .mts .m2ts .asf .vob .divx".split()
+)
+
+
+class LabelledVideo(NamedTuple):
+    """A video and the classes that are right for it."""
+
+    path: Path
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos to learn from or to test on.
+
+    Attributes
+    ----------
+    videos
+        In the order of the list.
+    labels
+        Class names, in the order of the network's outputs.
+    n_missing
+        Lines whose file is not there.
+    """
+
+    videos: tuple[LabelledVideo, ...]
+    labels: tuple[str, ...]
+    n_missing: int = 0
+
+
+def read_videos(
+    source: Path, *, root: Path | None = None, labels: Sequence[str] | None = None
+) -> VideoList:
+    """Read a folder of class folders, or a list file.
+
+    Parameters
+    ----------
+    source
+        A folder with a folder for each class; or a text file with lines ``path label``, ``path,label``,
+        ``path label,label,…`` (numbers: the Sports-1M lists) or just ``Class/video.avi`` (UCF101 test lists).
+        Labels are names, or numbers: from 1 where a ``classInd.txt`` lies beside the list (UCF101), else from 0.
+    root
+        Where relative paths start; None: the list's folder.
+    labels
+        The class names, where they must be those of another list or of a checkpoint.
+
+    Raises
+    ------
+    UsageError
+        For a line that cannot be read, with its number, and where no video is left.
+    """
+    if source.is_dir():
+        found = _read_folders(source, labels)
+    elif source.is_file():
+        found = _read_list(source, root or source.parent, labels)
+    else:
+        raise UsageError("no such file or folder", subject=source)
+    if not found.videos:
+        missing = f"; {found.n_missing} of its videos are not there" if found.n_missing else ""
+        raise UsageError(f"holds no videos{missing}", subject=source, hint="--root says where paths start")
+    return found
+
+
+def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = tuple(labels) if labels is not None else tuple(path.name for path in classes)
+    videos = []
+    for path in classes:
+        if path.name not in names:
+            raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _VIDEO_SUFFIXES)
+        videos += [LabelledVideo(file, (names.index(path.name),)) for file in files]
+    return VideoList(tuple(videos), names)
+
+
+class _Line(NamedTuple):
+    number: int
+    path: str
+    labels: tuple[str, ...]
+
+
+def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoList:
+    lines = list(_lines(file))
+    index = file.parent / "classInd.txt"
+    official = _read_index(index) if index.is_file() else None
+    first = 0 if official is None else 1
+    if labels is None:
+        labels = official or _names(lines)
+    videos, n_missing = [], 0
+    for line in lines:
+        classes = tuple(_class(file, line, label, labels, first) for label in line.labels)
+        path = root / line.path
+        if path.exists():
+            videos.append(LabelledVideo(path, classes))
+        else:
+            n_missing += 1
+    return VideoList(tuple(videos), tuple(labels), n_missing)
+
+
+def _lines(file: Path) -> Iterator[_Line]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read as text: {error}", subject=file) from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.replace(" ", "").lower() in {"path,label", "video,label"}:
+            continue
+        path, labels = _split(file, number, line.strip())
+        if not path or not labels or not all(labels):
+            raise UsageError(f"expected a path and a label and found {line!r}", subject=f"{file}, line {number}")
+        yield _Line(number, path, labels)
+
+
+def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
+    head, _, last = line.rpartition(" ")
+    if head and last.replace(",", "").isdecimal():  # UCF101 training lists, Sports-1M lists
+        return head.strip(), tuple(last.split(","))
+    if "," in line:
+        try:
+            fields = [field.strip() for field in next(csv.reader([line], strict=True))]
+        except csv.Error as error:
+            raise UsageError(f"broken: {error}", subject=f"{file}, line {number}") from error
+        return fields[0], tuple(fields[1:])
+    if head and PurePosixPath(line).suffix.lower() not in _VIDEO_SUFFIXES:
+        return head.strip(), (last,)
+    # A bare path, as in UCF101 test lists: the class is the folder.
+    return line, (PurePosixPath(line).parent.name,)
+
+
+def _read_index(file: Path) -> tuple[str, ...]:
+    """Read UCF101's ``classInd.txt``: ``number name`` lines, numbers from 1."""
+    names: list[str] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or fields[0] != str(len(names) + 1):
+            raise UsageError(
+                f"expected {len(names) + 1} and a class name and found {line!r}", subject=f"{file}, line {number}"
+            )
+        names.append(fields[1])
+    return tuple(names)
+
+
+def _names(lines: Sequence[_Line]) -> tuple[str, ...]:
+    given = {label for line in lines for label in line.labels}
+    if all(label.isdecimal() for label in given):
+        return tuple(str(number) for number in range(max(map(int, given), default=-1) + 1))
+    return tuple(sorted(given))
+
+
+def _class(file: Path, line: _Line, label: str, names: Sequence[str], first: int) -> int:
+    if label in names:
+        return list(names).index(label)
+    if label.isdecimal() and 0 <= int(label) - first < len(names):
+        return int(label) - first
+    raise UsageError(
+        f"{label!r} is none of the {len(names)} classes", subject=f"{file}, line {line.number}"
+    )

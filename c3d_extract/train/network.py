@@ -1,0 +1,91 @@
+"""The network while it is trained: initial weights, batch norm, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from c3d_extract.model import C3D
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from c3d_extract.model import Architecture
+    from c3d_extract.train.recipes import Recipe
+
+__all__ = ["TrainingNet"]
+
+
+class TrainingNet(C3D):
+    """C3D with the recipe's initial weights, dropout and, if asked for, batch norm after each convolution.
+
+    Parameters
+    ----------
+    architecture
+        What to build; needs ``n_classes``.
+    recipe
+        ``initial``, ``dropout`` and ``batch_norm`` are used.
+    """
+
+    def __init__(self, architecture: Architecture, recipe: Recipe) -> None:
+        super().__init__(architecture)
+        self.dropout = recipe.dropout
+        self.norms = nn.ModuleDict()
+        if recipe.batch_norm:
+            groups = zip(architecture.conv_names, architecture.filters, strict=True)
+            self.norms.update(
+                {name: nn.BatchNorm3d(n) for names, sizes in groups for name, n in zip(names, sizes, strict=True)}
+            )
+        _initialise(self, recipe.initial)
+
+    def convolve(self, name: str, x: Tensor) -> Tensor:
+        """Apply one convolution, and its batch norm."""
+        y = super().convolve(name, x)
+        return self.norms[name](y) if name in self.norms else y
+
+    def logits(self, clips: Tensor) -> Tensor:
+        """Return fc8 of clips, float (N, 3, T, H, W), as float32 (N, n_classes)."""
+        x = self.maps(clips, (), {})
+        for name in ("fc6", "fc7"):
+            x = F.dropout(F.relu(self.get_submodule(name)(x)), self.dropout, self.training)
+        scores: Tensor = self.get_submodule("fc8")(x)
+        return scores.float()
+
+    forward = logits  # type: ignore[assignment]  # DistributedDataParallel calls forward
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the tensors of a plain `C3D`: batch norm folded into the convolution before it.
+
+        In evaluation y = g·(w*x + b - m)/s + h, with s = sqrt(variance + eps): the kernel becomes w·g/s, the
+        bias (b - m)·g/s + h.
+        """
+        state = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        for name, norm in self.norms.items():
+            assert isinstance(norm, nn.BatchNorm3d)  # noqa: S101 - for the type checker
+            mean, variance = state[f"norms.{name}.running_mean"], state[f"norms.{name}.running_var"]
+            scale = state[f"norms.{name}.weight"] / torch.sqrt(variance + norm.eps)
+            state[f"{name}.weight"] *= scale[:, None, None, None, None]
+            state[f"{name}.bias"] = (state[f"{name}.bias"] - mean) * scale + state[f"norms.{name}.bias"]
+        return {name: state[name].cpu() for name in self.architecture.state_shapes()}
+
+    def start_from(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Take over every tensor of a plain network that fits; return the names of those that stay new."""
+        own = self.architecture.state_shapes()
+        fitting = {name: value for name, value in state.items() if own.get(name) == tuple(value.shape)}
+        self.load_state_dict(fitting, strict=False)
+        return sorted(set(own) - set(fitting))
+
+
+def _initialise(net: TrainingNet, initial: str) -> None:
+    for name, module in net.named_modules():
+        if not isinstance(module, nn.Conv3d | nn.Linear):
+            continue
+        if initial == "he":
+            nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
+            nn.init.zeros_(module.bias)
+        else:
+            nn.init.normal_(module.weight, std=0.005 if name in {"fc6", "fc7"} else 0.01)
+            nn.init.constant_(module.bias, 0 if name in {"conv1a", "fc8"} else 1)

@@ -1,0 +1,144 @@
+"""Recipes: every number that training depends on, under a name.
+
+``ucf101`` is Section 3.1 of the paper with what the authors' example (C3D v1.0, c3d_train_ucf101) adds;
+``sports1m`` is Section 3.3; ``finetune`` the authors' fine-tuning example (c3d_finetuning);
+``synthetic`` is ours, for narrow nets on endless synthetic clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from c3d_extract.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    batch_size
+        Clips an iteration, of all processes together.
+    iterations
+        Iterations in all.
+    epochs
+        Passes over the training clips; takes the place of ``iterations`` where not None.
+    optimizer
+        ``sgd`` with momentum, or ``adamw``.
+    rate, momentum, decay
+        Learning rate at the start, momentum (of SGD), weight decay.
+    schedule
+        ``step`` multiplies the rate by ``gamma`` every ``every`` iterations (epochs, where ``epochs`` is
+        given); ``cosine`` lets it rise for the first twentieth and fall to zero at the end.
+    dropout
+        After fc6 and fc7.
+    initial
+        ``gaussian``: the authors' (deviation 0.01, hidden layers 0.005, biases 1 but 0 in conv1 and the last
+        layer). ``he``: deviation sqrt(2 / inputs), biases 0.
+    batch_norm
+        Normalise after each convolution while training; folded into the convolutions afterwards.
+    mirror
+        Chance of mirroring a clip of a video; synthetic clips, which know left from right, are not.
+    clips_per_video
+        Training clips a video in each epoch, each from a fixed random ``segment_seconds`` of it, or from
+        anywhere where that is 0.
+    """
+
+    batch_size: int = 30
+    iterations: int = 60_000
+    epochs: int | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    rate: float = 0.003
+    momentum: float = 0.9
+    decay: float = 0.005
+    schedule: Literal["step", "cosine"] = "step"
+    gamma: float = 0.1
+    every: int = 20_000
+    dropout: float = 0.5
+    initial: Literal["gaussian", "he"] = "gaussian"
+    batch_norm: bool = False
+    mirror: float = 0.5
+    clips_per_video: int = 1
+    segment_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            name
+            for name, fits in (
+                ("batch_size", self.batch_size >= 1),
+                ("iterations", self.iterations >= 1),
+                ("epochs", self.epochs is None or self.epochs >= 1),
+                ("rate", 0 < self.rate < math.inf),
+                ("momentum", 0 <= self.momentum < 1),
+                ("decay", 0 <= self.decay < math.inf),
+                ("every", self.every >= 1),
+                ("dropout", 0 <= self.dropout < 1),
+                ("mirror", 0 <= self.mirror <= 1),
+                ("clips_per_video", self.clips_per_video >= 1),
+            )
+            if not fits
+        ]
+        if wrong:
+            raise UsageError(f"{wrong[0]} cannot be {getattr(self, wrong[0])}", subject="recipe")
+
+    def fixed(self, n_items: int | None) -> Self:
+        """Return the recipe in iterations, for a training set of ``n_items`` clips an epoch (None: endless)."""
+        if self.epochs is None:
+            return self
+        if n_items is None:
+            raise UsageError("endless data has no epochs", subject="recipe", hint="give --iterations")
+        an_epoch = math.ceil(n_items / self.batch_size)
+        every = self.every * an_epoch
+        return dataclasses.replace(self, iterations=self.epochs * an_epoch, every=every, epochs=None)
+
+    def rate_at(self, iteration: int) -> float:
+        """Learning rate of an iteration, counted from 0."""
+        if self.schedule == "step":
+            return self.rate * self.gamma ** (iteration // self.every)
+        warm = max(1, self.iterations // 20)
+        rise = min(1.0, (iteration + 1) / warm)
+        return self.rate * rise * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """Return the recipe with what is not None changed; a number of iterations takes the place of epochs."""
+        kept = {name: value for name, value in changes.items() if value is not None}
+        if "iterations" in kept:
+            kept.setdefault("epochs", None)
+        return dataclasses.replace(self, **kept)
+
+
+RECIPES: dict[str, Recipe] = {
+    # Section 3.1: batches of 30, rate 0.003 divided by 10 every 4 epochs, 16 epochs.
+    "ucf101": Recipe(epochs=16, every=4),
+    # Section 3.3: batches of 30, rate 0.003 halved every 150,000 iterations, 1.9 million iterations, five
+    # two-second clips a video. Momentum, decay and initial weights as in the authors' example.
+    "sports1m": Recipe(iterations=1_900_000, gamma=0.5, every=150_000, clips_per_video=5, segment_seconds=2.0),
+    # c3d_finetuning: rate 0.0001 divided by 10 every 5,000 of 20,000 iterations, decay 0.0005.
+    "finetune": Recipe(iterations=20_000, rate=0.0001, decay=0.0005, every=5_000),
+    "synthetic": Recipe(
+        batch_size=32,
+        iterations=4_000,
+        optimizer="adamw",
+        rate=0.002,
+        decay=0.02,
+        schedule="cosine",
+        dropout=0.2,
+        initial="he",
+        batch_norm=True,
+        mirror=0.0,
+    ),
+}
+"""The recipes by name; every number can be overridden."""
