@@ -114,9 +114,9 @@ def command(**words: Any) -> None:
     if words["pca"] and words["pca_curve"]:
         raise UsageError("--pca and --pca-curve exclude each other")
     task = gather(choices)
-    _warn(task)
     report = cross_validate(task.samples, task.splits, recipe)
     curve = pca_curve(task.samples, task.splits, words["pca_curve"], recipe) if words["pca_curve"] else {}
+    _warn(task, report)
     if words["save"]:
         _save(task, recipe, words["save"])
     if words["plot"]:
@@ -126,19 +126,18 @@ def command(**words: Any) -> None:
     else:
         _show(task, recipe, report, curve)
     if report.n_unconverged:
-        note(
-            f"Note: the SVM of {report.n_unconverged} folds stopped before its tolerance; try a smaller --c."
-        )
+        note(f"Note: the SVM of {report.n_unconverged} folds did not converge; try a smaller --c.")
 
 
-def _warn(task: Task) -> None:
+def _warn(task: Task, report: Report) -> None:
     for line in task.notes:
         note(f"Note: {line}.")
-    tested = {int(i) for split in task.splits for i in task.samples.y[split.test]}
-    untested = [name for i, name in enumerate(task.samples.classes) if i not in tested]
+    untested = [row.name for row in report.per_class if not row.n_test]
     if untested:
         shown = ", ".join(untested[:5]) + (", …" if len(untested) > 5 else "")
-        note(f"Note: {len(untested)} of {len(task.samples.classes)} classes have no test video: {shown}.")
+        note(f"Note: {len(untested)} of {len(report.classes)} classes have no test video: {shown}.")
+    if report.n_unconverged:
+        note(f"Note: the SVM of {report.n_unconverged} folds did not converge; try a smaller --c.")
 
 
 def _save(task: Task, recipe: Recipe, path: Path) -> None:

@@ -241,14 +241,13 @@ def _read_csv(path: Path) -> list[tuple[int, str, str, bool]]:
 
 def _read_mat(path: Path) -> list[tuple[int, str, str, bool]]:
     """Read View2.mat; scipy comes with scikit-learn."""
+    scipy_io = optional_module("scipy.io", "classify")
     try:
-        cube = optional_module("scipy.io", "classify").loadmat(path)["action_splits_pairs"]
+        cube = scipy_io.loadmat(path)["action_splits_pairs"]
         n_pairs, n_fields, n_splits = cube.shape
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror or error}", subject=path) from error
-    except (KeyError, ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever a reader of foreign files raises
         raise UsageError(
-            "not a MATLAB file with action_splits_pairs (n, 5, n_splits)", subject=path
+            f"not a MATLAB file with action_splits_pairs (n, 5, n_splits): {error}", subject=path
         ) from error
     if n_fields != 5 or not np.isin(cube[:, 2], (0, 1)).all():
         raise UsageError(

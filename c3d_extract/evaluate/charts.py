@@ -40,7 +40,8 @@ def draw_report(
         A line above the matrix.
     """
     figures = optional_module("matplotlib.figure", "plot")
-    side = float(np.clip(2.6 + 0.3 * len(report.classes), 4.5, 16))
+    named = len(report.classes) <= MOST_NAMES
+    side = float(np.clip(2.6 + 0.3 * len(report.classes), 4.5, 16)) if named else 9.0
     figure = figures.Figure(figsize=(side + (5.5 if curve else 0.6), side), layout="constrained")
     axes = figure.subplots(1, 2 if curve else 1, squeeze=False, width_ratios=[side, 5] if curve else [1])[0]
     _draw_confusion(axes[0], report, title)
@@ -76,6 +77,7 @@ def _draw_curve(axes: Any, report: Report, curve: Mapping[int, Report]) -> None:
     axes.axhline(report.accuracy, color="gray", linestyle="--", label="without PCA")
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="PCA dimensions", ylabel="accuracy")
     axes.set_xticks(dimensions, [str(k) for k in dimensions])
+    axes.set_box_aspect(0.8)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

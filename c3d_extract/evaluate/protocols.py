@@ -191,12 +191,13 @@ class Report:
         return sum(not fold.converged for fold in self.folds)
 
 
-def leave_one_out_splits(groups: Sequence[str]) -> list[Split]:
-    """Test on each group once and train on all others; UsageError for a single group."""
-    values = np.asarray(groups)
+def leave_one_out_splits(samples: Samples) -> list[Split]:
+    """Test on each group once (without groups: on each video) and train on all others."""
+    groups = samples.groups or tuple(map(str, range(1, len(samples.y) + 1)))
     names = sorted(set(groups), key=_by_number)
     if len(names) < 2:
         raise UsageError(f"leaving one group out needs at least 2 groups, and all videos are of {names[0]!r}")
+    values = np.asarray(groups)
     return [Split(name, np.flatnonzero(values != name), np.flatnonzero(values == name)) for name in names]
 
 

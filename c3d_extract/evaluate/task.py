@@ -256,15 +256,13 @@ def _folds(choices: Choices, samples: Samples) -> tuple[list[Split], str]:
     """Return the folds of a cross-validation and what they are called."""
     _no_single(samples)
     k = choices.folds
-    if samples.groups is None and choices.protocol == "leave-one-out":
-        single = leave_one_out_splits([str(i) for i in range(len(samples.y))])
-        return single, "one video left out at a time"
-    if samples.groups is None:
-        splits = stratified_splits(samples, k or min(DEFAULT_FOLDS, int(samples.counts.min())))
-        return splits, f"{len(splits)} folds of single videos"
-    if k is not None:
+    unit = "video" if samples.groups is None else "group"
+    if choices.protocol == "leave-one-out" or (samples.groups is not None and k is None):
+        return leave_one_out_splits(samples), f"one {unit} left out at a time"
+    if samples.groups is not None and k is not None:
         return grouped_splits(samples, k), f"{k} folds of whole groups"
-    return leave_one_out_splits(samples.groups), "one group left out at a time"
+    splits = stratified_splits(samples, k or min(DEFAULT_FOLDS, int(samples.counts.min())))
+    return splits, f"{len(splits)} folds of single videos"
 
 
 def _no_single(samples: Samples) -> None:
