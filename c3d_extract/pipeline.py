@@ -173,7 +173,9 @@ class _Sum:
 class _Feeder(threading.Thread):
     """Runs the pool; puts batches and ends of videos on a bounded queue."""
 
-    def __init__(self, pool: DecodePool, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]) -> None:
+    def __init__(
+        self, pool: DecodePool, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
+    ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
         self.queue: queue.Queue[_Batch | _End | BaseException | None] = queue.Queue(maxsize=_QUEUED_BATCHES)
         self.n_frames: dict[int, int] = {}
@@ -279,14 +281,18 @@ class Extractor:
         self.checkpoint = checkpoint
         self.settings = settings or ExtractSettings()
         checkpoint.architecture.check_layers(self.settings.layers)
-        for option, value in (("--batch-size", batch_size), ("--workers", workers), ("--timeout", timeout_seconds)):
+        for option, value in (
+            ("--batch-size", batch_size),
+            ("--workers", workers),
+            ("--timeout", timeout_seconds),
+        ):
             if value is not None and not value > 0:
                 raise UsageError(f"must be above 0, not {value}", subject=option)
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self._batch_size = batch_size
         self._timeout_seconds = timeout_seconds
-        self.workers = workers or _suitable_workers(self.device.type)
+        self.workers = workers or suitable_workers(self.device.type)
         self._network: Network | None = None
         self._pool: DecodePool | None = None
 
@@ -357,7 +363,9 @@ class Extractor:
         if self._pool is None or self._pool.n_workers < n_workers:
             if self._pool is not None:
                 self._pool.close()
-            options = DecodeOptions(self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps)
+            options = DecodeOptions(
+                self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps
+            )
             self._pool = DecodePool(n_workers, options, timeout_seconds=self._timeout_seconds)
         return self._pool
 
@@ -512,7 +520,12 @@ class Extractor:
         if isinstance(event, VideoFailed):
             return VideoRow(status="failed", error=event.reason, **common, **failed, **unknown)
         info = event.info
-        facts = {"fps": info.fps, "duration_seconds": info.duration_seconds, "width": info.width, "height": info.height}
+        facts = {
+            "fps": info.fps,
+            "duration_seconds": info.duration_seconds,
+            "width": info.width,
+            "height": info.height,
+        }
         if found.n_clips == 0:
             why = f"only {found.n_frames} frames, and --short fail"
             return VideoRow(status="failed", error=why, **common, **failed, **facts)
@@ -639,7 +652,9 @@ class Extraction:
                 self._count(row)
                 yield _outcome(source, row)
                 if row.status == "failed" and self._on_error == "fail":
-                    raise VideoError(row.error or "failed", subject=source.path, hint="--on-error skip goes on without it")
+                    raise VideoError(
+                        row.error or "failed", subject=source.path, hint="--on-error skip goes on without it"
+                    )
 
     def _count(self, row: VideoRow) -> None:
         self.progress.n_bytes_finished += row.size_bytes
@@ -681,7 +696,7 @@ def _outcome(source: Source, row: VideoRow) -> Outcome:
     return Outcome(source.name, source.path, row.status, row.error, row.n_clips, row.n_frames)
 
 
-def _suitable_workers(device_type: str) -> int:
+def suitable_workers(device_type: str) -> int:
     # On a CPU the network needs every core: one decoder (thousands of frames a second) feeds it many
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
     cores = usable_cores()

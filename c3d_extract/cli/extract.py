@@ -21,7 +21,7 @@ from c3d_extract.cli.common import (
     printable,
     put_json,
 )
-from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.errors import FetchError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from c3d_extract.cli.progress import FetchBar, RunBar
@@ -88,17 +88,34 @@ def _choice(*values: str) -> click.Choice[str]:
     return click.Choice(values)
 
 
-@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.argument("paths", nargs=-1, type=click.Path())
 @click.option("--from-file", metavar="LIST", help="Read paths from LIST, one a line; - is stdin.")
-@click.option("-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file.")
-@click.option("--weights", default="sports1m", show_default=True, metavar="NAME|FILE", help="A registered name or a checkpoint.")
-@click.option("--mean", metavar="FILE|B,G,R", help="Binaryproto, npy or three numbers.  [default: the checkpoint's]")
+@click.option(
+    "-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file."
+)
+@click.option(
+    "--weights",
+    default="sports1m",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A registered name or a checkpoint.",
+)
+@click.option(
+    "--mean", metavar="FILE|B,G,R", help="Binaryproto, npy or three numbers.  [default: the checkpoint's]"
+)
 @click.option("--pool5", type=_choice("ceil", "symmetric"), help="Override how the checkpoint rounds pool5.")
 @click.option("--colour", type=_choice("bgr", "rgb"), help="Override the checkpoint's channel order.")
 @click.option("--layer", multiple=True, default=("fc6",), show_default=False, metavar="NAME",
               help="conv5b, pool5, fc6, fc7 (after ReLU), fc8 or prob; may be repeated.  [default: fc6]")  # fmt: skip
-@click.option("--stride", default=16, show_default=True, help="Frames between clip starts; 8 is the paper's half overlap.")
+@click.option(
+    "--stride",
+    default=16,
+    show_default=True,
+    help="Frames between clip starts; 8 is the paper's half overlap.",
+)
 @click.option("--tail", type=_choice(*TAIL_POLICIES), default="drop", show_default=True,
               help="Frames after the last whole clip: drop them, pad by repeating the last, or move a clip back.")  # fmt: skip
 @click.option("--short", type=_choice(*SHORT_POLICIES), default="pad", show_default=True,
@@ -108,11 +125,17 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
 @click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
 @click.option("--clips", metavar="FILE", help="Also write one row a clip, with frames and seconds.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."
+)
 @click.option("--precision", type=_choice("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", show_default=True,
               help="auto is the fastest within 1 % of fp32.")  # fmt: skip
-@click.option("--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]")
-@click.option("--workers", type=int, metavar="N", help="Decoder processes; speed only.  [default: by the machine]")
+@click.option(
+    "--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]"
+)
+@click.option(
+    "--workers", type=int, metavar="N", help="Decoder processes; speed only.  [default: by the machine]"
+)
 @click.option("--overwrite", is_flag=True, help="Start afresh; else finished videos are skipped.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option("--on-error", type=_choice("skip", "fail"), default="skip", show_default=True,
@@ -120,7 +143,9 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--strict", is_flag=True, help="Count a video that is only partly decodable as failed.")
 @click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S",
               help="Give a video up after S seconds without a decoded frame.")  # fmt: skip
-@click.option("--max-pixels", type=int, default=1 << 26, show_default=True, metavar="N", help="Refuse larger frames.")
+@click.option(
+    "--max-pixels", type=int, default=1 << 26, show_default=True, metavar="N", help="Refuse larger frames."
+)
 @click.option("--frame-folders", is_flag=True, help="A folder of numbered images is a video.")
 @click.option("--offline", is_flag=True, help="Fetch nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -223,20 +248,24 @@ def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int
 def _extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar) -> Extractor:
     from c3d_extract.pipeline import Extractor
 
-    return Extractor.from_weights(
-        options.weights,
-        settings,
-        mean=options.mean,
-        pool5=options.pool5,
-        colour=options.colour,
-        offline=options.offline,
-        fetch_progress=fetch_bar,
-        device=options.device,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        timeout_seconds=options.timeout,
-    )
+    try:
+        return Extractor.from_weights(
+            options.weights,
+            settings,
+            mean=options.mean,
+            pool5=options.pool5,
+            colour=options.colour,
+            offline=options.offline,
+            fetch_progress=fetch_bar,
+            device=options.device,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            timeout_seconds=options.timeout,
+        )
+    except FetchError as error:
+        error.hint = f"{error.hint}; to try the tool without a download: --weights motion-mini"
+        raise
 
 
 def _basis(options: Options) -> PcaBasis | None:
@@ -295,7 +324,9 @@ def _conclude(options: Options, extractor: Extractor, extraction: Extraction, fa
         if options.verbose:
             note(_where_time_went(extraction.progress))
     if n_rows == 0:
-        raise StoreError(f"none of the {progress.n_videos} videos could be read", hint=f"see {_report(extraction)}")
+        raise StoreError(
+            f"none of the {progress.n_videos} videos could be read", hint=f"see {_report(extraction)}"
+        )
     return EXIT_SOME_FAILED if progress.n_failed else 0
 
 

@@ -1,0 +1,156 @@
+"""``c3d-tools doctor``: versions, devices, codecs, caches, and what a run would use here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import click
+
+from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, put_json
+
+__all__ = ["command"]
+
+_PACKAGES = ("c3d-extract", "torch", "torchvision", "av", "h5py", "numpy", "safetensors", "click", "rich")
+_OPTIONAL = ("scikit-learn", "matplotlib")
+# cuDNN 9.10 to 9.14: 3-D convolutions in half precision are up to four times slower and can be silently
+# wrong (pytorch#163539, #166122, #166643); repaired in 9.15.
+_BAD_CUDNN = range(91000, 91500)
+
+
+@click.command(name="doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@debug_option
+@guarded
+def command(*, as_json: bool, debug: bool) -> None:
+    """Show versions, devices, codecs, caches and what would be used; exit 1 where something is wrong."""
+    del debug
+    problems: list[str] = []
+    findings = {
+        "packages": _packages(problems),
+        "machine": _machine(),
+        "devices": _devices(problems),
+        "would use": _would_use(),
+        "video": _video(problems),
+        "weights": _weights(),
+        "temporary": _temporary(problems),
+    }
+    if as_json:
+        put_json({**findings, "problems": problems})
+    else:
+        _show(findings, problems)
+    sys.exit(EXIT_FATAL if problems else 0)
+
+
+def _packages(problems: list[str]) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in (*_PACKAGES, *_OPTIONAL):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed (optional)" if name in _OPTIONAL else "missing"
+            if name in _PACKAGES:
+                problems.append(f"{name} is not installed: pip install {name}")
+    if tuple(int(part) for part in found["av"].split(".")[:2] if part.isdigit()) < (15, 1):
+        problems.append(f"av {found['av']} can hang on HEVC: pip install -U 'av>=15.1'")
+    return found
+
+
+def _machine() -> dict[str, str]:
+    from c3d_extract.inference import usable_cores
+
+    return {"system": platform.platform(), "cores": f"{usable_cores()} usable of {os.cpu_count()}"}
+
+
+def _devices(problems: list[str]) -> dict[str, str]:
+    import torch
+
+    found = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        facts = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Metal"
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    if cudnn is not None:
+        found["cuDNN"] = f"{cudnn}, CUDA {torch.version.cuda}"
+        if cudnn in _BAD_CUDNN:
+            problems.append(f"cuDNN {cudnn} can be wrong in half-precision 3-D convolutions: use torch 2.10 or newer, "
+                            "or --precision fp32")  # fmt: skip
+    return found
+
+
+def _would_use() -> dict[str, str]:
+    from c3d_extract.inference import choose_device, choose_precision
+    from c3d_extract.pipeline import suitable_workers
+
+    device = choose_device("auto")
+    return {
+        "device": str(device),
+        "precision": choose_precision("auto", device),
+        "decoders": str(suitable_workers(device.type)),
+    }
+
+
+def _video(problems: list[str]) -> dict[str, str]:
+    from c3d_extract.video import codec_report
+
+    report = codec_report()
+    missing = [name for name, there in report.items() if not there]
+    if "h264" in missing:
+        problems.append("this build of av has no H.264 decoder: pip install --force-reinstall av")
+    return {
+        "decoders": ", ".join(name for name, there in report.items() if there),
+        "not in this build": ", ".join(missing) or "-",
+    }
+
+
+def _weights() -> dict[str, str]:
+    from c3d_extract.weights import cache_folder, registry
+    from c3d_extract.weights.checkpoint import local_path
+
+    here = [name for name, record in registry().checkpoints.items() if local_path(record) is not None]
+    return {
+        "cache": str(cache_folder()),
+        "on this machine": ", ".join(here) or "none; see c3d-tools weights list",
+    }
+
+
+def _temporary(problems: list[str]) -> dict[str, str]:
+    found = {}
+    for folder in ("/dev/shm", "/tmp"):  # noqa: S108 - looked at, not written to
+        if os.path.isdir(folder):  # noqa: PTH112
+            free = shutil.disk_usage(folder).free / 2**20
+            found[folder] = f"{free:,.0f} MiB free"
+            if free < 64:
+                problems.append(f"{folder} has only {free:.0f} MiB free; decoders share memory through it")
+    return found
+
+
+def _show(findings: dict[str, dict[str, str]], problems: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, group in findings.items():
+        table.add_row(f"[bold]{title}[/bold]")
+        for name, value in group.items():
+            table.add_row(f"  {name}", _escaped(value))
+    console = Console(highlight=False)
+    console.print(table)
+    for problem in problems:
+        console.print(f"[red]problem:[/red] {_escaped(problem)}")
+    if not problems:
+        console.print("[green]No problems found.[/green]")
+
+
+def _escaped(value: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(value))

@@ -1,0 +1,206 @@
+"""``c3d-extract`` as a user calls it: the card's calls, exit codes, and one clear line for each wrong use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from c3d_extract.cli.extract import command
+from conftest import LENGTHS, MEAN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def run(narrow_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+    """Call the command in an empty folder, with the narrow checkpoint unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object, weights: str | None = None) -> Result:
+        chosen = ["--weights", weights or str(narrow_weights), "--mean", MEAN, "--device", "cpu"]
+        return CliRunner().invoke(command, [*chosen, *map(str, words)], catch_exceptions=False)
+
+    return call
+
+
+def last_line(result: Result) -> str:
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_the_cards_first_call(run, videos: Path, tmp_path: Path) -> None:
+    result = run(videos, "-o", "feats.h5")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "6 videos: 6 done" in last_line(result)
+    with h5py.File("feats.h5") as file:
+        assert file["fc6"][:].shape == (6, 256)
+        assert file["video"].asstr()[:].tolist() == sorted(LENGTHS)
+        lengths = {len(file[name]) for name in file}
+        dtypes = {name: file[name].dtype for name in file if name != "video"}
+    assert lengths == {6}
+    assert dtypes == {
+        "fc6": np.dtype("f4"), "n_clips": np.dtype("i8"), "n_frames": np.dtype("i8"), "n_padded_frames": np.dtype("i8"),
+        "n_decode_errors": np.dtype("i8"), "fps": np.dtype("f8"), "duration_seconds": np.dtype("f8"), "width": np.dtype("i4"),
+        "height": np.dtype("i4"), "size_bytes": np.dtype("i8"), "mtime_ns": np.dtype("i8"),
+    }  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["feats.h5", "feats.report.jsonl"]
+
+
+def test_the_cards_second_call_takes_the_current_folder(run, videos: Path, tmp_path: Path) -> None:
+    for copy in range(2):
+        shutil.copytree(videos, tmp_path / f"copy{copy}")
+    result = run("--layer", "fc6", "--pca", 10)
+    assert result.exit_code == 0, result.output
+    with h5py.File("feats.h5") as file:
+        assert file["fc6"].shape == (12, 10)
+        assert file["video"].asstr()[0] == "copy0/a/one.mp4"
+    assert (tmp_path / "feats.pca.h5").exists()
+    again = run("--layer", "fc6", "--pca", 10)
+    assert again.exit_code == 0
+    assert "12 skipped" in last_line(again)
+
+
+def test_a_failed_video_exits_with_3_and_has_its_line_in_the_report(
+    run, videos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(videos / "a", tmp_path / "in")
+    (tmp_path / "in" / "bad.mp4").write_text("no video")
+    (tmp_path / "in" / "notes.txt").write_text("not meant")
+    result = run("in", "-o", "out/feats.h5", "--json")
+    assert result.exit_code == 3
+    assert "failed: bad.mp4: not a readable video" in result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["failed"] == [{"video": "bad.mp4", "error": summary["failed"][0]["error"]}]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "feats.report.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines if not line["video"].endswith(".txt")] == ["failed", "ok", "ok"]
+    assert [line["status"] for line in lines if line["video"].endswith(".txt")] == ["skipped"]
+    # What failed is remembered, and tried again only when asked, or when the file has changed.
+    assert "3 skipped" in last_line(run("in", "-o", "out/feats.h5"))
+    assert "2 skipped" in last_line(run("in", "-o", "out/feats.h5", "--retry-failed"))
+    shutil.copy(videos / "a" / "one.mp4", tmp_path / "in" / "bad.mp4")
+    mended = run("in", "-o", "out/feats.h5")
+    assert mended.exit_code == 0
+    assert "(3 rows)" in last_line(mended)
+
+
+def test_nothing_usable_exits_with_1(run, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    result = run("bad.mp4")
+    assert result.exit_code == 1
+    assert last_line(result).startswith("Error: none of the 1 videos could be read")
+
+
+def test_strict_counts_a_damaged_video_as_failed(run, videos: Path, tmp_path: Path) -> None:
+    data = bytearray((videos / "long.mp4").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    (tmp_path / "hole.mp4").write_bytes(data)
+    lenient = run("hole.mp4", "-o", "lenient.h5")
+    assert lenient.exit_code == 0
+    assert "partial: hole.mp4" in lenient.stderr
+    assert run("hole.mp4", "-o", "strict.h5", "--strict").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nowhere"], 2, "Error: nowhere: no such file or folder"),
+        (["*.mp4"], 2, "Error: *.mp4: no file matches this pattern"),
+        (["."], 2, "Error: no videos found"),
+        (["--from-file", "gone.txt"], 2, "Error: --from-file gone.txt: cannot be read"),
+        (["VIDEOS", "--layer", "fc9"], 2, "Error: --layer fc9: unknown layer of c3d; known: conv5b, pool5, fc6, fc7, fc8, prob"),
+        (["VIDEOS", "--stride", "0"], 2, "Error: --stride: must be at least 1, not 0"),
+        (["VIDEOS", "--pca", "50"], 1, "Error: --pca 50: needs at least 50 videos, and there are 6"),
+        (["VIDEOS", "--pca", "3", "--pca-from", "x.h5"], 2, "Error: --pca: fits a basis"),
+        (["VIDEOS", "--pca-from", "gone.h5"], 1, "gone.h5"),
+        (["VIDEOS", "--device", "cuda"], 1, "Error: --device cuda: no CUDA device is usable here"),
+        (["VIDEOS", "--precision", "fp16"], 1, "Error: --precision fp16: only on a GPU"),
+        (["VIDEOS", "--fps", "-1"], 2, "Error: --fps: must be above 0"),
+        (["VIDEOS", "-o", "VIDEOS"], 1, "is a folder"),
+        (["VIDEOS", "-o", "/proc/feats.h5"], 1, "Error: /proc"),
+        (["VIDEOS", "--clips", "feats.h5"], 2, "--clips needs a file of its own"),
+        (["VIDEOS", "--mean", "1,2"], 1, "Error:"),
+    ],
+)  # fmt: skip
+def test_wrong_use_gets_one_line_and_leaves_nothing(
+    run, videos: Path, tmp_path: Path, words: list[str], code: int, says: str
+) -> None:
+    result = run(*(str(videos) if word == "VIDEOS" else word for word in words))
+    assert result.exit_code == code, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_on_the_same_output_are_refused_and_named(run, videos: Path, tmp_path: Path) -> None:
+    assert run(videos / "a").exit_code == 0
+    before = (tmp_path / "feats.h5").read_bytes()
+    result = run(videos / "a", "--stride", 8, "--l2")
+    assert result.exit_code == 1
+    assert "stride: 16 → 8" in last_line(result)
+    assert "l2: false → true" in last_line(result)
+    assert (tmp_path / "feats.h5").read_bytes() == before
+    assert run(videos / "a", "--stride", 8, "--overwrite").exit_code == 0
+
+
+def test_a_file_that_is_not_ours_is_never_replaced(run, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.h5").write_text("years of work")
+    result = run(videos, "-o", "thesis.h5", "--overwrite")
+    assert result.exit_code == 1
+    assert "not ours" in last_line(result)
+    assert (tmp_path / "thesis.h5").read_text() == "years of work"
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_is_missing(
+    run, videos: Path, narrow_weights: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    state = torch.load(narrow_weights, weights_only=True)
+    del state["conv3b.bias"]
+    torch.save(state, tmp_path / "missing.pickle")
+    assert "conv3b.bias" in last_line(run(videos, weights="missing.pickle"))
+    state = torch.load(narrow_weights, weights_only=True)
+    state["fc6.weight"] = state["fc6.weight"][:, :-1]
+    torch.save(state, tmp_path / "shape.pickle")
+    assert "fc6" in last_line(run(videos, weights="shape.pickle"))
+
+
+def test_weights_that_are_not_here_say_what_to_fetch_and_how_to_go_on(
+    run, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    result = run(videos, weights="sports1m")
+    assert result.exit_code == 1
+    assert "conv3d_deepnetA_sport1m_iter_1900000" in last_line(result)
+    assert str(tmp_path / "torch" / "hub" / "checkpoints") in last_line(result)
+    assert "motion-mini" in last_line(result)
+
+
+def test_lists_of_paths_fail_one_by_one(run, videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{videos}/mid.mp4\n\n{videos}/gone.mp4\r\n")
+    result = run("--from-file", "list.txt")
+    assert result.exit_code == 3
+    assert "failed: gone.mp4: no such file" in result.stderr
+
+
+def test_a_dry_run_lists_and_writes_nothing(run, videos: Path, tmp_path: Path) -> None:
+    result = run(videos, "--dry-run")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == sorted(LENGTHS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_quiet_says_nothing_and_verbose_says_where_the_time_went(run, videos: Path) -> None:
+    assert run(videos, "-q", "-o", "q.h5").output == ""
+    loud = run(videos, "-v", "-o", "v.h5")
+    assert "ok: long.mp4: 100 frames, 6 clips" in loud.stderr
+    assert last_line(loud).startswith("Time: ")

@@ -1,0 +1,76 @@
+"""What users and other programs rely on: names, start-up, and what is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import c3d_extract
+
+
+def imported_by(code: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has after ``code``."""
+    script = (
+        f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}}, file=sys.__stdout__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"torch", "torchvision", "h5py", "av", "sklearn", "matplotlib", "safetensors"}
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert not imported_by("import c3d_extract") & (HEAVY | {"numpy", "click", "rich"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["c3d-extract", "--help"],
+        ["c3d-tools", "--help"],
+        ["c3d-tools", "train", "--help"],
+        ["c3d-tools", "classify", "--help"],
+    ],
+)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    module = "c3d_extract.cli.extract" if words[0] == "c3d-extract" else "c3d_extract.cli.tools"
+    code = f"""
+import io
+from {module} import main
+sys.argv, sys.stdout = {words!r}, io.StringIO()
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0, end.code
+assert 'Usage' in sys.stdout.getvalue()"""
+    assert not imported_by(code) & HEAVY
+
+
+def test_a_decoder_process_imports_neither_torch_nor_h5py() -> None:
+    assert not imported_by("import c3d_extract.decode_pool, c3d_extract.video, c3d_extract.preprocess") & {
+        "torch", "torchvision", "h5py", "safetensors", "click", "rich",
+    }  # fmt: skip
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in c3d_extract.__all__:
+        value = getattr(c3d_extract, name)
+        assert name.startswith("__") or name.isupper() or value.__doc__, name
+    assert set(c3d_extract.__all__) <= set(dir(c3d_extract))
+    with pytest.raises(AttributeError):
+        c3d_extract.nothing_of_the_kind  # noqa: B018
+
+
+def test_every_command_of_the_group_has_help() -> None:
+    from click.testing import CliRunner
+
+    from c3d_extract.cli.tools import COMMANDS, LazyGroup
+
+    group = LazyGroup(COMMANDS, "Tools.")
+    listing = CliRunner().invoke(group, ["--help"]).output
+    for name in COMMANDS:
+        assert name in listing
+        assert CliRunner().invoke(group, [name, "--help"]).exit_code == 0, name

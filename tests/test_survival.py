@@ -1,0 +1,149 @@
+"""A run survives kill -9 and Ctrl-C at any moment: the next one goes on, and its file is the uninterrupted one's."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pytest
+
+from conftest import MEAN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+N_COPIES = 4  # of the six small videos
+
+
+@pytest.fixture(scope="module")
+def many(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("many")
+    for copy in range(N_COPIES):
+        shutil.copytree(videos, root / f"copy{copy}")
+    return root
+
+
+def start(many: Path, weights: Path, output: Path) -> subprocess.Popen[str]:
+    words = [
+        str(many),
+        "--weights",
+        str(weights),
+        "--mean",
+        MEAN,
+        "-o",
+        str(output),
+        "--clips",
+        str(output.with_name("clips.h5")),
+    ]
+    words += ["--pca", "5", "--l2", "--stride", "8", "--device", "cpu", "-v"]
+    command = [sys.executable, "-m", "c3d_extract", "extract", *words]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+
+
+def finished(line: str) -> str | None:
+    """The video that a line of ``-v`` says was finished in this run."""
+    return line.removeprefix("ok: ").split(": ")[0] if line.startswith("ok: ") else None
+
+
+def run_until(process: subprocess.Popen[str], n_finished: int, signum: int) -> set[str]:
+    """Send a signal once so many videos were finished; return those that were."""
+    assert process.stderr is not None
+    done: set[str] = set()
+    for line in process.stderr:
+        if (video := finished(line)) is not None:
+            done.add(video)
+            if len(done) == n_finished:
+                time.sleep(random.random() * 0.1)  # somewhere in the next one
+                process.send_signal(signum)
+    process.wait(timeout=60)
+    return done
+
+
+def datasets(path: Path) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: file[name][:] for name in file}
+
+
+def assert_equal_files(one: Path, other: Path) -> None:
+    for name in ("feats.h5", "clips.h5", "feats.pca.h5"):
+        if name == "feats.pca.h5":
+            with h5py.File(one / name) as a, h5py.File(other / name) as b:
+                np.testing.assert_array_equal(a["fc6/components"][:], b["fc6/components"][:])
+            continue
+        a, b = datasets(one / name), datasets(other / name)
+        assert a.keys() == b.keys()
+        for key, values in a.items():
+            np.testing.assert_array_equal(b[key], values, err_msg=f"{name} {key}")
+
+
+def test_killed_again_and_again_a_run_ends_with_the_uninterrupted_file(
+    many: Path, narrow_weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = start(many, narrow_weights, tmp_path / "whole" / "feats.h5")
+    assert len(run_until(whole, -1, 0)) == 6 * N_COPIES
+    assert whole.returncode == 0
+
+    (tmp_path / "killed").mkdir()
+    random.seed(7)
+    so_far: set[str] = set()
+    for signum in (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+        process = start(many, narrow_weights, tmp_path / "killed" / "feats.h5")
+        now = run_until(process, random.randint(1, 5), signum)
+        assert process.returncode == (-9 if signum == signal.SIGKILL else 130)
+        assert not so_far & now, "a video was done twice after it was committed"
+        so_far |= now
+    last = start(many, narrow_weights, tmp_path / "killed" / "feats.h5")
+    so_far_last = run_until(last, -1, 0)
+    assert last.returncode == 0
+    assert not so_far & so_far_last
+    assert_equal_files(tmp_path / "whole", tmp_path / "killed")
+    assert not (tmp_path / "killed" / "feats.h5.partial").exists()
+
+
+def test_decoders_end_with_a_killed_run(many: Path, narrow_weights: Path, tmp_path: Path) -> None:
+    process = start(many, narrow_weights, tmp_path / "feats.h5")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if finished(line):
+            break
+    family = descendants(process.pid)
+    assert family, "no decoder was seen"
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in family if alive(pid)]
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return []
+    found = []
+    for task in tasks:
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            for child in map(int, file.read().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
