@@ -28,7 +28,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CLIP_LENGTH", "SHORT_POLICIES", "TAIL_POLICIES", "Clip", "ClipAssembler", "ClipSpan", "clip_spans"]
+__all__ = [
+    "CLIP_LENGTH",
+    "SHORT_POLICIES",
+    "TAIL_POLICIES",
+    "Clip",
+    "ClipAssembler",
+    "ClipSpan",
+    "clip_spans",
+]
 
 CLIP_LENGTH = 16
 """Frames a clip: the paper's, and the only length C3D's fc6 takes."""

@@ -7,15 +7,18 @@ of a video, and a worker that the network cannot keep up with simply waits.
 
 A worker that crashes loses its video only. A worker that decodes no frame for `timeout` seconds is
 killed, its video fails, and another takes its place. Waiting for the main process does not count:
-the worker says in shared memory that it waits, and since when it last had a frame.
+the worker says in shared memory that it waits, and when it last had a frame. Nor does time in which
+the main process itself was busy or asleep (Ctrl-Z): only silence that was listened to counts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.reduction
 import os
 import pickle
 import signal
@@ -45,6 +48,7 @@ __all__ = ["DecodeOptions", "DecodePool", "Event", "FramesDecoded", "VideoFailed
 
 _SLOTS = 4  # of 16 frames each: one being written, one being copied, two of slack; 2.4 MB a worker
 _POLL_SECONDS = 0.5  # how often silent workers are looked at
+_LONGEST_GAP_SECONDS = 3600.0  # between two frames; a longer one is a broken time stamp
 _MAX_FAILED_STARTS = 3  # workers in a row that die before their first task: something is wrong here
 
 
@@ -90,6 +94,43 @@ class VideoFailed:
 Event = FramesDecoded | VideoRead | VideoFailed
 
 
+class _AnonymousMemory:
+    """Memory that a worker can be given; unlike multiprocessing's it takes nothing of /dev/shm.
+
+    In containers /dev/shm often has 64 MB, and a worker that touches more of it than there is dies.
+    """
+
+    def __init__(self, size: int, descriptor: int | None = None) -> None:
+        if descriptor is None:
+            descriptor = os.memfd_create("c3d-decoder")
+            os.ftruncate(descriptor, size)
+        self.size = size
+        self.descriptor = descriptor
+        self.buffer = mmap.mmap(descriptor, size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same_memory, (self.size, multiprocessing.reduction.DupFd(self.descriptor))
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.descriptor)
+
+
+def _same_memory(size: int, descriptor: Any) -> _AnonymousMemory:
+    return _AnonymousMemory(size, descriptor.detach())
+
+
+def _shared_memory(context: Any, size: int) -> Any:
+    return _AnonymousMemory(size) if hasattr(os, "memfd_create") else context.RawArray(ctypes.c_uint8, size)
+
+
+def _parts(memory: Any, shape: tuple[int, ...]) -> tuple[_Shared, NDArray[np.uint8]]:
+    """Return the head and the slots, uint8 of ``shape``, of a worker's memory."""
+    buffer = memory.buffer if isinstance(memory, _AnonymousMemory) else memory
+    slots = np.frombuffer(buffer, np.uint8, int(np.prod(shape)), ctypes.sizeof(_Shared))
+    return _Shared.from_buffer(buffer), slots.reshape(shape)
+
+
 class _Shared(ctypes.Structure):
     """The head of a worker's shared memory."""
 
@@ -121,7 +162,7 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
         timed = steady_times(crops(), reader.info.fps)
         if options.fps is not None:
             duration = reader.info.duration_seconds
-            longest = duration if duration > 0 else 3600.0  # NaN compares false
+            longest = min(duration, _LONGEST_GAP_SECONDS) if duration > 0 else _LONGEST_GAP_SECONDS
             timed = resample(timed, options.fps, native_fps=reader.info.fps, longest_gap_seconds=longest)
         yield from timed
         yield None, (reader.info, reader.n_frames, reader.n_decode_errors, reader.trouble())
@@ -130,9 +171,9 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
 class _Sender:
     """The worker's end: fills slots and waits for free ones."""
 
-    def __init__(self, connection: Connection, memory: Any, slots: NDArray[np.uint8]) -> None:
+    def __init__(self, connection: Connection, shared: _Shared, slots: NDArray[np.uint8]) -> None:
         self.connection = connection
-        self.shared = _Shared.from_buffer(memory)
+        self.shared = shared
         self.slots = slots
         self.n_free = len(slots)
         self.current = 0
@@ -175,14 +216,18 @@ class _Sender:
                 self.flush(task)
                 self.connection.send(("read", task, *fact, time.monotonic() - started))
         except VideoError as error:
-            self.connection.send(("failed", task, error.reason, time.monotonic() - started))
+            self._failed(task, error.reason, started)
         except MemoryError:
-            self.connection.send(("failed", task, "not enough memory to decode it", time.monotonic() - started))
+            self._failed(task, "not enough memory to decode it", started)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:  # noqa: BLE001 - one video's surprise is that video's failure
-            reason = f"decoder error: {type(error).__name__}: {error}"
-            self.connection.send(("failed", task, reason, time.monotonic() - started))
+            self._failed(task, f"decoder error: {type(error).__name__}: {error}", started)
+
+    def _failed(self, task: int, reason: str, started: float) -> None:
+        # One line of valid UTF-8, whatever a file name put into it.
+        line = " ".join(reason.encode("utf-8", "backslashreplace").decode("utf-8").splitlines())
+        self.connection.send(("failed", task, line, time.monotonic() - started))
 
 
 def _worker(connection: Connection, memory: Any, shape: tuple[int, ...], options: DecodeOptions) -> None:
@@ -191,8 +236,7 @@ def _worker(connection: Connection, memory: Any, shape: tuple[int, ...], options
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _end_with_parent()
     _be_first_to_go()
-    slots = np.frombuffer(memory, np.uint8, offset=ctypes.sizeof(_Shared)).reshape(shape)
-    sender = _Sender(connection, memory, slots)
+    sender = _Sender(connection, *_parts(memory, shape))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         connection.send(("ready",))
         while (message := connection.recv()) != ("stop",):
@@ -226,13 +270,14 @@ class _Worker:
     def __init__(self, context: Any, options: DecodeOptions) -> None:
         rows, columns = options.preprocessing.crop
         shape = (_SLOTS, CLIP_LENGTH, rows, columns, 3)
-        memory = context.RawArray(ctypes.c_uint8, ctypes.sizeof(_Shared) + int(np.prod(shape)))
-        self.shared = _Shared.from_buffer(memory)
-        self.slots = np.frombuffer(memory, np.uint8, offset=ctypes.sizeof(_Shared)).reshape(shape)
+        memory = _shared_memory(context, ctypes.sizeof(_Shared) + int(np.prod(shape)))
+        self.shared, self.slots = _parts(memory, shape)
         self.connection, theirs = context.Pipe()
         self.task: int | None = None
         self.started = time.monotonic()
-        self.served = False
+        self._silent_seconds = 0.0
+        self._looked = self.started
+        self._last_frame = 0.0
         self.process = context.Process(target=_worker, args=(theirs, memory, shape, options), daemon=True)
         with _without_main_module():
             self.process.start()
@@ -240,16 +285,24 @@ class _Worker:
 
     def give(self, task: int, path: Path) -> None:
         self.task = task
-        self.served = True
         self.started = time.monotonic()
         self.shared.last_frame = self.started
         self.shared.waiting = False
         self.connection.send(("decode", task, path))
 
-    def silent_seconds(self) -> float:
-        """Seconds since its last frame, 0 while it waits for us or has nothing to do."""
-        idle = self.task is None or bool(self.shared.waiting)
-        return 0.0 if idle else time.monotonic() - float(self.shared.last_frame)
+    def silent_seconds(self, longest_look: float) -> float:
+        """Seconds without a frame or a message, as far as we listened; 0 while it waits for us or is idle.
+
+        What passed since the last call counts for ``longest_look`` seconds at most.
+        """
+        passed = time.monotonic() - self._looked
+        self._looked += passed
+        last_frame = float(self.shared.last_frame)
+        idle = self.task is None or bool(self.shared.waiting) or self.connection.poll()
+        silent = not idle and last_frame == self._last_frame
+        self._silent_seconds = self._silent_seconds + min(passed, longest_look) if silent else 0.0
+        self._last_frame = last_frame
+        return self._silent_seconds
 
     def kill(self) -> None:
         self.process.kill()
@@ -378,8 +431,9 @@ class DecodePool:
     def _events(self) -> Iterator[Event]:
         by_connection = {w.connection: w for w in self._workers if w.task is not None}
         for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
-            yield from self._message(by_connection[connection])  # type: ignore[index]
-        for worker in [w for w in self._workers if w.silent_seconds() > self.timeout_seconds]:
+            yield from self._message(by_connection[connection])
+        longest_look = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
+        for worker in [w for w in self._workers if w.silent_seconds(longest_look) > self.timeout_seconds]:
             yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")
 
     def _message(self, worker: _Worker) -> Iterator[Event]:
@@ -406,7 +460,9 @@ class DecodePool:
         self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS and worker.process.exitcode == 1:
             self._bury(worker)
-            raise DecoderError(f"decoder processes end before their first frame ({reason})", hint="see c3d-tools doctor")
+            raise DecoderError(
+                f"decoder processes end before their first frame ({reason})", hint="see c3d-tools doctor"
+            )
         return self._fail(worker, reason)
 
     def _fail(self, worker: _Worker, reason: str) -> VideoFailed:

@@ -9,7 +9,6 @@ arithmetic, on the pixels the crop needs and no others, so that pixels are equal
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -18,6 +17,8 @@ import numpy as np
 from c3d_extract.errors import WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 __all__ = ["Colour", "FrameSampler", "Preprocessing", "fit_mean"]
@@ -147,7 +148,9 @@ class FrameSampler:
         return axes
 
 
-def fit_mean(mean: NDArray[np.floating[Any]], preprocessing: Preprocessing, n_frames: int = 16) -> NDArray[np.float32]:
+def fit_mean(
+    mean: NDArray[np.floating[Any]], preprocessing: Preprocessing, n_frames: int = 16
+) -> NDArray[np.float32]:
     """Bring a mean to float32 (3, T, H, W), each of T, H, W cropped or 1, in the order B, G, R.
 
     Parameters
@@ -164,7 +167,10 @@ def fit_mean(mean: NDArray[np.floating[Any]], preprocessing: Preprocessing, n_fr
     array = np.asarray(mean, dtype=np.float64)
     if array.ndim == 5 and array.shape[0] == 1:
         array = array[0]
-    array = {1: lambda: array.reshape(-1, 1, 1, 1), 3: lambda: array[:, None]}.get(array.ndim, lambda: array)()
+    if array.ndim == 1:
+        array = array.reshape(-1, 1, 1, 1)
+    elif array.ndim == 3:
+        array = array[:, None]
     full, cropped = preprocessing.resize, preprocessing.crop
     if array.ndim != 4 or array.shape[0] != 3 or array.shape[1] not in {1, n_frames}:
         raise WeightsError(_mean_shapes(mean.shape, preprocessing, n_frames))

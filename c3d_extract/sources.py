@@ -3,26 +3,37 @@
 A video's name is its path relative to the folder it was found in, with ``/`` between parts; a file
 given by itself has its own name. Where two videos would have the same name, both get the folder
 above in front, until they differ.
+
+Nothing about one file stops the search: what cannot be looked at is passed over with a reason, and a
+file that was named but is not there fails when it is read.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from c3d_extract.errors import UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
 __all__ = ["Found", "Source", "find_videos"]
 
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .amv .asf .avi .avif .divx .dv .f4v .flv .gif .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mjpeg .mjpg .mkv .mov "
-    ".mp4 .mpe .mpeg .mpg .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .swf .ts .vob .webm .wmv .xvid .y4m .m3u8".split()
-)
-_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+_VIDEO_NAMES = """
+    3g2 3gp amv asf avi avif divx dv f4v flv gif h264 h265 hevc ivf m2ts m2v m3u8 m4v mjpeg mjpg mkv mov mp4
+    mpe mpeg mpg mts mxf nut obu ogm ogv qt rm rmvb swf ts vob webm wmv xvid y4m
+"""
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO_NAMES.split())
+_FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_PICTURE_SUFFIXES = _FRAME_SUFFIXES | {".bmp", ".tif", ".tiff", ".webp", ".ppm", ".heic", ".heif", ".cr3"}
+# Their first bytes are those of a video's container.
+_SOUND_SUFFIXES = frozenset({".m4a", ".m4b", ".mka", ".oga", ".opus", ".spx", ".wma", ".weba"})
 # The first bytes of containers, for files whose name says nothing: offset and bytes.
 _MAGIC = (
     (4, b"ftyp"),
@@ -59,7 +70,10 @@ class Found:
         """Raise UsageError where there are no videos."""
         if not self.videos:
             passed = f"; {len(self.passed_over)} other files were passed over" if self.passed_over else ""
-            raise UsageError(f"no videos found{passed}", hint="name files, folders, or a quoted pattern such as 'clips/*.mp4'")
+            raise UsageError(
+                f"no videos found{passed}",
+                hint="name files, folders, or a quoted pattern such as 'clips/*.mp4'",
+            )
 
 
 @dataclass(frozen=True)
@@ -94,19 +108,26 @@ def find_videos(
         Where an input does not exist.
     """
     found = Found()
-    excluded = {_absolute(path) for path in ours}
+    own_names = {Path(path).name for path in ours}
+    excluded = {os.path.realpath(path) for path in ours}
     candidates: dict[Path, _Candidate] = {}
     for path in [*_expand(inputs), *map(_absolute, listed)]:
-        if path.is_dir() and not (frame_folders and _is_frame_folder(path)):
+        if _is_folder(path) and not (frame_folders and _is_frame_folder(path)):
             inside = _walk(path, frame_folders, found.passed_over)
         else:
             inside = iter([_Candidate(path, 1)])
         for candidate in inside:
-            if candidate.path not in excluded:
+            if candidate.path.name not in own_names or os.path.realpath(candidate.path) not in excluded:
                 candidates.setdefault(candidate.path, candidate)
     names = _names(list(candidates.values()))
-    found.videos = sorted((_source(name, path) for path, name in names.items()), key=lambda source: source.name)
+    found.videos = sorted(
+        (_source(name, path) for path, name in names.items()), key=lambda source: source.name
+    )
     return found
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises where a folder above cannot be entered
 
 
 def _absolute(path: str | os.PathLike[str]) -> Path:
@@ -118,10 +139,12 @@ def _expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
         if os.path.lexists(given):
             yield _absolute(given)
             continue
-        matches = sorted(glob.glob(os.fspath(given), recursive=True)) if glob.has_magic(os.fspath(given)) else []
+        text = os.fspath(given)
+        if not glob.has_magic(text):
+            raise UsageError("no such file or folder", subject=_text(text))
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - the whole path is the pattern
         if not matches:
-            what = "no file matches this pattern" if glob.has_magic(os.fspath(given)) else "no such file or folder"
-            raise UsageError(what, subject=_text(os.fspath(given)))
+            raise UsageError("no file matches this pattern", subject=_text(text))
         yield from map(_absolute, matches)
 
 
@@ -141,10 +164,12 @@ def _walk(root: Path, frame_folders: bool, passed_over: list[tuple[str, str]]) -
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         here = Path(folder)
         depth = len(here.parts) - len(root.parts)
-        if frame_folders and _is_frame_folder(here):
+        is_video = frame_folders and _is_frame_folder(here)
+        if is_video:
             yield _Candidate(here, max(depth, 1))
-            continue
         for file in sorted(files):
+            if is_video and _is_frame(file):
+                continue
             why = _why_not(here / file)
             if why is None:
                 yield _Candidate(here / file, depth + 1)
@@ -152,13 +177,17 @@ def _walk(root: Path, frame_folders: bool, passed_over: list[tuple[str, str]]) -
                 passed_over.append((_text(str(here / file)), why))
 
 
+def _is_frame(name: str) -> bool:
+    path = Path(name)
+    return path.suffix.lower() in _FRAME_SUFFIXES and path.stem.isdecimal() and path.stem.isascii()
+
+
 def _is_frame_folder(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in {".jpg", ".jpeg", ".png"} and stem.isdecimal():
-                return True
-    return False
+    try:
+        with os.scandir(folder) as entries:
+            return any(_is_frame(entry.name) for entry in entries)
+    except OSError:
+        return False
 
 
 def _why_not(file: Path) -> str | None:
@@ -170,9 +199,13 @@ def _why_not(file: Path) -> str | None:
         return None
     if suffix in _PICTURE_SUFFIXES:
         return "a picture; --frame-folders reads folders of numbered ones"
-    if not file.is_file():
-        return "not a regular file"
+    return "a sound file" if suffix in _SOUND_SUFFIXES else _why_not_by_content(file)
+
+
+def _why_not_by_content(file: Path) -> str | None:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "not a regular file"
         with file.open("rb") as opened:
             head = opened.read(16)
     except OSError as error:
@@ -190,22 +223,36 @@ def _names(candidates: list[_Candidate]) -> dict[Path, str]:
         counts = Counter(names.values())
         same = [p for p, name in names.items() if counts[name] > 1 and depths[p] < len(p.parts) - 1]
         if not same:
-            return names
+            return _unlike(names)
         for path in same:
             depths[path] += 1
 
 
+def _unlike(names: dict[Path, str]) -> dict[Path, str]:
+    r"""Tell apart by a number what is still the same: the byte E9 and a file really called ``\xe9``."""
+    taken: set[str] = set()
+    for path in sorted(names):
+        name, number = names[path], 2
+        while names[path] in taken:
+            names[path] = f"{name}~{number}"
+            number += 1
+        taken.add(names[path])
+    return names
+
+
 def _text(name: str) -> str:
-    """Make a file name valid UTF-8: bytes that are not become ``\\xNN``."""
+    r"""Make a file name valid UTF-8: bytes that are not become ``\xNN``."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _source(name: str, path: Path) -> Source:
-    if path.is_dir():
-        stats = [file.stat() for file in path.iterdir() if file.is_file()]
-        return Source(name, path, sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0))
     try:
         status = path.stat()
-    except OSError:
+        if stat.S_ISDIR(status.st_mode):
+            files = [entry.stat() for entry in os.scandir(path) if _is_frame(entry.name)]
+            return Source(
+                name, path, sum(s.st_size for s in files), max((s.st_mtime_ns for s in files), default=0)
+            )
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return Source(name, path, 0, 0)  # it will fail when it is read, with the reason
     return Source(name, path, status.st_size, status.st_mtime_ns)

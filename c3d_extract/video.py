@@ -9,6 +9,7 @@ What is done here, and why, was measured on several hundred real and damaged fil
 * Only containers that hold their own pictures are opened, and only the file itself: a playlist or a
   concat script, whatever its name, could make FFmpeg open other files and addresses.
 * An error inside a stream is counted and decoding goes on; nothing is put in place of what is lost.
+  Frames that the decoder itself patched up (grey, smeared) are kept, as OpenCV keeps them, and counted.
 * A rotation (phone videos) is applied, as OpenCV does.
 """
 
@@ -17,15 +18,17 @@ from __future__ import annotations
 import heapq
 import math
 import os
+import re
 import stat
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -63,7 +65,16 @@ _CONTAINERS = (
     "smk,bink,roq,dfa,fli,flic,4xm,amv,avs,cavsvideo,avs2,avs3,ea,idcin,ipmovie,iv8,jv,kux,lmlm4,mm,mtv,mv,nuv,"
     "pva,r3d,rl2,rpl,smjpeg,thp,vivo,wc3movie,xmv,yop,dhav,cine,png_pipe,jpeg_pipe,webp_pipe,gif_pipe,bmp_pipe"
 )
-_PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat version", b"<?xml", b"<MPD", b"v=0\r\n", b"v=0\n", b"[playlist]", b"[reference]")
+_PLAYLIST_MARKS = (
+    b"#EXTM3U",
+    b"ffconcat version",
+    b"<?xml",
+    b"<MPD",
+    b"v=0\r\n",
+    b"v=0\n",
+    b"[playlist]",
+    b"[reference]",
+)
 _FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
 _REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
@@ -120,6 +131,7 @@ class VideoReader:
         self.path = Path(path)
         self.n_decode_errors = 0
         self.n_frames = 0
+        self._n_packets = 0
         self._first_error: str | None = None
         self._max_pixels = max_pixels
         self._reformatter = VideoReformatter()
@@ -128,6 +140,7 @@ class VideoReader:
         _check_regular(self.path)
         self._container = self._open()
         try:
+            self._check_not_locked()
             self._stream = self._choose_stream()
             self.info = self._probe()
             self._check_size(self.info.width, self.info.height)
@@ -153,6 +166,11 @@ class VideoReader:
         except Exception as error:
             raise VideoError(_why_not_opened(self.path, error), subject=self.path) from error
 
+    def _check_not_locked(self) -> None:
+        # FFmpeg would decode the scrambled bytes of a protected Windows Media file into noise.
+        if "ASF_Protection_Type" in self._container.metadata:
+            raise VideoError("protected against copying (DRM), so it cannot be decoded", subject=self.path)
+
     def _choose_stream(self) -> VideoStream:
         videos = list(self._container.streams.video)
         moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
@@ -160,11 +178,12 @@ class VideoReader:
             raise VideoError(
                 "no video stream, only a cover picture" if videos else "no video stream", subject=self.path
             )
+        known = [s for s in moving if getattr(s, "codec_context", None) is not None]
+        if not known:
+            raise VideoError("no decoder for its video codec", subject=self.path)
         # FFmpeg's choice: default disposition first, then the stream with more frames and a higher bit rate.
         best = self._container.streams.best("video")
-        stream = next((s for s in moving if best is not None and s.index == best.index), moving[0])
-        if getattr(stream, "codec_context", None) is None:
-            raise VideoError("no decoder for its video codec", subject=self.path)
+        stream = next((s for s in known if best is not None and s.index == best.index), known[0])
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(self._max_pixels)}
         return stream
@@ -172,19 +191,32 @@ class VideoReader:
     def _probe(self) -> VideoInfo:
         stream, context = self._stream, self._stream.codec_context
         fps = float(stream.average_rate) if stream.average_rate else math.nan
+        codec = context.codec.canonical_name  # "av1", whichever decoder of it this FFmpeg has
         return VideoInfo(
-            context.width, context.height, fps, self._duration(), context.name, self._container.format.name.split(",")[0]
+            context.width,
+            context.height,
+            fps,
+            self._duration(),
+            codec,
+            self._container.format.name.split(",")[0],
         )
 
     def _duration(self) -> float:
+        own = self._stream_duration()
+        if own is not None:
+            return own
+        return math.nan if self._container.duration is None else self._container.duration / av.time_base
+
+    def _stream_duration(self) -> float | None:
         if self._stream.duration is not None and self._stream.time_base is not None:
             return float(self._stream.duration * self._stream.time_base)
-        return math.nan if self._container.duration is None else self._container.duration / av.time_base
+        return _clock_seconds(self._stream.metadata.get("DURATION", ""))  # Matroska's, where it has one
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
             raise VideoError(
-                f"frames of {width}x{height} are larger than --max-pixels {self._max_pixels}", subject=self.path
+                f"frames of {width}x{height} are larger than --max-pixels {self._max_pixels}",
+                subject=self.path,
             )
 
     def frames(self) -> Iterator[Frame]:
@@ -209,52 +241,64 @@ class VideoReader:
                 self.n_frames += 1
                 yield Frame(bgr, pts_seconds)
         if self.n_frames == 0:
-            why = f" ({self._first_error})" if self._first_error else ""
-            raise VideoError(f"no frame could be decoded{why}", subject=self.path)
+            why = self._first_error or ("" if self._n_packets else "its video stream is empty")
+            raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
 
-    def _packets(self) -> Iterator[Packet]:
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Yield packets to the end of the file, the empty one that flushes the decoder included."""
         packets = self._container.demux(self._stream)
         in_a_row = 0
-        while in_a_row < _MAX_READ_ERRORS:
+        while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
             except Exception as error:  # noqa: BLE001 - PyAV raises whatever fits the errno: PermissionError, ValueError, …
-                self._count(error)
+                self._count(_plain(error))
                 in_a_row += 1
+                if in_a_row == _MAX_READ_ERRORS:
+                    yield cast("Packet[VideoStream]", Packet())
+                    return
                 packets = self._container.demux(self._stream)
             else:
                 in_a_row = 0
                 yield packet
 
-    def _decode(self, packet: Packet) -> list[VideoFrame]:
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if not packet.size and packet.dts is not None:
+            return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
+        self._n_packets += packet.size > 0
         try:
-            return self._stream.codec_context.decode(packet if packet.size else None)
+            frames = self._stream.codec_context.decode(packet if packet.size else None)
         except EOFError:
             return []  # the decoder was flushed already
         except Exception as error:  # noqa: BLE001 - see _packets
-            self._count(error)
+            self._count(_plain(error))
             return []
+        for _ in filter(lambda frame: frame.is_corrupt, frames):
+            self._count("a frame with damaged or missing parts")
+        return frames
 
     def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
         # One reformatter for the whole video keeps its swscale context; a new one a frame costs three
         # times as much. Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
         try:
-            rgb = self._reformatter.reformat(frame, format="bgr24", interpolation="BICUBIC")
-            plane = rgb.planes[0]
-            bgr = np.ndarray((rgb.height, rgb.width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))  # type: ignore[call-overload]
+            converted = self._reformatter.reformat(
+                frame, format="bgr24", interpolation="BICUBIC", **_ONE_THREAD
+            )
+            plane = converted.planes[0]
+            shape, strides = (converted.height, converted.width, 3), (plane.line_size, 3, 1)
+            bgr: NDArray[np.uint8] = np.ndarray(shape, np.uint8, cast("Any", plane), strides=strides)
         except Exception as error:  # noqa: BLE001 - see _packets
-            self._count(error)
+            self._count(_plain(error))
             return None
         turns = round(frame.rotation / 90) % 4
         return np.rot90(bgr, turns) if turns else bgr  # rotation is counter-clockwise, as rot90 turns
 
-    def _count(self, error: Exception) -> None:
+    def _count(self, error: str) -> None:
         self.n_decode_errors += 1
         if self._first_error is None:
-            self._first_error = _plain(error)
+            self._first_error = error
 
     def _note_time(self, pts_seconds: float | None) -> None:
         if pts_seconds is not None:
@@ -268,17 +312,44 @@ class VideoReader:
         that its own stream states counts as damaged too.
         """
         if self.n_decode_errors:
-            first = f", the first: {self._first_error}" if self._first_error else ""
-            return f"{self.n_decode_errors} decode errors{first}"
+            many = (
+                f"{self.n_decode_errors} decode errors, the first"
+                if self.n_decode_errors > 1
+                else "1 decode error"
+            )
+            return f"{many}: {self._first_error}"
         stated = self.info.duration_seconds
-        alone = self._stream.duration is not None or len(self._container.streams) == 1
+        alone = self._stream_duration() is not None or len(self._container.streams) == 1
         if not alone or self._first_pts is None or self._last_pts is None or math.isnan(stated):
             return None
         # Some containers count the length from their first frame, some from zero: the more lenient.
-        read = self._last_pts - min(self._first_pts, 0.0) + 1 / (self.info.fps or _FALLBACK_FPS)
+        read = self._last_pts - min(self._first_pts, 0.0) + _step(self.info.fps)
         if stated - read > max(1.0, 0.1 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
+
+
+def _one_thread() -> dict[str, Any]:
+    try:
+        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), format="bgr24", threads=1)
+    except TypeError:
+        return {}  # PyAV before 17: always one thread
+    return {"threads": 1}
+
+
+_ONE_THREAD = _one_thread()
+"""What keeps PyAV's colour conversion from starting a thread for every core in every decoder."""
+
+
+def _step(fps: float) -> float:
+    """Return the seconds of one frame; 1/25 where the rate is 0 or NaN."""
+    return 1 / fps if fps > 0 and math.isfinite(fps) else 1 / _FALLBACK_FPS
+
+
+def _clock_seconds(text: str) -> float | None:
+    """Return the seconds of ``00:00:04.000000000``, or None."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
 
 
 def _rest(info: VideoInfo) -> tuple[float, float, str, str]:
@@ -290,6 +361,8 @@ def _check_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise VideoError("a broken link" if path.is_symlink() else "no such file", subject=path) from error
+    except ValueError as error:  # a NUL in the name
+        raise VideoError("no such file: not a file name", subject=path) from error
     except OSError as error:
         raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
     if not stat.S_ISREG(mode):
@@ -308,9 +381,28 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return "a playlist or script, not a video; refused because it could open other files"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not a video"
+    if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
+        return "cut off: it ends before its index (the moov box)"
     if isinstance(error, av.error.ArgumentError):
         return "not a kind of video file that is opened here"
     return f"not a readable video: {_plain(error)}"
+
+
+def _has_box(path: Path, kind: bytes) -> bool:
+    """Say whether an MP4 file holds this box at its top level, whole or not."""
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8:
+            if head[4:] == kind:
+                return True
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(file.read(8), "big") - 8
+            if size < 8:
+                return False
+            file.seek(size - 8, os.SEEK_CUR)
+    return False
 
 
 def _plain(error: Exception) -> str:
@@ -335,7 +427,7 @@ def steady_times(frames: Iterable[tuple[Item, float | None]], fps: float) -> Ite
     fps
         Frames a second where stamps say nothing; NaN or 0 counts as 25.
     """
-    step = 1 / fps if fps > 0 and math.isfinite(fps) else 1 / _FALLBACK_FPS
+    step = _step(fps)
     waiting: deque[tuple[Item, float | None]] = deque()
     stamps: list[float] = []
     last: float | None = None
@@ -369,8 +461,8 @@ def resample(
     A frame stays on screen until the next one's time, the last one for 1 / native_fps. A gap longer
     than ``longest_gap_seconds`` is a broken stamp: the frame is shown for 1 / native_fps.
     """
-    step = 1 / native_fps if native_fps > 0 and math.isfinite(native_fps) else 1 / _FALLBACK_FPS
-    shown: Item
+    step = _step(native_fps)
+    shown: Item = cast("Any", None)
     shown_time: float | None = None
     on_screen = 0.0  # seconds since the first frame at which `shown` appeared
     n_out = 0
@@ -394,7 +486,7 @@ def resample(
 class FrameFolder:
     """A folder of numbered images read as one video, in numeric order (the authors' ``%06d.jpg`` dumps).
 
-    Images are decoded by torchvision's libjpeg, which gives OpenCV's pixels; FFmpeg's differ by up to
+    Images are decoded by Pillow's libjpeg, which gives OpenCV's pixels; FFmpeg's differ by up to
     16 grey levels. Frames carry no time stamps.
     """
 
@@ -404,7 +496,10 @@ class FrameFolder:
         self.path = Path(path)
         self.n_frames = 0
         self._max_pixels = max_pixels
-        self._files = frame_files(self.path)
+        try:
+            self._files = frame_files(self.path)
+        except OSError as error:
+            raise VideoError(f"cannot be listed: {error.strerror}", subject=self.path) from error
         if not self._files:
             raise VideoError("no numbered images in this folder", subject=self.path)
         self.info = VideoInfo(0, 0, math.nan, math.nan, self._files[0].suffix.lstrip("."), "frames")
@@ -419,17 +514,18 @@ class FrameFolder:
         """Nothing is kept open."""
 
     def trouble(self) -> str | None:
-        """Say which numbers are missing between the first and the last, or None."""
-        first, last = (int(file.stem) for file in (self._files[0], self._files[-1]))
-        missing = last - first + 1 - len(self._files)
-        return f"{missing} images missing between {first} and {last}" if missing else None
+        """Say how many numbers are missing or doubled between the first and the last, or None."""
+        numbers = [int(file.stem) for file in self._files]
+        doubled = len(numbers) - len(set(numbers))
+        if doubled:
+            return f"{doubled} images share their number with another"
+        missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+        return f"{missing} images missing between {numbers[0]} and {numbers[-1]}" if missing else None
 
     def frames(self) -> Iterator[Frame]:
         """Yield the images; one that cannot be decoded ends the video with a VideoError that names it."""
         for file in self._files:
-            bgr = _read_image(file)
-            if bgr.shape[0] * bgr.shape[1] > self._max_pixels:
-                raise VideoError(f"larger than --max-pixels {self._max_pixels}", subject=file)
+            bgr = _read_image(file, self._max_pixels)
             if self.n_frames == 0:
                 self.info = VideoInfo(bgr.shape[1], bgr.shape[0], *_rest(self.info))
             self.n_frames += 1
@@ -443,15 +539,23 @@ def frame_files(folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda f: (int(f.stem), f.name))
 
 
-def _read_image(file: Path) -> NDArray[np.uint8]:
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
+def _read_image(file: Path, max_pixels: int) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
 
     try:
-        data = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-        rgb: NDArray[np.uint8] = decode_image(data, ImageReadMode.RGB).permute(1, 2, 0).numpy()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise VideoError(f"not a readable image: {_plain(error)}", subject=file) from error
+        with Image.open(file) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width}x{image.height}"
+                raise VideoError(
+                    f"{file.name}: {size} is larger than --max-pixels {max_pixels}", subject=file.parent
+                )
+            if image.mode.startswith(("I", "F")):
+                raise VideoError(f"{file.name}: more than 8 bits a pixel", subject=file.parent)
+            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(
+            f"{file.name}: not a readable image ({_plain(error)})", subject=file.parent
+        ) from error
     return rgb[:, :, ::-1]
 
 
@@ -464,7 +568,11 @@ def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8
 
 def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> VideoReader | FrameFolder:
     """Open a video file, or a folder of numbered images."""
-    return FrameFolder(path, max_pixels=max_pixels) if Path(path).is_dir() else VideoReader(path, max_pixels=max_pixels)
+    return (
+        FrameFolder(path, max_pixels=max_pixels)
+        if Path(path).is_dir()
+        else VideoReader(path, max_pixels=max_pixels)
+    )
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
@@ -472,17 +580,31 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
     with av.open(os.path.abspath(path), "w", format="mp4") as container:  # noqa: PTH100
-        stream = container.add_stream(codec, rate=Fraction(fps), options=options)
+        stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(fps), options=options))
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # the same bytes on every machine
         for index, rgb in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = rgb.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24"))
+            )
         container.mux(stream.encode())
 
 
 def codec_report() -> dict[str, bool]:
     """Say which of the common video decoders this build of FFmpeg has."""
-    common = ("h264", "hevc", "av1", "libdav1d", "vp9", "vp8", "mpeg4", "mpeg2video", "mjpeg", "wmv3", "prores")
+    common = (
+        "h264",
+        "hevc",
+        "av1",
+        "libdav1d",
+        "vp9",
+        "vp8",
+        "mpeg4",
+        "mpeg2video",
+        "mjpeg",
+        "wmv3",
+        "prores",
+    )
     return {name: name in av.codecs_available for name in common}
