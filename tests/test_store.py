@@ -170,6 +170,15 @@ def test_report_has_a_line_a_video_sorted(output: Path) -> None:
     }
 
 
+def test_messages_may_quote_names_that_are_no_text(output: Path) -> None:
+    with RunStore.open(output, identity()) as store:
+        store.commit(replace(video_row("a", "failed"), error="cannot open half \udcff"))
+        store.finish(complete=True, skipped=[("half \udcfe", "not a video")])
+    lines = read_report(output.with_name("feats.report.jsonl"))
+    assert lines[0]["error"] == r"cannot open half \udcff"
+    assert lines[1]["video"] == "half \udcfe"
+
+
 def test_numbers_of_numpy_are_numbers_in_the_file(output: Path) -> None:
     row = replace(video_row("a"), n_frames=np.int64(7), fps=np.float64(12.5), width=np.int32(4))  # type: ignore[arg-type]
     write(output, [row])

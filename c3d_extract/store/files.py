@@ -368,7 +368,7 @@ def _create(file: h5py.File, columns: Mapping[str, str], layers: Mapping[str, in
     options = {"track_times": False}
     file.create_dataset("video", (0,), STRING, maxshape=(None,), chunks=(1024,), **options)
     for layer, size in layers.items():
-        rows = max(1, CHUNK_BYTES // (4 * size))
+        rows = min(1024, max(1, CHUNK_BYTES // (4 * size)))
         file.create_dataset(
             layer, (0, size), "float32", maxshape=(None, size), chunks=(rows, size), **options
         )

@@ -59,11 +59,11 @@ class Prior:
     def _has_finished(self, journal: Journal) -> bool:
         """Whether the run of this journal was killed between its last file and the journal's deletion."""
         same = self.features.get("run_id") == journal.meta("run_id")
-        return same and bool(self.features["complete"])
+        return same and bool(self.features.get("complete"))
 
     def _begin_anew(self, journal: Journal, identity: RunIdentity, *, overwrite: bool) -> None:
         # Where an interrupted run's journal is lost, its provisional basis cannot be kept: all is done again.
-        usable = bool(self.features) and (not self._pca or bool(self.features["complete"]))
+        usable = bool(self.features) and (not self._pca or bool(self.features.get("complete")))
         meta = {
             "identity": identity.to_json(),
             "run_id": uuid.uuid4().hex,

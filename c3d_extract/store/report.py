@@ -48,8 +48,9 @@ def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 def write_report(path: Path, lines: Iterable[str]) -> None:
     """Write the report, replacing it in one step."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in lines)
+    # Half a surrogate pair, as in a name that is not UTF-8, becomes its escape, which JSON reads back.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(f"{line}\n".encode(errors="backslashreplace") for line in lines)
 
 
 def line_of_row(row: VideoRow) -> str:

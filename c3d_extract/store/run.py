@@ -131,7 +131,10 @@ class RunStore:
         if "\0" in row.video:
             raise StoreError("a video's name holds a NUL character", subject=ascii(row.video))
         features = {} if row.status == "failed" else self._checked(row.features, leading=())
-        self._journal.commit(replace(row, features=features), with_clips=self.paths.clips is not None)
+        error = row.error and row.error.encode(errors="backslashreplace").decode()  # it may quote any bytes
+        self._journal.commit(
+            replace(row, features=features, error=error), with_clips=self.paths.clips is not None
+        )
 
     def finish(self, *, complete: bool, skipped: Sequence[tuple[str, str]] = ()) -> Summary:
         """Write the files; with ``complete`` the journal is deleted after that, and the store closed.
