@@ -36,7 +36,7 @@ from c3d_extract.clips import CLIP_LENGTH
 from c3d_extract.errors import DecoderError, VideoError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from multiprocessing.connection import Connection
 
     from numpy.typing import NDArray
@@ -306,7 +306,7 @@ class _Worker:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(timeout=1.0)  # not for ever: on a dead network disk even SIGKILL has to wait
         self.connection.close()
 
     def stop(self) -> None:
@@ -382,7 +382,7 @@ class DecodePool:
             worker.kill() if worker.task is not None else worker.stop()
         self._workers = []
 
-    def run(self, videos: Iterable[tuple[int, Path]]) -> Iterator[Event]:
+    def run(self, videos: Iterable[tuple[int, Path]]) -> Generator[Event, None, None]:
         """Decode ``(task, path)`` pairs, several at a time; yield what happens as it happens.
 
         Events of one task come in its order and end with VideoRead or VideoFailed; events of several
@@ -413,20 +413,21 @@ class DecodePool:
         for worker in self._workers:
             if worker.task is None:
                 return worker
-        if len(self._workers) < self.n_workers:
-            try:
-                self._workers.append(_Worker(self._context, self.options))
-            except OSError as error:
-                raise DecoderError(f"a decoder process cannot be started: {error}") from error
-            return self._workers[-1]
-        return None
+        return self._start_worker() if len(self._workers) < self.n_workers else None
+
+    def _start_worker(self) -> _Worker:
+        try:
+            self._workers.append(_Worker(self._context, self.options))
+        except OSError as error:
+            raise DecoderError(f"a decoder process cannot be started: {error}") from error
+        return self._workers[-1]
 
     def _give(self, worker: _Worker, task: int, path: Path) -> None:
         try:
             worker.give(task, path)
-        except OSError:
-            # It died while idle. The task is its own still, so that its death is noticed in _events.
-            worker.task = task
+        except OSError:  # it died while it had nothing to do, which is not this video's fault
+            self._bury(worker)
+            self._start_worker().give(task, path)
 
     def _events(self) -> Iterator[Event]:
         by_connection = {w.connection: w for w in self._workers if w.task is not None}

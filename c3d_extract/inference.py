@@ -19,7 +19,7 @@ from c3d_extract.model import C3D
 from c3d_extract.settings import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +35,9 @@ bf16 has 8 bits of mantissa and was measured at 0.3 % on fc6; three times that m
 """
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_BATCH = 4  # batch 1 leaves the memory layout ambiguous and falls back to slow kernels; more only costs memory
+_CPU_BATCH = (
+    4  # batch 1 leaves the memory layout ambiguous and falls back to slow kernels; more only costs memory
+)
 _MIN_CUDA_BATCH, _MAX_CUDA_BATCH = 4, 64
 
 
@@ -61,9 +63,13 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError("unknown; known: auto, cpu, cuda, cuda:N, mps", subject=f"--device {name}") from error
+        raise DeviceError(
+            "unknown; known: auto, cpu, cuda, cuda:N, mps", subject=f"--device {name}"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("no CUDA device is usable here", subject=f"--device {name}", hint="see c3d-tools doctor")
+        raise DeviceError(
+            "no CUDA device is usable here", subject=f"--device {name}", hint="see c3d-tools doctor"
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         n = torch.cuda.device_count()
         raise DeviceError(f"only {n} CUDA devices here, cuda:0 to cuda:{n - 1}", subject=f"--device {name}")
@@ -150,7 +156,7 @@ class Network:
             # Crops come as B, G, R. Turning round the first kernels' inputs costs nothing a batch.
             state["conv1a.weight"] = state["conv1a.weight"].flip(1)
         model.load_state_dict(state, assign=True)
-        model = model.to(device=self.device, dtype=dtype, memory_format=torch.channels_last_3d)
+        model = model.to(self.device, dtype).to(memory_format=torch.channels_last_3d)
         return model.eval().requires_grad_(False)
 
     def _suitable_batch(self) -> int:
@@ -181,7 +187,9 @@ class Network:
                 if self.batch_size == 1:
                     raise DeviceError("out of memory with a single clip", subject=self.device) from error
                 self.batch_size //= 2
-                self.warnings.append(f"{self.device}: out of memory; going on with batches of {self.batch_size}")
+                self.warnings.append(
+                    f"{self.device}: out of memory; going on with batches of {self.batch_size}"
+                )
                 torch.cuda.empty_cache()
 
     def _in_batches(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -229,10 +237,12 @@ class Network:
             self.warnings.append(f"a batch overflowed in {self.precision} and was done again in fp32")
             return exact
         self._unchecked = False
-        error = max(float((found[k] - exact[k]).norm() / exact[k].norm().clamp_min(1e-30)) for k in self.layers)
+        error = max(
+            float((found[k] - exact[k]).norm() / exact[k].norm().clamp_min(1e-30)) for k in self.layers
+        )
         if error > HALF_ERROR_BOUND:
             raise DeviceError(
-                f"{self.precision} is off by {error:.1%} from fp32 on this GPU (cuDNN {torch.backends.cudnn.version()})",
+                f"{self.precision} is off by {error:.1%} from fp32 on this GPU, cuDNN {_cudnn()}",
                 subject=self.device,
                 hint="use --precision fp32 or another torch; see c3d-tools doctor",
             )
@@ -246,8 +256,12 @@ class Network:
         return self._reference
 
 
+def _cudnn() -> str:
+    return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+
+
 @contextlib.contextmanager
-def _tf32(allowed: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _tf32(allowed: bool) -> Iterator[None]:
     conv, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:

@@ -11,16 +11,17 @@ space only, the other pools halve time and space. Axes N, C, T, H, W throughout.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from c3d_extract.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5"]
 
@@ -81,7 +82,11 @@ class Architecture:
         for layer in layers:
             if layer not in self.layers:
                 known = ", ".join(self.layers)
-                why = "this checkpoint has no fc8" if layer in {"fc8", "prob"} else f"unknown layer of {self.name}"
+                why = (
+                    "this checkpoint has no fc8"
+                    if layer in {"fc8", "prob"}
+                    else f"unknown layer of {self.name}"
+                )
                 raise UsageError(f"{why}; known: {known}", subject=f"--layer {layer}")
 
     def map_shapes(self) -> dict[str, Shape]:
@@ -108,7 +113,7 @@ class Architecture:
         return prod(self.map_shapes()[layer]) if size is None else size
 
     def state_shapes(self, layers: Sequence[str] | None = None) -> dict[str, Shape]:
-        """Name and shape of every tensor, or of those that ``layers`` need; kernels are (out, in, T, H, W)."""
+        """Name and shape of every tensor, or of those ``layers`` need; kernels are (out, in, T, H, W)."""
         shapes: dict[str, Shape] = {}
         channels = 3
         for names, filters, depth in zip(self.conv_names, self.filters, self.depths, strict=True):
@@ -127,7 +132,7 @@ class Architecture:
         return shapes
 
     def linear_names(self, layers: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The fully connected layers that ``layers`` need (all when None)."""
+        """Name the fully connected layers that ``layers`` need (all when None)."""
         names = ("fc6", "fc7") if self.n_classes is None else ("fc6", "fc7", "fc8")
         if layers is None:
             return names
@@ -177,8 +182,12 @@ class Architecture:
         odd = all(d % 2 == 1 and 0 < d <= 15 for d in (*self.depths, self.spatial))
         if len(self.filters) != 5 or len(self.depths) != 5 or not odd:
             raise WeightsError("an architecture has five stages with odd kernel sizes", subject=self.name)
-        if not all(1 <= len(group) <= 4 for group in self.filters) or not all(0 < n <= 1 << 16 for n in sizes):
-            raise WeightsError("an architecture has 1 to 4 convolutions a stage and 1 to 65536 outputs a layer")
+        if not all(1 <= len(group) <= 4 for group in self.filters) or not all(
+            0 < n <= 1 << 16 for n in sizes
+        ):
+            raise WeightsError(
+                "an architecture has 1 to 4 convolutions a stage and 1 to 65536 outputs a layer"
+            )
         if self.pool5 not in {"ceil", "symmetric"} or len(self.clip) != 3:
             raise WeightsError("pool5 is 'ceil' or 'symmetric', clip is three sizes", subject=self.name)
         if not (16 <= self.clip[0] <= 64 and all(32 <= n <= 1024 for n in self.clip[1:])):
@@ -241,8 +250,9 @@ class C3D(nn.Module):
             if not name.endswith(".weight"):
                 continue
             if len(shape) == 5:
-                out, into, *kernel = shape
-                module: nn.Module = nn.Conv3d(into, out, tuple(kernel), padding=tuple(k // 2 for k in kernel))
+                out, into, depth, size, _ = shape
+                padding = (depth // 2, size // 2, size // 2)
+                module: nn.Module = nn.Conv3d(into, out, (depth, size, size), padding=padding)
             else:
                 module = nn.Linear(shape[1], shape[0])
             self.add_module(name.removesuffix(".weight"), module)

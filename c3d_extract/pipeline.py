@@ -12,7 +12,6 @@ import platform
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +30,7 @@ from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -198,7 +198,7 @@ class _Feeder(threading.Thread):
 
     def run(self) -> None:
         try:
-            with contextlib.closing(self._pool.run(self._videos)) as events:  # type: ignore[type-var]
+            with contextlib.closing(self._pool.run(self._videos)) as events:
                 for event in events:
                     if self._stopped.is_set():
                         return
@@ -309,7 +309,9 @@ class Extractor:
         fetch_progress: Callable[[str, int, int | None], None] | None = None,
         **run: Any,
     ) -> Self:
-        """Load a checkpoint by registry name or file, fetching it where it is not here; ``run`` as in the class.
+        """Load a checkpoint by registry name or file, fetching it where it is not here.
+
+        ``run`` holds the class's own keywords: device, precision, batch_size, workers, timeout_seconds.
 
         Raises
         ------
@@ -381,8 +383,13 @@ class Extractor:
         owners: list[_Owner] = []
         parts: list[dict[str, NDArray[np.float32]]] = []
         row: VideoRow | None = None
-        for item in self._stream([source], Progress(), lambda o, f: (owners.append(o), parts.append(f))):
-            row = item[1]
+
+        def keep(owner: _Owner, features: dict[str, NDArray[np.float32]]) -> None:
+            owners.append(owner)
+            parts.append(features)
+
+        for _, finished in self._stream([source], Progress(), keep):
+            row = finished
         if row is None or row.status == "failed":
             raise VideoError(row.error or "failed" if row else "failed", subject=path)
         return Features(
@@ -462,7 +469,7 @@ class Extractor:
         progress: Progress,
         on_clip: Callable[[_Owner, dict[str, NDArray[np.float32]]], object] | None = None,
         after_batch: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[Source, VideoRow]]:
+    ) -> Generator[tuple[Source, VideoRow], None, None]:
         """Decode and run ``sources``; yield each one's row as soon as it is finished."""
         network = self.network
         videos = [(task, source.path) for task, source in enumerate(sources)]
@@ -509,8 +516,14 @@ class Extractor:
                 on_clip(owner, {layer: rows[place] for layer, rows in features.items()})
 
     def _row(self, source: Source, event: VideoRead | VideoFailed, found: _Sum) -> VideoRow:
-        failed = {"n_clips": 0, "n_frames": 0, "n_padded_frames": 0, "n_decode_errors": 0, "features": {}}
-        unknown = {"fps": np.nan, "duration_seconds": np.nan, "width": 0, "height": 0}
+        failed: dict[str, Any] = {
+            "n_clips": 0,
+            "n_frames": 0,
+            "n_padded_frames": 0,
+            "n_decode_errors": 0,
+            "features": {},
+        }
+        unknown: dict[str, Any] = {"fps": np.nan, "duration_seconds": np.nan, "width": 0, "height": 0}
         common: dict[str, Any] = {
             "video": source.name,
             "seconds": event.seconds,
@@ -520,7 +533,7 @@ class Extractor:
         if isinstance(event, VideoFailed):
             return VideoRow(status="failed", error=event.reason, **common, **failed, **unknown)
         info = event.info
-        facts = {
+        facts: dict[str, Any] = {
             "fps": info.fps,
             "duration_seconds": info.duration_seconds,
             "width": info.width,
@@ -607,7 +620,7 @@ class Extraction:
                 hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
             )
 
-    def __iter__(self) -> Iterator[Outcome]:
+    def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False
         try:
             yield from self._run()
@@ -644,7 +657,7 @@ class Extraction:
         stream = self._extractor._stream(  # noqa: SLF001 - two halves of one module
             todo, self.progress, None if rows is None else rows.add, after_batch
         )
-        with contextlib.closing(stream):  # type: ignore[type-var]
+        with contextlib.closing(stream):
             for source, row in stream:
                 started = time.monotonic()
                 self._store.commit(row)

@@ -27,7 +27,9 @@ def shared_data() -> Path:
     return SHARED
 
 
-def moving_square(n_frames: int, *, height: int = 48, width: int = 64, seed: int = 0) -> list[NDArray[np.uint8]]:
+def moving_square(
+    n_frames: int, *, height: int = 48, width: int = 64, seed: int = 0
+) -> list[NDArray[np.uint8]]:
     """Render a bright square that moves over a fixed texture: uint8 (H, W, 3), R, G, B."""
     ground = np.random.default_rng(seed).integers(0, 160, (height, width, 3), dtype=np.uint8)
     frames = []
@@ -39,7 +41,14 @@ def moving_square(n_frames: int, *, height: int = 48, width: int = 64, seed: int
     return frames
 
 
-LENGTHS = {"a/one.mp4": 16, "a/two.mp4": 40, "b/one.mp4": 33, "b/short.mp4": 5, "long.mp4": 100, "mid.mp4": 48}
+LENGTHS = {
+    "a/one.mp4": 16,
+    "a/two.mp4": 40,
+    "b/one.mp4": 33,
+    "b/short.mp4": 5,
+    "long.mp4": 100,
+    "mid.mp4": 48,
+}
 """Name → frames of the small videos of the `videos` fixture."""
 
 

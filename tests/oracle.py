@@ -53,7 +53,9 @@ def fc6_of(state: Mapping[str, torch.Tensor], maps: torch.Tensor, pool5: str) ->
     return F.relu(F.linear(x.flatten(1), state["fc6.weight"], state["fc6.bias"]))
 
 
-def clips_of(frames: NDArray[np.uint8], mean: NDArray[np.float32], stride: int, colour: str) -> list[torch.Tensor]:
+def clips_of(
+    frames: NDArray[np.uint8], mean: NDArray[np.float32], stride: int, colour: str
+) -> list[torch.Tensor]:
     """Whole clips, float32 (1, 3, 16, 112, 112) each, mean (3,) or (112, 112, 3) in B, G, R subtracted."""
     clips = []
     for start in range(0, len(frames) - 15, stride):
@@ -79,4 +81,5 @@ def averaged_fc6(
             fc6_of(state, conv_maps(state, clip), pool5)[0].double().numpy()
             for clip in clips_of(opencv_frames(path), mean, stride, colour)
         ]
-    return np.mean(features, axis=0)
+    mean_over_clips: NDArray[np.float64] = np.mean(features, axis=0)
+    return mean_over_clips

@@ -1,4 +1,4 @@
-"""Features equal those of the usual port, which shares no code with us: OpenCV's frames and plain torch calls.
+"""Features equal those of the usual port, which shares no code with us: OpenCV's frames, plain torch.
 
 The bar is 1e-3 relative on averaged fc6. With a random net a sixteenth as wide; the same comparison with
 full-size weights on 62 real videos is ``benchmarks/fidelity.py``.
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from oracle import averaged_fc6
 
 from c3d_extract import Extractor
 from c3d_extract.settings import ExtractSettings
-from oracle import averaged_fc6
 
 if TYPE_CHECKING:
     from pathlib import Path

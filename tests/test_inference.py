@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.settings import Precision
+
 LAYERS = ("fc6", "fc7")
 CPU = torch.device("cpu")
 
@@ -60,7 +62,9 @@ def test_the_batch_size_changes_rounding_only(checkpoint: Checkpoint, clips: NDA
     assert relative(singles, six(clips)["fc6"]) < 1e-5  # the bar of batch independence, fp32
 
 
-def test_features_are_those_of_a_plain_float_pipeline(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+def test_features_are_those_of_a_plain_float_pipeline(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
     model = C3D(checkpoint.architecture, LAYERS).eval()
     model.load_state_dict(checkpoint.state)
     x = torch.from_numpy(clips[:2].astype(np.float32) - np.array([90, 98, 102], np.float32))
@@ -71,12 +75,16 @@ def test_features_are_those_of_a_plain_float_pipeline(checkpoint: Checkpoint, cl
         assert relative(got[layer], expected[layer].numpy()) < 1e-5  # another memory layout, other sums
 
 
-def test_rgb_checkpoints_see_their_channels_in_order(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+def test_rgb_checkpoints_see_their_channels_in_order(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
     preprocessing = replace(checkpoint.preprocessing, colour="rgb", std=(2.0, 4.0, 8.0))
     rgb = replace(checkpoint, preprocessing=preprocessing)
     model = C3D(checkpoint.architecture, LAYERS).eval()
     model.load_state_dict(checkpoint.state)
-    bgr = (clips[:1].astype(np.float32) - np.array([90, 98, 102], np.float32)) / np.array([2, 4, 8], np.float32)
+    bgr = (clips[:1].astype(np.float32) - np.array([90, 98, 102], np.float32)) / np.array(
+        [2, 4, 8], np.float32
+    )
     with torch.inference_mode():
         x = torch.from_numpy(bgr[..., ::-1].copy()).permute(0, 4, 1, 2, 3)
         expected = model(x, LAYERS)["fc6"].numpy()
@@ -129,7 +137,8 @@ def test_a_device_that_is_not_there_is_named(device: str, what: str) -> None:
 
 
 def test_precisions_that_a_cpu_lacks_are_refused() -> None:
-    for name in ("fp16", "tf32"):
+    precisions: tuple[Precision, ...] = ("fp16", "tf32")
+    for name in precisions:
         with pytest.raises(DeviceError, match="only on a GPU"):
-            choose_precision(name, CPU)  # type: ignore[arg-type]
+            choose_precision(name, CPU)
     assert choose_precision("auto", CPU) in {"fp32", "bf16"}

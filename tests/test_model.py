@@ -1,4 +1,4 @@
-"""The network is the paper's: shapes, counts, and values of an independent, plain composition of torch layers."""
+"""The network is the paper's: shapes, counts, and the values of plain torch layers, written out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from c3d_extract.errors import UsageError, WeightsError
-from c3d_extract.model import ARCHITECTURES, C3D, Architecture
+from c3d_extract.model import ARCHITECTURES, C3D, Architecture, Pool5
 
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 16)
 # Shapes of reference prototxt, for 3x16x112x112.
@@ -57,7 +57,7 @@ def plain_loop(model: C3D, clip: torch.Tensor, pool5: str) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("pool5", ["ceil", "symmetric"])
-def test_every_layer_equals_the_network_written_out(pool5: str) -> None:
+def test_every_layer_equals_the_network_written_out(pool5: Pool5) -> None:
     arch = replace(NARROW, pool5=pool5)
     model = random_model(arch)
     clip = torch.rand(3, 16, 112, 112) * 255 - 100
@@ -101,7 +101,7 @@ def test_only_the_layers_that_are_needed_are_built() -> None:
 
 
 def test_asking_for_an_unknown_layer_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="fc9.*known: conv5b, pool5, fc6, fc7, fc8, prob"):
+    with pytest.raises(UsageError, match=r"fc9.*known: conv5b, pool5, fc6, fc7, fc8, prob"):
         NARROW.check_layers(["fc9"])
     with pytest.raises(UsageError, match="no fc8"):
         replace(NARROW, n_classes=None).check_layers(["prob"])
@@ -110,7 +110,13 @@ def test_asking_for_an_unknown_layer_names_the_known_ones() -> None:
 def test_a_description_survives_json_and_a_lying_one_is_refused() -> None:
     for arch in ARCHITECTURES.values():
         assert Architecture.from_json(arch.to_json()) == arch
-    lies = ({"filters": [[10**9]] * 5}, {"depths": [3, 3]}, {"pool5": "floor"}, {"clip": [1, 1, 1]}, {"hidden": "x"})
+    lies = (
+        {"filters": [[10**9]] * 5},
+        {"depths": [3, 3]},
+        {"pool5": "floor"},
+        {"clip": [1, 1, 1]},
+        {"hidden": "x"},
+    )
     for lie in lies:
         with pytest.raises(WeightsError):
             Architecture.from_json(NARROW.to_json() | lie)

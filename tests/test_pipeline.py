@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from conftest import LENGTHS, MEAN
 
 from c3d_extract import Extractor, FeatureFile
 from c3d_extract.clips import clip_spans
 from c3d_extract.errors import DecoderError, LockedError, PcaError, UsageError, VideoError
 from c3d_extract.settings import ExtractSettings
-from conftest import LENGTHS, MEAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def make(weights: Path, settings: ExtractSettings | None = None, **run: object) -> Extractor:
+def make(weights: Path, settings: ExtractSettings | None = None, **run: Any) -> Extractor:
     return Extractor.from_weights(str(weights), settings, mean=MEAN, device="cpu", precision="fp32", **run)
 
 
@@ -54,7 +54,9 @@ def test_one_video_gives_one_row_a_clip_with_its_times(extractor: Extractor, vid
     assert features.outcome.status == "ok"
 
 
-def test_a_file_holds_the_same_averages_sorted_by_name(extractor: Extractor, videos: Path, reference: Path) -> None:
+def test_a_file_holds_the_same_averages_sorted_by_name(
+    extractor: Extractor, videos: Path, reference: Path
+) -> None:
     rows = table(reference)
     assert list(rows) == sorted(LENGTHS)
     for name in ("a/two.mp4", "b/short.mp4"):
@@ -70,7 +72,7 @@ def test_a_file_holds_the_same_averages_sorted_by_name(extractor: Extractor, vid
 
 @pytest.mark.parametrize("run", [{"batch_size": 1}, {"batch_size": 16}, {"workers": 4}])
 def test_batch_size_and_workers_change_rounding_only(
-    narrow_weights: Path, videos: Path, reference: Path, tmp_path: Path, run: dict[str, int]
+    narrow_weights: Path, videos: Path, reference: Path, tmp_path: Path, run: dict[str, Any]
 ) -> None:
     with make(narrow_weights, **run) as other:
         list(other.extract_files([videos], tmp_path / "other.h5"))
@@ -110,7 +112,10 @@ def test_a_video_that_fails_raises_with_its_path(extractor: Extractor, tmp_path:
 
 
 def test_short_videos_fail_where_that_is_asked_for(narrow_weights: Path, videos: Path) -> None:
-    with make(narrow_weights, ExtractSettings(short="fail")) as strict, pytest.raises(VideoError, match="only 5 frames"):
+    with (
+        make(narrow_weights, ExtractSettings(short="fail")) as strict,
+        pytest.raises(VideoError, match="only 5 frames"),
+    ):
         strict.extract(videos / "b/short.mp4")
 
 
@@ -134,12 +139,14 @@ def test_on_error_fail_ends_the_run_at_the_first_failure(extractor: Extractor, t
         list(extractor.extract_files([tmp_path], tmp_path / "out" / "feats.h5", on_error="fail"))
 
 
-def test_a_second_run_on_the_same_output_is_refused(extractor: Extractor, videos: Path, tmp_path: Path) -> None:
+def test_a_second_run_on_the_same_output_is_refused(
+    extractor: Extractor, videos: Path, tmp_path: Path
+) -> None:
     first = iter(extractor.extract_files([videos], tmp_path / "feats.h5"))
     next(first)
     with pytest.raises(LockedError):
         extractor.extract_files([videos], tmp_path / "feats.h5")
-    first.close()  # type: ignore[attr-defined]
+    first.close()
 
 
 def test_pca_is_refused_before_any_work(narrow_weights: Path, videos: Path, tmp_path: Path) -> None:
@@ -159,7 +166,9 @@ def test_pca_equals_scikit_learn_and_its_basis_gives_the_same_rows_again(
     with make(narrow_weights, ExtractSettings(pca=3)) as extractor:
         list(extractor.extract_files([videos], tmp_path / "train.h5"))
     got = np.stack(list(table(tmp_path / "train.h5").values()))
-    expected = PCA(3, svd_solver="full").fit_transform(np.stack(list(table(reference).values())).astype(np.float64))
+    expected = PCA(3, svd_solver="full").fit_transform(
+        np.stack(list(table(reference).values())).astype(np.float64)
+    )
     signs = np.sign((got * expected).sum(axis=0))
     assert np.abs(got - expected * signs).max() <= 1e-4 * np.abs(expected).max()
     with make(narrow_weights) as again:
@@ -193,7 +202,9 @@ def test_clip_rows_average_to_the_video_row(extractor: Extractor, videos: Path, 
         np.testing.assert_allclose(seconds[names == name], starts[names == name] / 25, atol=1e-6)
 
 
-def test_a_folder_of_numbered_images_is_a_video(shared_data: Path, extractor: Extractor, tmp_path: Path) -> None:
+def test_a_folder_of_numbered_images_is_a_video(
+    shared_data: Path, extractor: Extractor, tmp_path: Path
+) -> None:
     folder = shared_data / "samples" / "facebook_C3D" / "frm"
     outcomes = list(extractor.extract_files([folder], tmp_path / "feats.h5", frame_folders=True))
     assert [(o.video, o.n_frames) for o in sorted(outcomes, key=lambda o: o.video)] == [
@@ -206,9 +217,16 @@ def test_wrong_values_are_named(narrow_weights: Path) -> None:
     for run in ({"batch_size": 0}, {"workers": -1}, {"timeout_seconds": 0.0}):
         with pytest.raises(UsageError, match="must be above 0"):
             make(narrow_weights, **run)
-    for bad in ({"stride": 0}, {"layers": ()}, {"fps": float("nan")}, {"fps": 0.0}, {"tail": "keep"}, {"pca": 0}):
+    for bad in (
+        {"stride": 0},
+        {"layers": ()},
+        {"fps": float("nan")},
+        {"fps": 0.0},
+        {"tail": "keep"},
+        {"pca": 0},
+    ):
         with pytest.raises(UsageError):
-            ExtractSettings(**bad)  # type: ignore[arg-type]
+            ExtractSettings(**bad)
 
 
 def test_no_decoder_that_starts_ends_the_run_with_one_error(

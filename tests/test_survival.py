@@ -1,4 +1,4 @@
-"""A run survives kill -9 and Ctrl-C at any moment: the next one goes on, and its file is the uninterrupted one's."""
+"""A run survives kill -9 and Ctrl-C at any moment; the next one ends with the uninterrupted run's file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-
 from conftest import MEAN
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 N_COPIES = 4  # of the six small videos
 
@@ -129,21 +125,15 @@ def test_decoders_end_with_a_killed_run(many: Path, narrow_weights: Path, tmp_pa
 
 
 def descendants(pid: int) -> list[int]:
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except FileNotFoundError:
-        return []
     found = []
-    for task in tasks:
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            for child in map(int, file.read().split()):
-                found += [child, *descendants(child)]
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *descendants(child)]
     return found
 
 
 def alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False

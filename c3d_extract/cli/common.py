@@ -6,14 +6,26 @@ import functools
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
 from c3d_extract.errors import C3DError, UsageError
 
-__all__ = ["EXIT_FATAL", "EXIT_INTERRUPTED", "EXIT_SOME_FAILED", "EXIT_USAGE", "debug_option", "guarded", "note", "printable", "put_json"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "EXIT_FATAL",
+    "EXIT_INTERRUPTED",
+    "EXIT_SOME_FAILED",
+    "EXIT_USAGE",
+    "debug_option",
+    "guarded",
+    "note",
+    "printable",
+    "put_json",
+]
 
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 

@@ -75,12 +75,14 @@ def _devices(problems: list[str]) -> dict[str, str]:
         found[f"cuda:{index}"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         found["mps"] = "Metal"
-    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    cudnn: int | None = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
     if cudnn is not None:
         found["cuDNN"] = f"{cudnn}, CUDA {torch.version.cuda}"
         if cudnn in _BAD_CUDNN:
-            problems.append(f"cuDNN {cudnn} can be wrong in half-precision 3-D convolutions: use torch 2.10 or newer, "
-                            "or --precision fp32")  # fmt: skip
+            problems.append(
+                f"cuDNN {cudnn} can be wrong in half-precision 3-D convolutions: "
+                "use torch 2.10 or newer, or --precision fp32"
+            )
     return found
 
 
@@ -103,15 +105,12 @@ def _video(problems: list[str]) -> dict[str, str]:
     missing = [name for name, there in report.items() if not there]
     if "h264" in missing:
         problems.append("this build of av has no H.264 decoder: pip install --force-reinstall av")
-    return {
-        "decoders": ", ".join(name for name, there in report.items() if there),
-        "not in this build": ", ".join(missing) or "-",
-    }
+    here = [name for name in report if name not in missing]
+    return {"decoders": ", ".join(here), "not in this build": ", ".join(missing) or "-"}
 
 
 def _weights() -> dict[str, str]:
-    from c3d_extract.weights import cache_folder, registry
-    from c3d_extract.weights.checkpoint import local_path
+    from c3d_extract.weights import cache_folder, local_path, registry
 
     here = [name for name, record in registry().checkpoints.items() if local_path(record) is not None]
     return {

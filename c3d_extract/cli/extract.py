@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 
-from c3d_extract.clips import SHORT_POLICIES, TAIL_POLICIES
 from c3d_extract.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
@@ -21,6 +20,7 @@ from c3d_extract.cli.common import (
     printable,
     put_json,
 )
+from c3d_extract.clips import SHORT_POLICIES, TAIL_POLICIES
 from c3d_extract.errors import FetchError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -108,18 +108,34 @@ def _choice(*values: str) -> click.Choice[str]:
 )
 @click.option("--pool5", type=_choice("ceil", "symmetric"), help="Override how the checkpoint rounds pool5.")
 @click.option("--colour", type=_choice("bgr", "rgb"), help="Override the checkpoint's channel order.")
-@click.option("--layer", multiple=True, default=("fc6",), show_default=False, metavar="NAME",
-              help="conv5b, pool5, fc6, fc7 (after ReLU), fc8 or prob; may be repeated.  [default: fc6]")  # fmt: skip
+@click.option(
+    "--layer",
+    multiple=True,
+    default=("fc6",),
+    show_default=False,
+    metavar="NAME",
+    help="conv5b, pool5, fc6, fc7 (after ReLU), fc8, prob; repeatable.  [default: fc6]",
+)
 @click.option(
     "--stride",
     default=16,
     show_default=True,
     help="Frames between clip starts; 8 is the paper's half overlap.",
 )
-@click.option("--tail", type=_choice(*TAIL_POLICIES), default="drop", show_default=True,
-              help="Frames after the last whole clip: drop them, pad by repeating the last, or move a clip back.")  # fmt: skip
-@click.option("--short", type=_choice(*SHORT_POLICIES), default="pad", show_default=True,
-              help="A video of fewer than 16 frames.")  # fmt: skip
+@click.option(
+    "--tail",
+    type=_choice(*TAIL_POLICIES),
+    default="drop",
+    show_default=True,
+    help="Frames after the last whole clip: drop, pad with the last, or move a clip back.",
+)
+@click.option(
+    "--short",
+    type=_choice(*SHORT_POLICIES),
+    default="pad",
+    show_default=True,
+    help="A video of fewer than 16 frames.",
+)
 @click.option("--fps", type=float, help="Resample by time to so many frames a second.  [default: as decoded]")
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
@@ -128,8 +144,13 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option(
     "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."
 )
-@click.option("--precision", type=_choice("auto", "fp32", "tf32", "bf16", "fp16"), default="auto", show_default=True,
-              help="auto is the fastest within 1 % of fp32.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=_choice("auto", "fp32", "tf32", "bf16", "fp16"),
+    default="auto",
+    show_default=True,
+    help="auto is the fastest within 1 % of fp32.",
+)
 @click.option(
     "--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]"
 )
@@ -138,11 +159,22 @@ def _choice(*values: str) -> click.Choice[str]:
 )
 @click.option("--overwrite", is_flag=True, help="Start afresh; else finished videos are skipped.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
-@click.option("--on-error", type=_choice("skip", "fail"), default="skip", show_default=True,
-              help="Go on without a video that fails, or end the run.")  # fmt: skip
+@click.option(
+    "--on-error",
+    type=_choice("skip", "fail"),
+    default="skip",
+    show_default=True,
+    help="Go on without a video that fails, or end the run.",
+)
 @click.option("--strict", is_flag=True, help="Count a video that is only partly decodable as failed.")
-@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S",
-              help="Give a video up after S seconds without a decoded frame.")  # fmt: skip
+@click.option(
+    "--timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Give a video up after S seconds without a decoded frame.",
+)
 @click.option(
     "--max-pixels", type=int, default=1 << 26, show_default=True, metavar="N", help="Refuse larger frames."
 )
@@ -414,8 +446,9 @@ def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> Non
         click.echo(printable(source.name))
     size = sum(source.size_bytes for source in todo) / 1e6
     note(
-        f"Would extract {', '.join(settings.layers)} of {len(todo)} of {len(found.videos)} videos ({size:.1f} MB) "
-        f"with {options.weights} into {output}; {len(found.passed_over)} other files passed over"
+        f"Would extract {', '.join(settings.layers)} of {len(todo)} of {len(found.videos)} videos "
+        f"({size:.1f} MB) with {options.weights} into {output}; "
+        f"{len(found.passed_over)} other files passed over"
     )
 
 

@@ -7,7 +7,15 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -53,8 +61,14 @@ class RunBar:
         self._rates = _Rates()
         self._last_line = time.monotonic()
         self._task: TaskID | None = None
-        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} videos"), BarColumn(bar_width=None), self._rates)
-        self._bar = Progress(*columns, console=self.console, transient=True, disable=not self._live, expand=True)
+        columns = (
+            TextColumn("{task.completed:.0f}/{task.total:.0f} videos"),
+            BarColumn(bar_width=None),
+            self._rates,
+        )
+        self._bar = Progress(
+            *columns, console=self.console, transient=True, disable=not self._live, expand=True
+        )
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -101,7 +115,12 @@ class FetchBar:
         if self._quiet:
             return
         if self._bar is None:
-            columns = (TextColumn("fetching {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("fetching {task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
             self._bar.start()
         if name not in self._tasks:

@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": ("c3d_extract.cli.demo", "Render a few short sample videos."),
     "doctor": ("c3d_extract.cli.doctor", "Show versions, devices, codecs, caches and what would be used."),
 }
-"""Name → module that holds a click command ``command``, and its one-line help, so that listing imports nothing."""
+"""Name → module that holds a click command ``command``, and its one-line help: listing imports nothing."""
 
 
 class LazyGroup(click.Group):
@@ -57,5 +57,7 @@ def main() -> None:
 
 def module_main() -> None:
     """Run ``python -m c3d_extract``: the tools, and ``extract``."""
-    extract = {"extract": ("c3d_extract.cli.extract", "Turn videos into C3D descriptors (the same as c3d-extract).")}
+    extract = {
+        "extract": ("c3d_extract.cli.extract", "Turn videos into C3D descriptors (the same as c3d-extract).")
+    }
     LazyGroup(extract | COMMANDS, "C3D video descriptors.")(prog_name="python -m c3d_extract")
