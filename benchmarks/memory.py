@@ -1,0 +1,71 @@
+"""Peak memory of the main process for a long and a short video; growth over many videos.
+
+    python benchmarks/memory.py [--minutes 60] [--videos 1000]
+
+Renders its own videos (320x240, MPEG-4-like motion). The network is a random C3D a sixteenth as wide: what
+is measured is what grows or not, not the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from c3d_extract.video import write_video
+
+
+def peak_mib(videos: list[str], weights: Path, output: Path) -> float:
+    """The largest resident size of the main process, MiB, as the kernel saw it (VmHWM)."""
+    code = """
+import sys
+from c3d_extract.cli.extract import command
+try:
+    command(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0, end.code
+print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])
+"""
+    words = [*videos, "--weights", str(weights), "--mean", "101,108,108", "-o", str(output), "--device", "cpu", "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    return int(re.findall(r"\d+", done.stdout)[-1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--videos", type=int, default=1000)
+    words = parser.parse_args()
+    from survival import make_weights
+
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 200, (240, 480, 3), dtype=np.uint8)
+    frames = [np.ascontiguousarray(ground[:, 2 * i : 2 * i + 320]) for i in range(80)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_weights(folder / "narrow.pickle")
+        peaks = {}
+        for minutes in (1, words.minutes):
+            path = folder / f"{minutes}min.mp4"
+            write_video(path, islice(cycle(frames), minutes * 60 * 25), fps=25)
+            peaks[minutes] = peak_mib([str(path)], folder / "narrow.pickle", folder / f"{minutes}.h5")
+            print(f"{minutes} minutes of 320x240: peak {peaks[minutes]:.0f} MiB", flush=True)
+        print(f"ratio {peaks[words.minutes] / peaks[1]:.3f} (bar 1.1)", flush=True)
+        write_video(folder / "short.mp4", frames[:16], fps=25)
+        for n in (10, words.videos):
+            many = folder / f"many{n}"
+            many.mkdir()
+            for i in range(n):
+                os.link(folder / "short.mp4", many / f"{i:06d}.mp4")
+            print(f"{n} videos: peak {peak_mib([str(many)], folder / 'narrow.pickle', many / 'f.h5'):.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
