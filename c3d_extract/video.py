@@ -65,15 +65,23 @@ _CONTAINERS = (
     "smk,bink,roq,dfa,fli,flic,4xm,amv,avs,cavsvideo,avs2,avs3,ea,idcin,ipmovie,iv8,jv,kux,lmlm4,mm,mtv,mv,nuv,"
     "pva,r3d,rl2,rpl,smjpeg,thp,vivo,wc3movie,xmv,yop,dhav,cine,png_pipe,jpeg_pipe,webp_pipe,gif_pipe,bmp_pipe"
 )
-_PLAYLIST_MARKS = (
-    b"#EXTM3U",
-    b"ffconcat version",
-    b"<?xml",
-    b"<MPD",
-    b"v=0\r\n",
-    b"v=0\n",
-    b"[playlist]",
-    b"[reference]",
+# How files begin that are no videos, in small letters, and what to say of them.
+_NO_VIDEOS = (
+    (
+        (
+            b"#extm3u",
+            b"ffconcat version",
+            b"<?xml",
+            b"<mpd",
+            b"v=0\r\n",
+            b"v=0\n",
+            b"[playlist]",
+            b"[reference]",
+        ),
+        "a playlist or script, not a video; refused because it could open other files",
+    ),
+    ((b"<!doctype html", b"<html"), "a web page, not a video"),
+    ((b"version https://git-lfs",), "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"),
 )
 _FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
@@ -377,12 +385,10 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return f"cannot be read: {unreadable.strerror}"
     if not head:
         return "an empty file"
-    if head.lstrip(b"\xef\xbb\xbf").startswith(_PLAYLIST_MARKS):
-        return "a playlist or script, not a video; refused because it could open other files"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page, not a video"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for marks, why in _NO_VIDEOS:
+        if start.startswith(marks):
+            return why
     if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
         return "cut off: it ends before its index (the moov box)"
     if isinstance(error, av.error.ArgumentError):
