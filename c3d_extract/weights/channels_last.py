@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from c3d_extract.weights.records import Fc6Order
 
-__all__ = ["Array", "layer_names", "pairs_of", "to_sources"]
+__all__ = ["CHANNELS_LAST_LAYOUTS", "Array", "layer_names", "pairs_of", "to_sources"]
+
+CHANNELS_LAST_LAYOUTS = ("keras-tensorflow", "tensorflow-npy")
+"""The layouts in which the order of fc6's inputs is open."""
 
 _POOL5_SIDE = 4  # rows and columns of the pool5 map
 
@@ -34,7 +37,7 @@ class Array(NamedTuple):
 
 
 def layer_names() -> dict[str, str]:
-    """Return the names that ports give to layers (``conv1``, ``c1``, ``d1``, ``out``), each with the model's."""
+    """Return the names that ports give to layers (``conv1``, ``c1``, ``d1`` …), each with the model's."""
     short = ("c1", "c2", "c3a", "c3b", "c4a", "c4b", "c5a", "c5b")
     keras = ("conv1", "conv2", *CONVOLUTIONS[2:])
     names = {

@@ -12,7 +12,7 @@ from c3d_extract.errors import WeightsError
 from c3d_extract.preprocess import fit_mean
 from c3d_extract.weights.contents import c3d_architecture, check_tensors, read_state
 from c3d_extract.weights.dialect import Dialect, assumed_dialect, registered_dialect
-from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, sha256_of
+from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, local_path, sha256_of
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101, mean_sha256
 from c3d_extract.weights.ours import read_header
 from c3d_extract.weights.readers import open_contents
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.fetch import Progress
     from c3d_extract.weights.records import Fc6Order, Record
 
-__all__ = ["Checkpoint", "fetch_record", "load_checkpoint", "local_path"]
+__all__ = ["Checkpoint", "fetch_record", "load_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -201,14 +201,6 @@ def load_checkpoint(
         notes=[*located.notes, *contents.notes, *described.notes, *_mean_warning(described, fitted)],
         record=(record.to_json() if record else {}) | described.extra,
     )
-
-
-def local_path(record: Record) -> Path | None:
-    """Where the record's file is on this machine, if it is; its hash is checked when it is loaded."""
-    folder = data_folder() if record.embedded else cache_folder()
-    path = folder / record.file.name
-    right_size = path.is_file() and record.file.size in {None, path.stat().st_size}
-    return path if right_size else None
 
 
 def fetch_record(record: Record, *, offline: bool = False, progress: Progress | None = None) -> Path:

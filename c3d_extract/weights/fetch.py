@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from c3d_extract.errors import FetchError, WeightsError
+from c3d_extract.weights.records import data_folder
 
 try:
     import fcntl
@@ -21,9 +22,18 @@ except ImportError:  # Windows: two processes may fetch the same file, and one o
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.records import RemoteFile
+    from c3d_extract.weights.records import Record, RemoteFile
 
-__all__ = ["Progress", "cache_folder", "check_file", "fetch_file", "git_blob_sha1", "is_offline", "sha256_of"]
+__all__ = [
+    "Progress",
+    "cache_folder",
+    "check_file",
+    "fetch_file",
+    "git_blob_sha1",
+    "is_offline",
+    "local_path",
+    "sha256_of",
+]
 
 Progress = Callable[[str, int, int | None], None]
 """Called while fetching with the file's name, the bytes on disk, and the bytes in all where known."""
@@ -39,6 +49,14 @@ def cache_folder() -> Path:
     home = os.environ.get("TORCH_HOME")
     cache = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return cache.expanduser() / "hub" / "checkpoints"
+
+
+def local_path(record: Record) -> Path | None:
+    """Where the record's file is on this machine, if it is; its hash is checked when it is loaded."""
+    folder = data_folder() if record.embedded else cache_folder()
+    path = folder / record.file.name
+    right_size = path.is_file() and record.file.size in {None, path.stat().st_size}
+    return path if right_size else None
 
 
 def is_offline(asked: bool = False) -> bool:

@@ -99,7 +99,10 @@ def save_checkpoint(
     tensors[_MEAN] = torch.from_numpy(fit_mean(mean, preprocessing, architecture.clip[0]).copy())
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would leave 0600
         save_file(tensors, temporary, metadata={_KEY: json.dumps(header, ensure_ascii=False)})
+        temporary.chmod(mode)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

@@ -103,10 +103,12 @@ class Record:
     unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything that is known, as plain values."""
-        return {
-            key: value for key, value in dataclasses.asdict(self).items() if value not in (None, (), False)
-        }
+        """Return everything that is known, as plain values."""
+        return dataclasses.asdict(self, dict_factory=_known)
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in fields if value not in (None, (), False)}
 
 
 @dataclass(frozen=True)

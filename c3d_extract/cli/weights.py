@@ -1,0 +1,324 @@
+"""``c3d-tools weights``: list, show, fetch, convert and verify checkpoints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, put_json
+from c3d_extract.errors import FetchError, UsageError
+from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of
+from c3d_extract.weights.records import find_record, registry
+
+if TYPE_CHECKING:
+    from c3d_extract.weights.convert import Rounding
+    from c3d_extract.weights.records import Fc6Order, Record
+    from c3d_extract.weights.verify import Combination, Known, Verdict
+
+__all__ = ["command"]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+offline_option = click.option(
+    "--offline", is_flag=True, help="Fetch nothing (also: C3D_OFFLINE=1, HF_HUB_OFFLINE=1)."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks.")
+fc6_order_option = click.option(
+    "--fc6-order",
+    type=click.Choice(["chw", "hwc"]),
+    help="Order of fc6's inputs in a channels-last file (Keras, TensorFlow) that does not say it.",
+)
+mean_option = click.option(
+    "--mean", metavar="FILE|B,G,R", help="A binaryproto or npy file, or three numbers."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """List, show, fetch, convert and verify checkpoints."""
+
+
+@command.command("list")
+@json_option
+@debug_option
+@guarded
+def list_command(*, as_json: bool, debug: bool) -> None:
+    """List the registered checkpoints: what is here, what can be fetched, size, licence."""
+    del debug
+    records = list(registry().checkpoints.values())
+    if as_json:
+        put_json([record.to_json() | {"state": _state(record)} for record in records])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for heading in ("name", "state", "size", "trained on", "licence"):
+        table.add_column(
+            heading, no_wrap=heading != "trained on", justify="right" if heading == "size" else "left"
+        )
+    for record in records:
+        name = f"{record.name} *" if record.name == registry().default else record.name
+        trained, licence = record.trained_on.split(" (")[0], record.licence.split(" (")[0]
+        table.add_row(name, _state(record), _size(record), trained, licence)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "\n* the default. here: on this machine; fetch: fetched on first use; by hand: no\n"
+        "address is known that serves it directly. CC BY-NC: for non-commercial use only."
+    )
+
+
+def _state(record: Record) -> str:
+    if local_path(record) is not None:
+        return "here"
+    if record.embedded:
+        return "missing"
+    return "fetch" if record.file.mirrors else "by hand"
+
+
+def _size(record: Record) -> str:
+    if record.file.size is not None:
+        return _megabytes(record.file.size)
+    if record.embedded:
+        path = local_path(record)
+        return "-" if path is None else _megabytes(path.stat().st_size)
+    # C3D in float32: 77,995,776 numbers to fc7, and 4,097 a class.
+    return f"~{_megabytes(4 * (77_995_776 + 4097 * (record.n_classes or 0)))}"
+
+
+def _megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.{0 if n_bytes > 10e6 else 1}f} MB"
+
+
+@command.command("show")
+@click.argument("name")
+@json_option
+@debug_option
+@guarded
+def show_command(*, name: str, as_json: bool, debug: bool) -> None:
+    """Show everything that is known of a registered checkpoint."""
+    del debug
+    record = find_record(name)
+    path = local_path(record)
+    values = record.to_json() | {"state": _state(record), "path": None if path is None else str(path)}
+    if as_json:
+        put_json(values)
+        return
+    file = values.pop("file")
+    for key, value in values.items():
+        _put(key, value)
+    for key, value in file.items():
+        _put(f"file {key}", value)
+    if not record.file.hash_known and not record.embedded:
+        _put(
+            "hash",
+            "none is published: checked by being a whole C3D network; its sha256 is shown when it is loaded",
+        )
+
+
+def _put(key: str, value: Any) -> None:
+    key = key.replace("_", " ")
+    numbers = isinstance(value, (list, tuple)) and value and not isinstance(value[0], str)
+    values = value if isinstance(value, (list, tuple)) and not numbers else [value]
+    for i, one in enumerate(values):
+        text = " x ".join(map(str, one)) if numbers else f"{one:,}" if isinstance(one, int) else one
+        click.echo(f"{key if i == 0 else '':<20} {text if text is not None else '-'}")
+
+
+@command.command("fetch")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@offline_option
+@quiet_option
+@debug_option
+@guarded
+def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: bool) -> None:
+    """Fetch checkpoints with their means and labels into torch's cache; prints where they are."""
+    del debug
+    from c3d_extract.cli.progress import FetchBar
+    from c3d_extract.weights.checkpoint import fetch_record
+
+    for record in [find_record(name) for name in names]:
+        if record.embedded and (path := local_path(record)) is not None:
+            click.echo(path)
+            continue
+        if not quiet:
+            note(f"{record.name}: {record.title}. Licence: {record.licence}.")
+        with FetchBar(quiet=quiet) as bar:
+            path = fetch_record(record, offline=offline, progress=bar)
+            for kind, remotes in (("mean", registry().means), ("labels", registry().labels)):
+                remote = remotes.get(getattr(record, kind) or "")
+                if remote is None:
+                    continue
+                try:
+                    fetch_file(remote, offline=offline, progress=bar)
+                except FetchError as error:
+                    note(f"its {kind}: {error}")
+        if not record.file.hash_known and not quiet:
+            note(f"no hash of this file is published; this one has sha256 {sha256_of(path)}")
+        click.echo(path)
+
+
+@command.command("convert")
+@click.argument("source", metavar="NAME|FILE")
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.safetensors")
+@click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@fc6_order_option
+@mean_option
+@click.option("--pool5", type=click.Choice(["ceil", "symmetric"]), help="Override the checkpoint's.")
+@click.option("--colour", type=click.Choice(["bgr", "rgb"]), help="Override the checkpoint's.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@offline_option
+@quiet_option
+@debug_option
+@guarded
+def convert_command(
+    *,
+    source: str,
+    output: Path,
+    dtype: Literal["fp32", "fp16"],
+    overwrite: bool,
+    quiet: bool,
+    debug: bool,
+    **how: Any,
+) -> None:
+    """Write a checkpoint of any layout as safetensors, with its description inside."""
+    del debug
+    if output.exists() and not overwrite:
+        raise UsageError("exists already", subject=output, hint="give --overwrite to replace it")
+    from c3d_extract.cli.progress import FetchBar
+    from c3d_extract.weights.convert import convert
+
+    with FetchBar(quiet=quiet) as bar:
+        checkpoint, rounding = convert(source, output, dtype=dtype, progress=bar, **how)
+    if not quiet:
+        for remark in checkpoint.notes:
+            note(remark)
+    architecture = checkpoint.architecture
+    click.echo(
+        f"{output}: {architecture.n_parameters():,} weights in {dtype}, {_megabytes(output.stat().st_size)}; "
+        f"from {checkpoint.layout}, pool5 {architecture.pool5}, colour {checkpoint.preprocessing.colour}, "
+        f"mean {checkpoint.mean_name}"
+    )
+    click.echo(_rounding_text(rounding))
+
+
+def _rounding_text(rounding: Rounding) -> str:
+    if rounding.weights == 0:
+        return "read back: every weight is the same to the bit"
+    return (
+        f"read back: weights differ by {rounding.weights:.1e} relative, "
+        f"{rounding.worst_layer:.1e} in the worst layer, fc6 of a test clip by {rounding.fc6:.1e}"
+    )
+
+
+@command.command("verify")
+@click.argument("source", metavar="NAME|FILE")
+@click.option(
+    "--frames",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder of the authors' frames.",
+)
+@click.option(
+    "--goldens",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="npz with names, fc6, prob.",
+)
+@fc6_order_option
+@mean_option
+@offline_option
+@quiet_option
+@json_option
+@debug_option
+@guarded
+def verify_command(
+    *,
+    source: str,
+    frames: Path | None,
+    goldens: Path | None,
+    fc6_order: Fc6Order | None,
+    mean: str | None,
+    offline: bool,
+    quiet: bool,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Measure on the authors' sample frames whether a checkpoint is the Sports-1M model, and how to run it.
+
+    Runs it B,G,R and R,G,B, with pool5 by ceil and symmetric, and compares fc6 with what the original tool
+    computed. Exits with 1 where no combination matches.
+    """
+    del debug
+    from c3d_extract.cli.progress import FetchBar
+    from c3d_extract.weights.verify import known_clips, read_goldens, sample_frames, verify
+
+    known: list[Known] = known_clips() if goldens is None else read_goldens(goldens)
+    with FetchBar(quiet=quiet) as bar:
+        folder = sample_frames(offline=offline, progress=bar) if frames is None else frames
+        verdict = verify(
+            source,
+            folder,
+            known,
+            mean=mean,
+            fc6_order=fc6_order,
+            offline=offline,
+            progress=bar,
+            on_run=None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}"),
+        )
+    for remark in () if quiet else verdict.notes:
+        note(remark)
+    put_json(_verdict_json(verdict)) if as_json else _put_verdict(verdict)
+    if verdict.match is None:
+        sys.exit(EXIT_FATAL)
+
+
+def _way(colour: str, pool5: str, fc6_order: str | None) -> str:
+    return " ".join(filter(None, (colour, pool5, fc6_order)))
+
+
+def _put_verdict(verdict: Verdict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("combination", "fc6 norm", "fc6 max", "non-zero", "fc6", "top class"):
+        table.add_column(heading, justify="left" if heading == "combination" else "right", no_wrap=True)
+    for one in verdict.combinations:
+        table.add_row(_way(one.colour, one.pool5, one.fc6_order), *_errors(one))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\n{_conclusion(verdict)}")
+
+
+def _errors(one: Combination) -> tuple[str, ...]:
+    vector = "-" if one.vector_error is None else f"{one.vector_error:.2%}"
+    top = "-" if one.n_top is None else f"{one.n_top}/{one.n_clips}"
+    return f"{one.norm_error:.2%}", f"{one.max_error:.2%}", f"{one.non_zero_error:.2%}", vector, top
+
+
+def _conclusion(verdict: Verdict) -> str:
+    best = verdict.combinations[0]
+    way = _way(best.colour, best.pool5, best.fc6_order)
+    if verdict.match is None:
+        return f"None matches the original tool's output; the nearest is {way}."
+    measure = (
+        f"fc6 is within {best.vector_error:.2%}"
+        if best.vector_error is not None
+        else f"fc6 norms are within {best.norm_error:.2%}"
+    )
+    return f"It matches as {way}: {measure} of the original tool's on all {best.n_clips} clips."
+
+
+def _verdict_json(verdict: Verdict) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "weights": verdict.checkpoint.identity(),
+        "layout": verdict.checkpoint.layout,
+        "videos": list(verdict.videos),
+        "notes": list(verdict.notes),
+        "match": None if verdict.match is None else asdict(verdict.match),
+        "combinations": [asdict(one) for one in verdict.combinations],
+    }

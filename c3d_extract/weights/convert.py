@@ -1,0 +1,94 @@
+"""From any layout to our own, and what the conversion cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from c3d_extract.errors import UsageError
+from c3d_extract.model import C3D
+from c3d_extract.weights.checkpoint import load_checkpoint
+from c3d_extract.weights.ours import save_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from c3d_extract.weights.checkpoint import Checkpoint
+
+__all__ = ["Rounding", "convert"]
+
+
+class Rounding(NamedTuple):
+    """How the written file differs from its source: ‖difference‖ / ‖source‖.
+
+    ``weights`` over all of them, ``worst_layer`` in the worst tensor, ``fc6`` for a clip of noise.
+    """
+
+    weights: float
+    worst_layer: float
+    fc6: float
+
+
+def convert(
+    source: str | Path, output: Path, *, dtype: Literal["fp32", "fp16"] = "fp32", **how: Any
+) -> tuple[Checkpoint, Rounding]:
+    """Write ``source`` to ``output`` in our format, read it back and compare.
+
+    ``how`` goes to `load_checkpoint`: mean, pool5, colour, fc6_order, offline, progress.
+
+    Raises
+    ------
+    WeightsError
+        Where the source does not load or the output cannot be written.
+    UsageError
+        Where both are the same file.
+    """
+    checkpoint = load_checkpoint(source, **how)
+    if output.exists() and output.samefile(checkpoint.path):
+        raise UsageError("would replace its own source", subject=output)
+    save_checkpoint(
+        output,
+        checkpoint.state,
+        checkpoint.architecture,
+        checkpoint.preprocessing,
+        checkpoint.mean,
+        name=checkpoint.name,
+        mean_name=checkpoint.mean_name,
+        labels=checkpoint.labels,
+        licence=checkpoint.licence,
+        extra={
+            "converted_from": {
+                "file": checkpoint.path.name,
+                "sha256": checkpoint.sha256,
+                "layout": checkpoint.layout,
+            }
+        },
+        dtype=dtype,
+    )
+    return checkpoint, _rounding(checkpoint, load_checkpoint(output))
+
+
+def _rounding(source: Checkpoint, written: Checkpoint) -> Rounding:
+    differences = {
+        name: (tensor - written.state[name]).norm().item() for name, tensor in source.state.items()
+    }
+    norms = {name: tensor.norm().item() for name, tensor in source.state.items()}
+    if not any(differences.values()):
+        return Rounding(0.0, 0.0, 0.0)
+    whole = sum(d * d for d in differences.values()) ** 0.5 / sum(n * n for n in norms.values()) ** 0.5
+    worst = max(difference / norms[name] for name, difference in differences.items() if norms[name] > 0)
+    before, after = _fc6(source), _fc6(written)
+    return Rounding(whole, worst, ((after - before).norm() / before.norm().clamp_min(1e-12)).item())
+
+
+def _fc6(checkpoint: Checkpoint) -> torch.Tensor:
+    with torch.device("meta"):
+        model = C3D(checkpoint.architecture, ["fc6"])
+    wanted = checkpoint.architecture.state_shapes(["fc6"])
+    model.load_state_dict({name: checkpoint.state[name] for name in wanted}, assign=True)
+    # Grey levels around the mean; the same clip every time.
+    noise = torch.randn(1, 3, *checkpoint.architecture.clip, generator=torch.Generator().manual_seed(0)) * 50
+    with torch.inference_mode():
+        fc6: torch.Tensor = model.eval()(noise, ["fc6"])["fc6"]
+    return fc6
