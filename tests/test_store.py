@@ -217,7 +217,7 @@ session = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(sessions=st.lists(session, min_size=1, max_size=5))
 def test_whatever_the_history_the_last_word_on_each_video_is_in_the_files(
     sessions: list[tuple[list[tuple[str, Status, int]], str, bool]], tmp_path_factory: pytest.TempPathFactory
@@ -244,7 +244,7 @@ def test_whatever_the_history_the_last_word_on_each_video_is_in_the_files(
     assert report == expected
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(order=st.permutations(range(12)), cuts=st.sets(st.integers(0, 11)), interrupt=st.booleans())
 def test_order_and_interruptions_do_not_change_a_byte_of_a_projected_file(
     order: list[int], cuts: set[int], interrupt: bool, tmp_path_factory: pytest.TempPathFactory
@@ -325,6 +325,20 @@ def test_a_finished_file_is_extended_and_its_rows_stay(output: Path) -> None:
         assert store.finish(complete=True).n_rows == 8
     write(output.with_name("plain.h5"), rows)
     assert datasets(output) == datasets(output.with_name("plain.h5"))
+
+
+def test_tables_of_several_blocks_are_merged_whole(output: Path) -> None:
+    clips = output.with_name("clips.h5")
+    rows = [video_row(f"{i:04d}") for i in range(700)]  # blocks hold 256
+    write(output, rows[::2], clips=clips)
+    write(output, [*rows[1::2], video_row("0300", "failed", version=1)], clips=clips)
+    kept = [row for row in rows if row.video != "0300"]
+    with FeatureFile(output) as file, FeatureFile(clips) as clip_file:
+        assert file.videos == [row.video for row in kept]
+        np.testing.assert_array_equal(file["fc6"], np.stack([row.features["fc6"] for row in kept]))
+        assert clip_file.videos == [row.video for row in kept for _ in range(row.n_clips)]
+        expected = np.concatenate([samples.clip_rows(row).features["fc7"] for row in kept])
+        np.testing.assert_array_equal(clip_file["fc7"], expected)
 
 
 def test_when_nothing_is_new_the_files_stay_as_they_are(output: Path) -> None:
