@@ -83,19 +83,20 @@ class _Axis(NamedTuple):
     weight_second: NDArray[np.int32]
 
 
-def _axis(n_source: int, n_resized: int, offset: int, n_cropped: int) -> _Axis:
-    # OpenCV's cv::resize, INTER_LINEAR, 8 bit: half-pixel centres, float32 fractions, weights rounded
-    # to 1/2048 (INTER_RESIZE_COEF_BITS = 11), borders clamped with weight 0 for what lies outside.
+def _axis(n_source: int, n_resized: int, offset: int, n_cropped: int, *, columns: bool) -> _Axis:
+    # OpenCV's cv::resize, INTER_LINEAR, 8 bit: half-pixel centres, float32 fractions, weights rounded to
+    # 1/2048 (INTER_RESIZE_COEF_BITS = 11). Beyond the borders it takes a column with the weights 1 and 0,
+    # but a row twice with the weights as they are, which rounds otherwise.
     target = np.arange(offset, offset + n_cropped)
     position = ((target + 0.5) * (n_source / n_resized) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.intp)
     fraction = position - first.astype(np.float32)
-    outside = (first < 0) | (first >= n_source - 1)
-    first = np.clip(first, 0, n_source - 1)
-    fraction[outside] = 0
+    if columns:
+        fraction[(first < 0) | (first >= n_source - 1)] = 0
     weight_second = np.rint(fraction * np.float32(2048)).astype(np.int32)
     weight_first = np.rint((np.float32(1) - fraction) * np.float32(2048)).astype(np.int32)
-    return _Axis(first, np.minimum(first + 1, n_source - 1), weight_first, weight_second)
+    last = n_source - 1
+    return _Axis(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight_first, weight_second)
 
 
 class FrameSampler:
@@ -143,7 +144,10 @@ class FrameSampler:
                 self._axes.clear()
             (rows, columns), (top, left) = self.preprocessing.resize, self.preprocessing.offset
             crop = self.preprocessing.crop
-            axes = _axis(height, rows, top, crop[0]), _axis(width, columns, left, crop[1])
+            axes = (
+                _axis(height, rows, top, crop[0], columns=False),
+                _axis(width, columns, left, crop[1], columns=True),
+            )
             self._axes[height, width] = axes
         return axes
 
