@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,15 @@ from sklearn.svm import LinearSVC
 
 from c3d_extract.cli.aslan import command
 from c3d_extract.errors import UsageError
-from c3d_extract.evaluate import SIMILARITIES, Pairs, judge_pairs, read_pairs, similarities
+from c3d_extract.evaluate import (
+    SIMILARITIES,
+    Pairs,
+    aslan,
+    judge_pairs,
+    read_pairs,
+    similarities,
+)
+from c3d_extract.evaluate.linear import LinearModel, fit_linear
 from c3d_extract.store import VIDEO_COLUMNS, TableRow, write_table
 
 if TYPE_CHECKING:
@@ -107,7 +115,9 @@ def test_each_split_is_tested_as_by_hand() -> None:
     X = similarities([rows], pairs.first, pairs.second)
     for i, split in enumerate(report.splits):
         test = pairs.split == split
-        machine = make_pipeline(StandardScaler(), LinearSVC(C=0.5, random_state=0, max_iter=10_000))
+        machine = make_pipeline(
+            StandardScaler(), LinearSVC(C=0.5, dual="auto", random_state=0, max_iter=10_000)
+        )
         machine.fit(X[~test], pairs.same[~test])
         assert report.accuracies[i] == pytest.approx(machine.score(X[test], pairs.same[test]))
         score = machine.decision_function(X[test])
@@ -115,6 +125,22 @@ def test_each_split_is_tested_as_by_hand() -> None:
     assert report.accuracy == pytest.approx(report.accuracies.mean())
     assert report.standard_error == pytest.approx(report.accuracies.std(ddof=1) / 2)
     assert report.accuracy > 0.6, "the actions must be recognisable for the test to mean something"
+
+
+def test_only_training_pairs_set_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, pairs = make_pairs()
+    seen: list[np.ndarray] = []
+
+    def spying(X: np.ndarray, *args: Any, **kwargs: Any) -> LinearModel:
+        seen.append(X)
+        return fit_linear(X, *args, **kwargs)
+
+    monkeypatch.setattr(aslan, "fit_linear", spying)
+    judge_pairs([rows], pairs)
+    assert len(seen) == 4
+    for X in seen:
+        np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-9)  # rounding of 90 sums in float64
+        np.testing.assert_allclose(X.std(axis=0), 1, atol=1e-9)
 
 
 def test_splits_of_one_kind_are_refused() -> None:

@@ -132,9 +132,11 @@ def match_labels(
     orphans = [video for video in table if video not in there]
     bare = [name for name, label in zip(names, labels, strict=True) if label is None]
     if not skip and bare:
-        raise _missing(f"{len(bare)} of {len(names)} videos have no label, the first is {bare[0]}", source)
+        raise _missing(f"no label for {len(bare)} of {len(names)} videos, the first is {bare[0]}", source)
     if not skip and orphans:
-        raise _missing(f"{len(orphans)} labels are for no video, the first is for {orphans[0]}", source)
+        raise _missing(
+            f"no video for {len(orphans)} of {len(table)} labels, the first is of {orphans[0]}", source
+        )
     return Matched(labels, len(bare), len(orphans))
 
 

@@ -166,7 +166,7 @@ def read_layer(path: Path, layer: str) -> LayerTable:
     if not (finite := np.isfinite(table.X).all(axis=1)).all():
         bad = table.videos[int(finite.argmin())]
         raise StoreError(
-            f"{int((~finite).sum())} videos have features that are not finite, the first is {bad}",
+            f"features of {int((~finite).sum())} of {len(finite)} videos are not finite, the first is {bad}",
             subject=path,
         )
     return table
@@ -205,7 +205,7 @@ def _read_tables(choices: Choices) -> tuple[LayerTable, int, list[str]]:
     require_same(train.made_from, test.made_from, subject=choices.test)
     shared = set(train.videos) & set(test.videos)
     notes = (
-        [f"{len(shared)} names are in both files; the same videos on both sides would flatter"]
+        [f"names that both files have: {len(shared)}; the same videos on both sides would flatter"]
         if shared
         else []
     )
@@ -306,8 +306,8 @@ def _ucf101_split(number: int, lists: Ucf101Split, keys: list[str]) -> Split:
 
 
 def _missing_notes(n_without_label: int, n_without_video: int) -> list[str]:
-    told = [(n_without_label, "videos without a label"), (n_without_video, "labels without a video")]
-    return [f"left out {n} {what}" for n, what in told if n]
+    told = [(n_without_label, "videos without label"), (n_without_video, "labels without video")]
+    return [f"{what}, left out: {n}" for n, what in told if n]
 
 
 def _one_of(what: str, choices: Choices, *names: str) -> None:
