@@ -98,7 +98,8 @@ class Outcome:
 class Progress:
     """Counts of a run, updated as it goes; seconds are wall time since the first video was asked for.
 
-    ``n_failed`` and ``n_partial`` count skipped videos of earlier runs too, ``…_now`` this run's alone.
+    ``n_failed`` and ``n_partial`` count skipped videos of earlier runs too, ``…_now`` this run's alone;
+    ``n_changed`` counts finished ones that are done again since their file has another size or time.
 
     ``waiting_seconds`` is time in which the network had nothing to do, ``network_seconds`` its work,
     ``store_seconds`` the time of committing.
@@ -109,6 +110,7 @@ class Progress:
     n_skipped: int = 0
     n_partial: int = 0
     n_failed: int = 0
+    n_changed: int = 0
     n_partial_now: int = 0
     n_failed_now: int = 0
     n_clips: int = 0
@@ -461,7 +463,10 @@ class Extractor:
         settings["precision"] = self.precision
         arch = self.checkpoint.architecture
         sizes = {layer: arch.layer_size(layer) for layer in self.settings.layers}
-        return RunIdentity(settings, self.checkpoint.identity(), sizes, library_versions())
+        identity = self.checkpoint.identity()
+        record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
+        weights = {**identity, "record": record}
+        return RunIdentity(settings, weights, sizes, library_versions())
 
     def _stream(
         self,
@@ -635,6 +640,9 @@ class Extraction:
         for source in self.found.videos:
             status = self._store.is_done(source.name, source.size_bytes, source.mtime_ns)
             if status is None:
+                self.progress.n_changed += self._store.has_changed(
+                    source.name, source.size_bytes, source.mtime_ns
+                )
                 todo.append(source)
                 continue
             self.progress.n_skipped += 1

@@ -92,6 +92,7 @@ def test_a_failed_video_exits_with_3_and_has_its_line_in_the_report(
     mended = run("in", "-o", "out/feats.h5")
     assert mended.exit_code == 0
     assert "(3 rows)" in last_line(mended)
+    assert "1 of them again, as their files changed" in last_line(mended)
 
 
 def test_nothing_usable_exits_with_1(run: Call, tmp_path: Path) -> None:

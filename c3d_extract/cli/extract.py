@@ -366,6 +366,7 @@ def _sentence(extraction: Extraction) -> str:
     counts, summary = extraction.progress, extraction.summary
     parts = [f"{counts.n_finished - counts.n_failed_now} done"]
     parts += [f"{counts.n_partial_now} of them only in part"] if counts.n_partial_now else []
+    parts += [f"{counts.n_changed} of them again, as their files changed"] if counts.n_changed else []
     parts += [f"{counts.n_skipped} skipped as finished before"] if counts.n_skipped else []
     parts += [f"{counts.n_failed} failed (see {_report(extraction)})"] if counts.n_failed else []
     passed = len(extraction.found.passed_over)
@@ -408,6 +409,7 @@ def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcom
         "n_videos": counts.n_videos,
         "n_done": counts.n_finished - counts.n_failed_now,
         "n_partial": counts.n_partial,
+        "n_changed": counts.n_changed,
         "n_skipped": counts.n_skipped,
         "n_failed": counts.n_failed,
         "n_passed_over": len(extraction.found.passed_over),

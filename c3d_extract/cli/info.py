@@ -47,7 +47,8 @@ def _show(facts: dict[str, Any]) -> None:
     console.print(_pairs("", _headline(facts)))
     for title in ("settings", "weights", "versions"):
         if facts.get(title):
-            console.print(_pairs(title, facts[title]))
+            # What else is known of the checkpoint is long; --json has it.
+            console.print(_pairs(title, {k: v for k, v in facts[title].items() if k != "record"}))
     failures = (facts.get("report") or {}).get("failures", [])
     if failures:
         console.print(

@@ -16,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TransferSpeedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -58,17 +59,15 @@ class RunBar:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
         self._live = not quiet and self.console.is_terminal
-        self._rates = _Rates()
+        self._rates = _Rates(table_column=Column(no_wrap=True))
         self._last_line = time.monotonic()
         self._task: TaskID | None = None
         columns = (
             TextColumn("{task.completed:.0f}/{task.total:.0f} videos"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=14),
             self._rates,
         )
-        self._bar = Progress(
-            *columns, console=self.console, transient=True, disable=not self._live, expand=True
-        )
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=not self._live)
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -19,7 +19,7 @@ JSON: TypeAlias = Any
 
 Status = Literal["ok", "partial", "failed"]
 
-INFORMATIONAL: frozenset[str] = frozenset()
+INFORMATIONAL: frozenset[str] = frozenset({"record"})
 """Keys of `RunIdentity.settings` and `.weights` that may differ between runs on the same output."""
 
 

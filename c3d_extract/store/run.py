@@ -114,6 +114,11 @@ class RunStore:
             return None
         return None if found[0] == "failed" and self._retry_failed else found[0]
 
+    def has_changed(self, video: str, size_bytes: int, mtime_ns: int) -> bool:
+        """Say whether a finished video of this name had another size or time: it will be done again."""
+        found = self._journal.finished(video)
+        return found is not None and found[1:] != (size_bytes, mtime_ns)
+
     def append_clips(self, video: str, rows: ClipRows) -> None:
         """Add clips of a video that is being read, in order; they count once it is committed.
 
