@@ -293,9 +293,13 @@ def _put_verdict(verdict: Verdict) -> None:
 
 
 def _errors(one: Combination) -> tuple[str, ...]:
-    vector = "-" if one.vector_error is None else f"{one.vector_error:.2%}"
+    vector = "-" if one.vector_error is None else _percent(one.vector_error)
     top = "-" if one.n_top is None else f"{one.n_top}/{one.n_clips}"
-    return f"{one.norm_error:.2%}", f"{one.max_error:.2%}", f"{one.non_zero_error:.2%}", vector, top
+    return _percent(one.norm_error), _percent(one.max_error), _percent(one.non_zero_error), vector, top
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share < 10 else ">999%"
 
 
 def _conclusion(verdict: Verdict) -> str:

@@ -9,7 +9,7 @@ means Theano.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +36,22 @@ _MAX_DEPTH = 4  # Keras nests a layer's arrays in one or two groups of its name
 @contextmanager
 def open_keras(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
     """Open an h5 file of ``save_weights`` or ``save``."""
+    with ExitStack() as stack:
+        with _damage_named():
+            file = stack.enter_context(h5py.File(path, "r"))
+            contents = _contents(file, path.stat().st_size, fc6_order)
+        yield contents
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            yield _contents(file, path.stat().st_size, fc6_order)
+        yield
     except WeightsError:
         raise
     except Exception as error:  # HDF5 raises many kinds where a file is damaged
-        raise WeightsError(
-            f"not a readable Keras h5 file ({type(error).__name__}: {str(error)[:120]})"
-        ) from error
+        reason = f"not a readable Keras h5 file ({type(error).__name__}: {str(error)[:120]})"
+        raise WeightsError(reason) from error
 
 
 def _contents(file: h5py.File, file_size: int, fc6_order: Fc6Order | None) -> Contents:
@@ -89,11 +96,14 @@ def _datasets(group: h5py.Group, depth: int = 0) -> Iterator[h5py.Dataset]:
 
 
 def _read(dataset: h5py.Dataset, file_size: int) -> NDArray[np.floating[Any]]:
-    elsewhere = dataset.external or dataset.is_virtual
-    n_bytes = dataset.size * dataset.dtype.itemsize
-    if dataset.dtype.kind != "f" or elsewhere or max(n_bytes, dataset.id.get_storage_size()) > file_size:
-        raise WeightsError(f"{dataset.name} is not a plain array of floating-point numbers inside the file")
-    array: NDArray[np.floating[Any]] = dataset[...]
+    with _damage_named():
+        elsewhere = dataset.external or dataset.is_virtual
+        n_bytes = dataset.size * dataset.dtype.itemsize
+        if dataset.dtype.kind != "f" or elsewhere or n_bytes > file_size:
+            raise WeightsError(
+                f"{dataset.name} is not a plain array of floating-point numbers inside the file"
+            )
+        array: NDArray[np.floating[Any]] = dataset[...]
     return array
 
 
