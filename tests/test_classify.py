@@ -537,6 +537,7 @@ def test_labels_of_a_file_take_part_when_skipping_is_asked_for(tmp_path: Path, f
     (["--folds", "21"], "21 folds, and class hug has 20 videos"),
     (["--label-pattern", "k", "--labels", "{csv}"], "both say what the labels are"),
     (["--protocol", "ucf101"], "--protocol ucf101: needs --ucf101-lists"),
+    (["--missing", "skip"], "--missing skip: needs --labels or --ucf101-lists"),
     (["--split", "2"], "--split: needs --ucf101-lists"),
     (["--test", "{feats}", "--folds", "3"], "--test and --folds both say"),
     (["--test", "{feats}", "--groups", "_(g)"], "--groups: does nothing here"),
@@ -622,9 +623,13 @@ def test_a_plot_is_a_picture(tmp_path: Path, n_classes: int) -> None:
     assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_plot_of_unknown_format_is_one_line(tmp_path: Path, features: Path) -> None:
+def test_a_plot_that_cannot_be_drawn_costs_only_itself(tmp_path: Path, features: Path) -> None:
     pytest.importorskip("matplotlib")
-    assert "cannot be drawn" in failure("classify", features, "--plot", tmp_path / "p.xyz", code=1)
+    for name in ("p.xyz", "no folder/p.png"):
+        result = run("classify", features, "--plot", tmp_path / name)
+        assert result.exit_code == 1
+        assert "accuracy  0." in result.stdout
+        assert f"Error: {tmp_path / name}: cannot be drawn" in result.stderr
 
 
 def test_help_needs_no_heavy_library() -> None:

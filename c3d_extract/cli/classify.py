@@ -60,7 +60,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @click.option("--ucf101-lists", type=FOLDER, help="Folder of classInd.txt, trainlist0N.txt, testlist0N.txt.")
 @click.option("--split", type=click.IntRange(1, 3), help="Which official split.  [default: 1]")
 @click.option("--missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
-              help="What to do about videos without label, and labels without video.")  # fmt: skip
+              help="What to do about videos that a list does not label, and labels without video.")  # fmt: skip
 @click.option("--test", type=FILE, help="Train on FEATURES, test on this file.")
 @click.option(
     "--groups",
@@ -117,16 +117,14 @@ def command(**words: Any) -> None:
     report = cross_validate(task.samples, task.splits, recipe)
     curve = pca_curve(task.samples, task.splits, words["pca_curve"], recipe) if words["pca_curve"] else {}
     _warn(task, report)
-    if words["save"]:
-        _save(task, recipe, words["save"])
-    if words["plot"]:
-        _plot(task, report, curve, words["plot"])
     if words["as_json"]:
         put_json(_as_json(task, recipe, report, curve))
     else:
         _show(task, recipe, report, curve)
-    if report.n_unconverged:
-        note(f"Note: the SVM of {report.n_unconverged} folds did not converge; try a smaller --c.")
+    if words["save"]:
+        _save(task, recipe, words["save"])
+    if words["plot"]:
+        _plot(task, report, curve, words["plot"])
 
 
 def _warn(task: Task, report: Report) -> None:

@@ -78,7 +78,7 @@ class Choices:
     protocol
         ``ucf101``: all three official splits. ``leave-one-out``: each video, or each group, by itself.
     skip_missing
-        Leave out what has no label or no video, instead of refusing.
+        Leave out what a CSV or a list does not label, and what has no video, instead of refusing.
     """
 
     features: Path
@@ -109,6 +109,8 @@ class Choices:
             )
         if self.split is not None and self.ucf101_lists is None:
             raise UsageError("needs --ucf101-lists", subject="--split")
+        if self.skip_missing and self.labels is None and self.ucf101_lists is None:
+            raise UsageError("needs --labels or --ucf101-lists", subject="--missing skip")
 
     @property
     def is_fixed(self) -> bool:
@@ -163,7 +165,8 @@ def read_layer(path: Path, layer: str) -> LayerTable:
         )
     if not len(table.X):
         raise StoreError("holds no videos", subject=path)
-    if not (finite := np.isfinite(table.X).all(axis=1)).all():
+    finite = np.asarray(np.isfinite(table.X).all(axis=1))
+    if not finite.all():
         bad = table.videos[int(finite.argmin())]
         raise StoreError(
             f"features of {int((~finite).sum())} of {len(finite)} videos are not finite, the first is {bad}",
