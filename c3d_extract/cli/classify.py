@@ -60,7 +60,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @click.option("--ucf101-lists", type=FOLDER, help="Folder of classInd.txt, trainlist0N.txt, testlist0N.txt.")
 @click.option("--split", type=click.IntRange(1, 3), help="Which official split.  [default: 1]")
 @click.option("--missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
-              help="What to do about videos that a list does not label, and labels without video.")  # fmt: skip
+              help="What to do about videos a list does not label, and labels without video.")  # fmt: skip
 @click.option("--test", type=FILE, help="Train on FEATURES, test on this file.")
 @click.option(
     "--groups",
