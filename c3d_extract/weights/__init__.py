@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint
+    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint, local_path
     from c3d_extract.weights.fetch import cache_folder, fetch_file
     from c3d_extract.weights.means import read_mean
     from c3d_extract.weights.ours import save_checkpoint
@@ -22,6 +22,7 @@ _HOMES = {
     "fetch_file": "fetch",
     "find_record": "records",
     "load_checkpoint": "checkpoint",
+    "local_path": "checkpoint",
     "read_mean": "means",
     "registry": "records",
     "save_checkpoint": "ours",
@@ -34,6 +35,7 @@ __all__ = [
     "fetch_file",
     "find_record",
     "load_checkpoint",
+    "local_path",
     "read_mean",
     "registry",
     "save_checkpoint",
