@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint, local_path
-    from c3d_extract.weights.fetch import cache_folder, fetch_file
+    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint
+    from c3d_extract.weights.fetch import cache_folder, fetch_file, local_path
     from c3d_extract.weights.means import read_mean
     from c3d_extract.weights.ours import save_checkpoint
     from c3d_extract.weights.records import Record, find_record, registry
@@ -22,7 +22,7 @@ _HOMES = {
     "fetch_file": "fetch",
     "find_record": "records",
     "load_checkpoint": "checkpoint",
-    "local_path": "checkpoint",
+    "local_path": "fetch",
     "read_mean": "means",
     "registry": "records",
     "save_checkpoint": "ours",
