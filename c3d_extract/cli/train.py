@@ -12,10 +12,15 @@ from c3d_extract.cli.common import debug_option, guarded, note, put_json
 from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from c3d_extract.model import Architecture
+    from c3d_extract.preprocess import Preprocessing
     from c3d_extract.train.data import ClipSource
     from c3d_extract.train.loop import Plan, Report
     from c3d_extract.train.recipes import Recipe
+    from c3d_extract.weights import Checkpoint
 
 __all__ = ["command"]
 
@@ -48,39 +53,72 @@ def _numbers(function: Any) -> Any:
 @click.command(
     help="""Train a network on DATA.
 
-    DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an official
-    UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`, `synthetic:shapes`,
-    `synthetic:figures`. A run that was stopped goes on where it was. Under torchrun it uses all processes."""
+    DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an
+    official UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`,
+    `synthetic:shapes`, `synthetic:figures`. A run that was stopped goes on where it was. Under torchrun it
+    uses all processes."""
 )
 @click.argument("data")
 @click.option(
     "-o", "--output", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the run: model.safetensors, state.pt, log.csv, curve.png.",
 )  # fmt: skip
-@click.option("--test", "test_data", help="What to test on: as DATA. For synthetic data: clips of another seed.")
-@click.option("--root", type=click.Path(path_type=Path), help="Where paths in lists start; default: the list's folder.")
+@click.option(
+    "--test", "test_data", help="What to test on: as DATA. For synthetic data: clips of another seed."
+)
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Where paths in lists start; default: the list's folder."
+)
 @click.option("--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune or synthetic.")
 @click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
 @click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies the filters.")
-@click.option("--spatial", type=click.Choice(["3", "5"]), default="3", show_default=True, help="Spatial kernel size.")
+@click.option(
+    "--spatial", type=click.Choice(["3", "5"]), default="3", show_default=True, help="Spatial kernel size."
+)
 @click.option(
     "--size", type=(int, int, int, int), default=None, metavar="R C r c",
     help="Resize frames to R x C and crop r x c.  [default: 128 171 112 112]",
 )  # fmt: skip
-@click.option("--mean", default="110,110,110", show_default=True, help="Subtracted: B,G,R, or a binaryproto or npy file.")
+@click.option(
+    "--mean",
+    default="110,110,110",
+    show_default=True,
+    help="Subtracted: B,G,R, or a binaryproto or npy file.",
+)
 @click.option("--from", "start", default=None, help="Start from a checkpoint: a registered name or a file.")
-@click.option("--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards.")
+@click.option(
+    "--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards."
+)
 @_numbers
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything random.")
-@click.option("--n-test", type=click.IntRange(1), default=512, show_default=True, help="Synthetic clips to test on.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything random."
+)
+@click.option(
+    "--n-test", type=click.IntRange(1), default=512, show_default=True, help="Synthetic clips to test on."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
               help="bf16: mixed precision on a GPU. auto: bf16 on a GPU, else fp32.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(0), default=None, help="Processes that make clips.  [default: by the cores]")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Processes that make clips.  [default: by the cores]",
+)
 @click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads of the network.")
-@click.option("--report-every", type=click.IntRange(1), default=20, show_default=True, help="Iterations between reports.")
-@click.option("--test-every", type=click.IntRange(1), default=500, show_default=True, help="Iterations between tests.")
-@click.option("--save-every", type=click.IntRange(1), default=200, show_default=True, help="Iterations between saves.")
+@click.option(
+    "--report-every",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Iterations between reports.",
+)
+@click.option(
+    "--test-every", type=click.IntRange(1), default=500, show_default=True, help="Iterations between tests."
+)
+@click.option(
+    "--save-every", type=click.IntRange(1), default=200, show_default=True, help="Iterations between saves."
+)
 @click.option("--half", is_flag=True, help="Store the finished model in half precision.")
 @click.option("--overwrite", is_flag=True, help="Start anew where the folder holds a run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -107,7 +145,9 @@ def command(data: str, folder: Path, **options: Any) -> None:
         put_json({"model": str(folder / "model.safetensors"), **last})
 
 
-def _train(data: str, folder: Path, options: dict[str, Any], *, device: Any, say: Any) -> dict[str, Any] | None:
+def _train(
+    data: str, folder: Path, options: dict[str, Any], *, device: Any, say: Any
+) -> dict[str, Any] | None:
     from torch import distributed
 
     from c3d_extract.train.loop import Trainer
@@ -138,10 +178,14 @@ def _train(data: str, folder: Path, options: dict[str, Any], *, device: Any, say
         raise
     if not first:
         return None
-    trainer.write_model(folder / "model.safetensors", name=folder.resolve().name, dtype="fp16" if options["half"] else "fp32")
+    trainer.write_model(
+        folder / "model.safetensors", name=folder.resolve().name, dtype="fp16" if options["half"] else "fp32"
+    )
     say(f"Model: {folder / 'model.safetensors'}")
     _draw(folder, say)
-    return {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
+    return (
+        {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
+    )
 
 
 def _device(name: str) -> Any:
@@ -167,7 +211,9 @@ def _join(device: Any) -> None:
 def _precision(asked: str, device: Any) -> str:
     if asked == "bf16" and device.type != "cuda":
         # Gradients of 3-D convolutions in bf16 came out wrong on CPUs in several releases of torch.
-        raise UsageError("mixed precision is for GPUs", subject="--precision bf16", hint="train in fp32 on a CPU")
+        raise UsageError(
+            "mixed precision is for GPUs", subject="--precision bf16", hint="train in fp32 on a CPU"
+        )
     return ("bf16" if device.type == "cuda" else "fp32") if asked == "auto" else asked
 
 
@@ -181,48 +227,83 @@ def _plan(data: str, options: dict[str, Any]) -> tuple[Plan, ClipSource, ClipSou
     """Put together what is trained, on what, and what it is tested on."""
     import dataclasses
 
-    from c3d_extract.preprocess import Preprocessing, fit_mean
     from c3d_extract.train.loop import Plan
-    from c3d_extract.train.recipes import RECIPES
-    from c3d_extract.weights import load_checkpoint, read_mean
 
-    name = options["recipe_name"] or ("synthetic" if data.startswith("synthetic") else "finetune" if options["start"] else "ucf101")
-    if name not in RECIPES:
-        raise UsageError(f"unknown; known: {', '.join(RECIPES)}", subject=f"--recipe {name}")
-    changes = {key: options[key] for key, _, _ in NUMBERS} | {"batch_norm": options["batch_norm"]}
-    recipe = RECIPES[name].with_changes(changes)
-    rows, columns, *crop = options["size"] or (128, 171, 112, 112)
-    preprocessing = Preprocessing(resize=(rows, columns), crop=(crop[0], crop[1]))
-    start = None
-    if options["start"] is not None:
-        for other in ("arch", "size"):
-            if options[other] is not None:
-                raise UsageError("comes from the checkpoint", subject=f"--{other} with --from")
-        start = load_checkpoint(options["start"])
-        preprocessing = start.preprocessing
-        recipe = dataclasses.replace(recipe, batch_norm=False)
+    start = _start(options)
+    name, recipe = _recipe(data, options)
+    preprocessing = _preprocessing(options) if start is None else start.preprocessing
     source, test, told = _sources(data, options, preprocessing, recipe)
-    architecture = start.architecture if start else _architecture(options, preprocessing.crop)
+    architecture = _architecture(options, preprocessing.crop) if start is None else start.architecture
     architecture = dataclasses.replace(architecture, n_classes=len(source.labels))
     architecture.check()
-    mean = start.mean if start else fit_mean(_mean(options["mean"], read_mean), preprocessing, architecture.clip[0])
     plan = Plan(
-        architecture, preprocessing, mean, recipe.fixed(source.n_items), source.labels, {"data": told, "recipe": name},
-        seed=options["seed"], start=start.state if start else {}, start_name=f"{start.name} {start.sha256[:12]}" if start else None,
-    )  # fmt: skip
+        architecture,
+        preprocessing,
+        _mean(options["mean"], preprocessing) if start is None else start.mean,
+        recipe.fixed(source.n_items),
+        source.labels,
+        told | {"recipe": name},
+        seed=options["seed"],
+        start={} if start is None else start.state,
+        start_name=None if start is None else f"{start.name}, sha256 {start.sha256}",
+    )
     return plan, source, test
 
 
-def _mean(text: str, read_mean: Any) -> Any:
+def _start(options: dict[str, Any]) -> Checkpoint | None:
+    from c3d_extract.weights import load_checkpoint
+
+    if options["start"] is None:
+        return None
+    for other in ("arch", "size"):
+        if options[other] is not None:
+            raise UsageError("comes from the checkpoint", subject=f"--{other} with --from")
+    if options["batch_norm"]:
+        raise UsageError(
+            "a finished network has its batch norm folded away", subject="--batch-norm with --from"
+        )
+    return load_checkpoint(options["start"])
+
+
+def _recipe(data: str, options: dict[str, Any]) -> tuple[str, Recipe]:
+    from c3d_extract.train.recipes import RECIPES
+
+    usual = "finetune" if options["start"] else "synthetic" if data.startswith("synthetic") else "ucf101"
+    name = options["recipe_name"] or usual
+    if name not in RECIPES:
+        raise UsageError(f"unknown; known: {', '.join(RECIPES)}", subject=f"--recipe {name}")
+    batch_norm = False if options["start"] else options["batch_norm"]
+    return name, RECIPES[name].with_changes(
+        {key: options[key] for key, _, _ in NUMBERS} | {"batch_norm": batch_norm}
+    )
+
+
+def _preprocessing(options: dict[str, Any]) -> Preprocessing:
+    from c3d_extract.errors import WeightsError
+    from c3d_extract.preprocess import Preprocessing
+
+    rows, columns, *crop = options["size"] or (128, 171, 112, 112)
+    try:
+        return Preprocessing.from_json(
+            {"resize": (rows, columns), "crop": crop, "colour": "bgr", "std": (1, 1, 1)}
+        )
+    except WeightsError as error:
+        raise UsageError(error.reason, subject="--size") from error
+
+
+def _mean(text: str, preprocessing: Preprocessing) -> NDArray[np.float32]:
     import numpy as np
 
+    from c3d_extract.preprocess import fit_mean
+    from c3d_extract.weights import read_mean
+
     parts = text.split(",")
-    if len(parts) == 3:
-        try:
-            return np.array([float(part) for part in parts])
-        except ValueError as error:
-            raise UsageError("not three numbers B,G,R", subject=f"--mean {text}") from error
-    return read_mean(Path(text))
+    if len(parts) != 3:
+        return fit_mean(read_mean(Path(text)).array, preprocessing)
+    try:
+        return fit_mean(np.array([float(part) for part in parts]), preprocessing)
+    except ValueError as error:
+        raise UsageError("not three numbers B,G,R", subject=f"--mean {text}") from error
 
 
 def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architecture:
@@ -251,7 +332,11 @@ def _sources(
     if train.n_missing and not options["quiet"]:
         note(f"{train.n_missing} videos of {data} are not there and are left out.")
     source = VideoSource(train, preprocessing, recipe, seed=options["seed"])
-    told: dict[str, Any] = {"list": Path(data).name, "videos": len(train.videos), "classes": len(train.labels)}
+    told: dict[str, Any] = {
+        "list": Path(data).name,
+        "videos": len(train.videos),
+        "classes": len(train.labels),
+    }
     if options["test_data"] is None:
         return source, None, told
     test = read_videos(Path(options["test_data"]), root=options["root"], labels=train.labels)
@@ -259,7 +344,9 @@ def _sources(
     return source, VideoSource(test, preprocessing, each_once, seed=0), told
 
 
-def _synthetic(kind: str, options: dict[str, Any], crop: tuple[int, int]) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
+def _synthetic(
+    kind: str, options: dict[str, Any], crop: tuple[int, int]
+) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
     from c3d_extract.synthetic import SyntheticClips
     from c3d_extract.train.data import SyntheticSource
 
@@ -278,8 +365,9 @@ def _headline(plan: Plan, source: ClipSource, done: int) -> str:
     clips = "endless clips" if source.n_items is None else f"{source.n_items} clips"
     begun = f", from iteration {done}" if done else ""
     return (
-        f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip; {len(plan.labels)} classes, "
-        f"{clips}; {recipe.iterations:,} iterations of {recipe.batch_size}{begun}"
+        f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip; "
+        f"{len(plan.labels)} classes, {clips}; "
+        f"{recipe.iterations:,} iterations of {recipe.batch_size}{begun}"
     )
 
 

@@ -6,7 +6,6 @@ done, and any number of processes that share the positions see the same clips as
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from c3d_extract.errors import C3DError, VideoError
+from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.synthetic import SyntheticClips
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.synthetic import SyntheticClips
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
 
@@ -37,9 +36,13 @@ Clip = tuple["NDArray[np.uint8]", tuple[int, ...]]
 class ClipSource(Protocol):
     """Where clips come from: uint8 (T, H, W, 3), B, G, R, at the network's size, with their classes."""
 
-    labels: tuple[str, ...]
-    n_items: int | None
-    """Clips an epoch; None: endless."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's outputs."""
+
+    @property
+    def n_items(self) -> int | None:
+        """Clips an epoch; None: endless."""
 
     def clip(self, item: int, rng: np.random.Generator) -> Clip:
         """Return clip ``item``, cut and mirrored by chance."""
@@ -88,7 +91,13 @@ class VideoSource:
     """
 
     def __init__(
-        self, videos: VideoList, preprocessing: Preprocessing, recipe: Recipe, *, seed: int, n_frames: int = 16
+        self,
+        videos: VideoList,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        *,
+        seed: int,
+        n_frames: int = 16,
     ) -> None:
         self.labels = videos.labels
         self.n_items: int | None = len(videos.videos) * recipe.clips_per_video
@@ -135,7 +144,7 @@ def _decode(path: Path) -> Iterable[NDArray[np.uint8]]:
 def _frames_at(
     path: Path, n_frames: int, segment_seconds: float, first: float, second: float
 ) -> list[NDArray[np.uint8]]:
-    """Return ``n_frames`` consecutive frames of a random place, or the last ones where it lies past the end.
+    """Return ``n_frames`` consecutive frames of a random place, the last where it lies past the end.
 
     ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says it holds.
     """

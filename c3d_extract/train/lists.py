@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelledVideo", "VideoList", "read_videos"]
 
-_VIDEO_SUFFIXES = frozenset(
-    ".mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .ts .3gp .ogv .gif .mts .m2ts .asf .vob .divx".split()
-)
+_VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
+_VIDEO_SUFFIXES |= {".3gp", ".ogv", ".gif", ".mts", ".m2ts", ".asf", ".vob", ".divx"}
 
 
 class LabelledVideo(NamedTuple):
@@ -48,9 +47,7 @@ class VideoList:
     n_missing: int = 0
 
 
-def read_videos(
-    source: Path, *, root: Path | None = None, labels: Sequence[str] | None = None
-) -> VideoList:
+def read_videos(source: Path, *, root: Path | None = None, labels: Sequence[str] | None = None) -> VideoList:
     """Read a folder of class folders, or a list file.
 
     Parameters
@@ -58,7 +55,7 @@ def read_videos(
     source
         A folder with a folder for each class; or a text file with lines ``path label``, ``path,label``,
         ``path label,label,…`` (numbers: the Sports-1M lists) or just ``Class/video.avi`` (UCF101 test lists).
-        Labels are names, or numbers: from 1 where a ``classInd.txt`` lies beside the list (UCF101), else from 0.
+        Labels are names, or numbers: from 1 where ``classInd.txt`` lies beside (UCF101), else from 0.
     root
         Where relative paths start; None: the list's folder.
     labels
@@ -127,7 +124,9 @@ def _lines(file: Path) -> Iterator[_Line]:
             continue
         path, labels = _split(file, number, line.strip())
         if not path or not labels or not all(labels):
-            raise UsageError(f"expected a path and a label and found {line!r}", subject=f"{file}, line {number}")
+            raise UsageError(
+                f"expected a path and a label and found {line!r}", subject=f"{file}, line {number}"
+            )
         yield _Line(number, path, labels)
 
 
@@ -156,7 +155,8 @@ def _read_index(file: Path) -> tuple[str, ...]:
             continue
         if len(fields) != 2 or fields[0] != str(len(names) + 1):
             raise UsageError(
-                f"expected {len(names) + 1} and a class name and found {line!r}", subject=f"{file}, line {number}"
+                f"expected {len(names) + 1} and a class name and found {line!r}",
+                subject=f"{file}, line {number}",
             )
         names.append(fields[1])
     return tuple(names)
@@ -174,6 +174,4 @@ def _class(file: Path, line: _Line, label: str, names: Sequence[str], first: int
         return list(names).index(label)
     if label.isdecimal() and 0 <= int(label) - first < len(names):
         return int(label) - first
-    raise UsageError(
-        f"{label!r} is none of the {len(names)} classes", subject=f"{file}, line {line.number}"
-    )
+    raise UsageError(f"{label!r} is none of the {len(names)} classes", subject=f"{file}, line {line.number}")

@@ -76,9 +76,15 @@ def draw_curve(log: Path, picture: Path) -> None:
     left, right = figure.subplots(1, 2)
     for axes, names in ((left, ("loss", "test_loss")), (right, ("accuracy", "test_clips", "test_videos"))):
         for name in names:
-            points = [(x, y) for x, y in zip(columns["iteration"], columns[name], strict=True) if y is not None]
+            points = [
+                (x, y) for x, y in zip(columns["iteration"], columns[name], strict=True) if y is not None
+            ]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker="." if "test" in name else None)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    label=name.replace("_", " "),
+                    marker="." if "test" in name else None,
+                )
         axes.set_xlabel("iteration")
         axes.grid(visible=True, alpha=0.3)
         axes.legend()

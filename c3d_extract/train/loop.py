@@ -97,8 +97,8 @@ class Report:
     iteration
         Iterations done.
     loss, accuracy
-        Mean over the clips learned from since the last report; accuracy is the share of clips whose top class
-        is right (for clips with a motion and a shape: of both, each among its kind).
+        Mean over the clips learned from since the last report; accuracy is the share of clips whose top
+        class is right (for clips with a motion and a shape: of both, each among its kind).
     rate, clips_per_second
         Learning rate and speed.
     failures
@@ -122,8 +122,8 @@ class Report:
 def hits(scores: torch.Tensor, targets: torch.Tensor, labels: tuple[str, ...]) -> tuple[int, int]:
     """Return how many answers are right, and how many were asked for.
 
-    Labels such as ``motion left`` belong to a kind by their first word; each kind that a clip has a label of is
-    one question, answered by the highest score among the kind. Other labels are one kind together.
+    Labels such as ``motion left`` belong to a kind by their first word; each kind that a clip has a label of
+    is one question, answered by the highest score among the kind. Other labels are one kind together.
     """
     n_right = n_asked = 0
     for columns in _kinds(labels):
@@ -205,12 +205,14 @@ class Trainer:
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
         if plan.recipe.batch_size % self.world:
-            raise UsageError(f"batches of {plan.recipe.batch_size} do not divide among {self.world} processes")
+            raise UsageError(
+                f"batches of {plan.recipe.batch_size} do not divide among {self.world} processes"
+            )
         self.iteration = 0
         torch.manual_seed(plan.seed)
         self.net = TrainingNet(plan.architecture, plan.recipe)
         self.new_tensors = self.net.start_from(plan.start) if plan.start else []
-        self.net = self.net.to(device=self.device, memory_format=torch.channels_last_3d)
+        self.net = self.net.to(self.device).to(memory_format=torch.channels_last_3d)
         self.optimizer = _optimizer(self.net, plan.recipe)
         self._mean = torch.from_numpy(plan.mean)[None].to(self.device)
         self._std = torch.tensor(plan.preprocessing.std, device=self.device).view(1, 3, 1, 1, 1)
@@ -260,7 +262,9 @@ class Trainer:
     def write_model(self, path: Path, *, name: str, dtype: Any = "fp32") -> None:
         """Write the network as it is now: a plain C3D net with all that using it needs."""
         plan = self.plan
-        told = {key: value for key, value in plan.to_json().items() if key in {"recipe", "data", "seed", "start"}}
+        told = {
+            key: value for key, value in plan.to_json().items() if key in {"recipe", "data", "seed", "start"}
+        }
         extra = {**told, "iterations_done": self.iteration}
         save_checkpoint(
             path,
@@ -330,11 +334,12 @@ class Trainer:
         loss = -(targets * F.log_softmax(scores, dim=1)).sum()
         if not torch.isfinite(loss):
             raise C3DError(
-                f"the loss is not finite in iteration {self.iteration}", hint="lower the rate; the last state is kept"
+                f"the loss is not finite in iteration {self.iteration}",
+                hint="lower the rate; the last state is kept",
             )
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel averages gradients over the processes; a mean over all clips is wanted.
-        (loss * (self.world / n_everywhere)).backward()
+        torch.autograd.backward(loss * (self.world / n_everywhere))
         self.optimizer.step()
         return loss.item(), n_clips, *hits(scores.detach(), targets, self.plan.labels)
 
@@ -371,13 +376,13 @@ class Trainer:
             batch = collate([clip for video in found for clip in video], len(self.plan.labels))
             if not len(batch.clips):
                 continue
-            scores = torch.cat([self.net(self.input(part)) for part in batch.clips.split(32)])
+            scores = torch.cat([self.net(self.input(part)) for part in torch.split(batch.clips, 32)])
             targets = batch.targets.to(self.device)
             loss = float(-(targets * F.log_softmax(scores, dim=1)).sum())
             clips = clips.plus(loss, len(targets), *hits(scores, targets, self.plan.labels))
             sizes = [len(video) for video in found]
-            mean = torch.stack([part.softmax(1).mean(0) for part in scores.split(sizes)])
-            first = torch.stack([part[0] for part in targets.split(sizes)])
+            mean = torch.stack([part.softmax(1).mean(0) for part in torch.split(scores, sizes)])
+            first = torch.stack([part[0] for part in torch.split(targets, sizes)])
             videos = videos.plus(0, len(sizes), *hits(mean, first, self.plan.labels))
         return *clips.means, videos.means[1]
 

@@ -37,7 +37,11 @@ class TrainingNet(C3D):
         if recipe.batch_norm:
             groups = zip(architecture.conv_names, architecture.filters, strict=True)
             self.norms.update(
-                {name: nn.BatchNorm3d(n) for names, sizes in groups for name, n in zip(names, sizes, strict=True)}
+                {
+                    name: nn.BatchNorm3d(n)
+                    for names, sizes in groups
+                    for name, n in zip(names, sizes, strict=True)
+                }
             )
         _initialise(self, recipe.initial)
 
@@ -85,7 +89,8 @@ def _initialise(net: TrainingNet, initial: str) -> None:
             continue
         if initial == "he":
             nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
-            nn.init.zeros_(module.bias)
+            bias = 0.0
         else:
             nn.init.normal_(module.weight, std=0.005 if name in {"fc6", "fc7"} else 0.01)
-            nn.init.constant_(module.bias, 0 if name in {"conv1a", "fc8"} else 1)
+            bias = 0.0 if name in {"conv1a", "fc8"} else 1.0
+        nn.init.constant_(module.get_parameter("bias"), bias)

@@ -42,8 +42,8 @@ class Recipe:
     dropout
         After fc6 and fc7.
     initial
-        ``gaussian``: the authors' (deviation 0.01, hidden layers 0.005, biases 1 but 0 in conv1 and the last
-        layer). ``he``: deviation sqrt(2 / inputs), biases 0.
+        ``gaussian``: the authors' (deviation 0.01, hidden layers 0.005, biases 1 but 0 in conv1 and the
+        last layer). ``he``: deviation sqrt(2 / inputs), biases 0.
     batch_norm
         Normalise after each convolution while training; folded into the convolutions afterwards.
     mirror
@@ -91,7 +91,7 @@ class Recipe:
             raise UsageError(f"{wrong[0]} cannot be {getattr(self, wrong[0])}", subject="recipe")
 
     def fixed(self, n_items: int | None) -> Self:
-        """Return the recipe in iterations, for a training set of ``n_items`` clips an epoch (None: endless)."""
+        """Return the recipe in iterations, for ``n_items`` training clips an epoch (None: endless)."""
         if self.epochs is None:
             return self
         if n_items is None:
@@ -113,7 +113,7 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Self:
-        """Return the recipe with what is not None changed; a number of iterations takes the place of epochs."""
+        """Return the recipe with what is not None changed; ``iterations`` takes the place of epochs."""
         kept = {name: value for name, value in changes.items() if value is not None}
         if "iterations" in kept:
             kept.setdefault("epochs", None)
@@ -125,7 +125,9 @@ RECIPES: dict[str, Recipe] = {
     "ucf101": Recipe(epochs=16, every=4),
     # Section 3.3: batches of 30, rate 0.003 halved every 150,000 iterations, 1.9 million iterations, five
     # two-second clips a video. Momentum, decay and initial weights as in the authors' example.
-    "sports1m": Recipe(iterations=1_900_000, gamma=0.5, every=150_000, clips_per_video=5, segment_seconds=2.0),
+    "sports1m": Recipe(
+        iterations=1_900_000, gamma=0.5, every=150_000, clips_per_video=5, segment_seconds=2.0
+    ),
     # c3d_finetuning: rate 0.0001 divided by 10 every 5,000 of 20,000 iterations, decay 0.0005.
     "finetune": Recipe(iterations=20_000, rate=0.0001, decay=0.0005, every=5_000),
     "synthetic": Recipe(
