@@ -10,7 +10,8 @@ What is done here, and why, was measured on several hundred real and damaged fil
   concat script, whatever its name, could make FFmpeg open other files and addresses.
 * An error inside a stream is counted and decoding goes on; nothing is put in place of what is lost.
   Frames that the decoder itself patched up (grey, smeared) are kept, as OpenCV keeps them, and counted.
-* A rotation (phone videos) is applied, as OpenCV does.
+* A rotation (phone videos) is applied, as OpenCV does. Interlaced frames are taken as they are, both
+  fields in one picture.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import av
 import numpy as np
 from av.packet import Packet
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from c3d_extract.errors import VideoError
 
@@ -83,6 +84,7 @@ _NO_VIDEOS = (
     ((b"<!doctype html", b"<html"), "a web page, not a video"),
     ((b"version https://git-lfs",), "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"),
 )
+_MATRICES = {1, 4, 7, 9, 10}  # BT.709, FCC, SMPTE 240M, BT.2020: those that are not BT.601's
 _FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
 _REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
@@ -168,9 +170,11 @@ class VideoReader:
 
     def _open(self) -> InputContainer:
         # An absolute path keeps names such as "http:x.mp4" from being taken for addresses.
-        options = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+        # Container options, because PyAV 15 crashes on `options` where streams turn up late (FLV, MPEG).
+        only = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
+        path = os.path.abspath(self.path)  # noqa: PTH100
         try:
-            return av.open(os.path.abspath(self.path), options=options, metadata_errors="replace")  # noqa: PTH100
+            return av.open(path, container_options=only, metadata_errors="replace")
         except Exception as error:
             raise VideoError(_why_not_opened(self.path, error), subject=self.path) from error
 
@@ -193,7 +197,8 @@ class VideoReader:
         best = self._container.streams.best("video")
         stream = next((s for s in known if best is not None and s.index == best.index), known[0])
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(self._max_pixels)}
+        # FFmpeg counts what it allocates, padding and all, so it gets some room; the exact limit is ours.
+        stream.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 20))}
         return stream
 
     def _probe(self) -> VideoInfo:
@@ -241,7 +246,7 @@ class VideoReader:
                 bgr = self._convert(frame)
                 if bgr is None:
                     continue
-                pts_seconds = None if frame.pts is None or frame.time is None else float(frame.time)
+                pts_seconds = self._pts_seconds(frame)
                 self._note_time(pts_seconds)
                 if self.n_frames == 0:
                     height, width = bgr.shape[:2]
@@ -251,6 +256,11 @@ class VideoReader:
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
+
+    def _pts_seconds(self, frame: VideoFrame) -> float | None:
+        # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.
+        base = self._stream.time_base
+        return None if frame.pts is None or base is None else float(frame.pts * base)
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Yield packets to the end of the file, the empty one that flushes the decoder included."""
@@ -292,7 +302,7 @@ class VideoReader:
         # times as much. Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
         try:
             converted = self._reformatter.reformat(
-                frame, format="bgr24", interpolation="BICUBIC", **_ONE_THREAD
+                _progressive(frame), format="bgr24", interpolation="BICUBIC", **_colours(frame)
             )
             plane = converted.planes[0]
             shape, strides = (converted.height, converted.width, 3), (plane.line_size, 3, 1)
@@ -337,16 +347,41 @@ class VideoReader:
         return None
 
 
-def _one_thread() -> dict[str, Any]:
-    try:
-        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), format="bgr24", threads=1)
-    except TypeError:
-        return {}  # PyAV before 17: always one thread
-    return {"threads": 1}
+_OLD_SWSCALE = int(av.__version__.split(".")[0]) < 17  # PyAV 17 went from sws_scale to sws_scale_frame
 
 
-_ONE_THREAD = _one_thread()
-"""What keeps PyAV's colour conversion from starting a thread for every core in every decoder."""
+def _colours(frame: VideoFrame) -> dict[str, Any]:
+    """Return what makes every PyAV convert alike: one thread, the matrix that the frame is tagged with."""
+    if not _OLD_SWSCALE:
+        return {"threads": 1}
+    if frame.colorspace not in _MATRICES:
+        return {}
+    return {
+        "src_colorspace": frame.colorspace,
+        "dst_colorspace": Colorspace.ITU601,  # heeded only where the two differ; means nothing for RGB
+        "src_color_range": ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG,
+    }
+
+
+def _progressive(frame: VideoFrame) -> VideoFrame:
+    """Return the frame without its mark as interlaced.
+
+    New versions of swscale convert the two fields apart, old ones and so every OpenCV that can read
+    such videos (up to 4.10) do not.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    plain = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, plain.planes, strict=True):
+        n_bytes = min(source.line_size, target.line_size)
+        _rows(target, n_bytes)[:] = _rows(source, n_bytes)
+    return plain
+
+
+def _rows(plane: Any, n_bytes: int) -> NDArray[np.uint8]:
+    """View a plane as uint8 (rows, bytes)."""
+    return np.ndarray((plane.height, n_bytes), np.uint8, plane, strides=(plane.line_size, 1))
 
 
 def _step(fps: float) -> float:
