@@ -16,6 +16,7 @@ What is done here, and why, was measured on several hundred real and damaged fil
 
 from __future__ import annotations
 
+import errno
 import heapq
 import math
 import os
@@ -426,7 +427,7 @@ def _why_not_opened(path: Path, error: Exception) -> str:
             return why
     if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
         return "cut off: it ends before its index (the moov box)"
-    if isinstance(error, av.error.ArgumentError):
+    if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not among those allowed
         return "not a kind of video file that is opened here"
     return f"not a readable video: {_plain(error)}"
 

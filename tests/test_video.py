@@ -34,6 +34,8 @@ from c3d_extract.video import (
     write_video,
 )
 
+OLD_SWSCALE = int(av.__version__.split(".")[0]) < 17
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -90,6 +92,8 @@ def test_frames_are_opencvs(
 ) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg cannot write {codec}")
+    if pix_fmt == "yuv420p10le" and OLD_SWSCALE:
+        pytest.skip("FFmpeg 7 and 8 convert 10 bits differently; OpenCV here has the newer one")
     path = write(tmp_path / name, moving_frames(12, height, width), codec=codec, pix_fmt=pix_fmt)
     ours, theirs = read(path)[0], opencv_frames(path)
     assert len(ours) == len(theirs) == 12
@@ -115,6 +119,8 @@ def test_real_videos_give_opencvs_crops(shared_data: Path) -> None:
     sampler = FrameSampler(Preprocessing())
     files = [f for f in sorted((shared_data / "samples").glob("*/*.*")) if f.name not in _NOT_FOR_OPENCV]
     assert len(files) > 20
+    if OLD_SWSCALE:
+        files = [f for f in files if "10bits" not in f.name]
     for file in files:
         capture, n_different, n_values = cv2.VideoCapture(str(file)), 0, 0
         with VideoReader(file) as reader:
@@ -248,7 +254,7 @@ def test_frames_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
 def test_of_several_video_streams_the_default_one_is_read(tmp_path: Path) -> None:
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as out:
-        for height, default in ((96, 0), (48, int(Disposition.default))):
+        for height, default in ((96, 0), (48, Disposition.default.value)):
             stream = cast("Any", out.add_stream("mpeg4", rate=25))
             stream.height, stream.width, stream.pix_fmt, stream.disposition = height, 64, "yuv420p", default
         for stream in cast("Any", out.streams.video):
@@ -377,7 +383,7 @@ def test_sound_and_cover_pictures_are_no_videos(tmp_path: Path) -> None:
             picture = cast("Any", out.add_stream("mjpeg", rate=1)) if cover else None
             if picture is not None:
                 picture.height, picture.width, picture.pix_fmt = 48, 64, "yuvj420p"
-                picture.disposition = int(Disposition.attached_pic)
+                picture.disposition = Disposition.attached_pic.value
             samples = av.AudioFrame.from_ndarray(
                 np.zeros((1, 4096), np.float32), format="fltp", layout="mono"
             )
