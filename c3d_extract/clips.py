@@ -19,7 +19,7 @@ Frame indices are 0-based, ranges half-open.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.settings import Short, Tail
+
 __all__ = [
     "CLIP_LENGTH",
-    "SHORT_POLICIES",
-    "TAIL_POLICIES",
     "Clip",
     "ClipAssembler",
     "ClipSpan",
@@ -40,11 +40,6 @@ __all__ = [
 
 CLIP_LENGTH = 16
 """Frames a clip: the paper's, and the only length C3D's fc6 takes."""
-
-Tail = Literal["drop", "pad", "back"]
-Short = Literal["pad", "loop", "fail"]
-TAIL_POLICIES: tuple[Tail, ...] = ("drop", "pad", "back")
-SHORT_POLICIES: tuple[Short, ...] = ("pad", "loop", "fail")
 
 
 class ClipSpan(NamedTuple):

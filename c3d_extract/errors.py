@@ -97,7 +97,9 @@ class MismatchError(StoreError):
         One ``name: was → is`` line per difference.
     """
 
-    def __init__(self, reason: str, *, differences: list[str], subject: object = None, hint: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, differences: list[str], subject: object = None, hint: str | None = None
+    ) -> None:
         self.differences = differences
         super().__init__(f"{reason} ({'; '.join(differences)})", subject=subject, hint=hint)
 

@@ -12,10 +12,22 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from c3d_extract.clips import SHORT_POLICIES, TAIL_POLICIES, Short, Tail
 from c3d_extract.errors import UsageError
 
-__all__ = ["PRECISIONS", "ExtractSettings", "Precision"]
+__all__ = [
+    "PRECISIONS",
+    "SHORT_POLICIES",
+    "TAIL_POLICIES",
+    "ExtractSettings",
+    "Precision",
+    "Short",
+    "Tail",
+]
+
+Tail = Literal["drop", "pad", "back"]
+Short = Literal["pad", "loop", "fail"]
+TAIL_POLICIES: tuple[Tail, ...] = ("drop", "pad", "back")
+SHORT_POLICIES: tuple[Short, ...] = ("pad", "loop", "fail")
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
@@ -64,11 +76,17 @@ class ExtractSettings:
         if self.pca is not None and self.pca < 1:
             raise UsageError(f"must be at least 1, not {self.pca}", subject="--pca")
         if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
-            raise UsageError(f"must be above 0 and at most 1000 frames a second, not {self.fps:g}", subject="--fps")
+            raise UsageError(
+                f"must be above 0 and at most 1000 frames a second, not {self.fps:g}", subject="--fps"
+            )
         if self.tail not in TAIL_POLICIES:
-            raise UsageError(f"must be one of {', '.join(TAIL_POLICIES)}, not {self.tail!r}", subject="--tail")
+            raise UsageError(
+                f"must be one of {', '.join(TAIL_POLICIES)}, not {self.tail!r}", subject="--tail"
+            )
         if self.short not in SHORT_POLICIES:
-            raise UsageError(f"must be one of {', '.join(SHORT_POLICIES)}, not {self.short!r}", subject="--short")
+            raise UsageError(
+                f"must be one of {', '.join(SHORT_POLICIES)}, not {self.short!r}", subject="--short"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, layers as a list."""

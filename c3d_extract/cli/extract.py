@@ -20,8 +20,8 @@ from c3d_extract.cli.common import (
     printable,
     put_json,
 )
-from c3d_extract.clips import SHORT_POLICIES, TAIL_POLICIES
 from c3d_extract.errors import FetchError, StoreError, UsageError
+from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
 
 if TYPE_CHECKING:
     from c3d_extract.cli.progress import FetchBar, RunBar
