@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+import torch
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.preprocess import fit_mean
@@ -21,7 +21,7 @@ from c3d_extract.weights.records import data_folder, find_record, registry
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
+    import numpy as np
     from numpy.typing import NDArray
 
     from c3d_extract.model import Architecture, Pool5
@@ -291,7 +291,7 @@ def _describe_ours(contents: Contents, wanted: _Wanted) -> _Described:
     fit_shape = (3, *(max(architecture.clip[0], 1), *preprocessing.crop))
     if any(n > most for n, most in zip(contents.sources["mean"].shape, fit_shape, strict=True)):
         raise WeightsError("damaged: its mean does not fit its preprocessing")
-    mean = NamedMean(np.array(contents.sources["mean"].read(), dtype=np.float32), header.mean_name)
+    mean = NamedMean(torch.as_tensor(contents.sources["mean"].read()).float().numpy(), header.mean_name)
     return _Described(
         architecture,
         preprocessing,

@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "c3d_architecture",
     "check_tensors",
+    "one_line",
     "read_state",
 ]
 
@@ -35,6 +36,12 @@ Shape = tuple[int, ...]
 CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 LINEAR = ("fc6", "fc7", "fc8")
 _STAGES = ((0,), (1,), (2, 3), (4, 5), (6, 7))  # indices into CONVOLUTIONS
+
+
+def one_line(error: BaseException) -> str:
+    """Say what a library raised, on one line and not at length."""
+    text = " ".join(str(error).split())[:120]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Source(NamedTuple):

@@ -298,7 +298,7 @@ def _why(error: Exception, timeout_seconds: float) -> str:
     if isinstance(error, urllib.error.HTTPError):
         with suppress(OSError):
             error.close()
-        return f"{error.code} {error.reason}"
+        return f"{error.code} {' '.join(str(error.reason).split())}"
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
         return f"silent for {timeout_seconds:g} s"

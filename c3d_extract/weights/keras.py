@@ -18,7 +18,7 @@ import numpy as np
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.channels_last import Array, layer_names, pairs_of, to_sources
-from c3d_extract.weights.contents import CONVOLUTIONS, Contents
+from c3d_extract.weights.contents import CONVOLUTIONS, Contents, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def _damage_named() -> Iterator[None]:
     except WeightsError:
         raise
     except Exception as error:  # HDF5 raises many kinds where a file is damaged
-        reason = f"not a readable Keras h5 file ({type(error).__name__}: {str(error)[:120]})"
+        reason = f"not a readable Keras h5 file ({one_line(error)})"
         raise WeightsError(reason) from error
 
 

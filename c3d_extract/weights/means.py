@@ -10,6 +10,7 @@ import numpy as np
 
 from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.weights.caffe import read_blob
+from c3d_extract.weights.contents import one_line
 from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, git_blob_sha1
 from c3d_extract.weights.records import registry
 
@@ -112,7 +113,7 @@ def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
-        raise WeightsError(f"not a readable npy file ({error})") from error
+        raise WeightsError(f"not a readable npy file ({one_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fui":
         raise WeightsError("an npy file of something else than numbers")
     # Ports keep (T, H, W, 3) or (H, W, 3); three channels last can mean nothing else.

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from c3d_extract.errors import WeightsError
 from c3d_extract.model import Architecture
 from c3d_extract.preprocess import Preprocessing, fit_mean
-from c3d_extract.weights.contents import Contents, Source, check_tensors
+from c3d_extract.weights.contents import Contents, Source, check_tensors, one_line
 from c3d_extract.weights.torch_layouts import contents_of_state
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def save_checkpoint(
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise WeightsError(f"cannot be written: {error}", subject=path) from error
+        raise WeightsError(f"cannot be written: {one_line(error)}", subject=path) from error
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -128,7 +128,7 @@ def open_safetensors(path: Path) -> Iterator[Contents]:
             sources = {key: _source(file, key) for key in file.keys()}  # noqa: SIM118  # not a mapping
             yield Contents("safetensors", sources, header=_parse(text))
     except SafetensorError as error:
-        raise WeightsError(f"not a readable safetensors file ({error})") from error
+        raise WeightsError(f"not a readable safetensors file ({one_line(error)})") from error
 
 
 def _source(file: Any, key: str) -> Source:

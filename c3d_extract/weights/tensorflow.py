@@ -17,7 +17,8 @@ import numpy as np
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.channels_last import Array, layer_names, pairs_of, to_sources
-from c3d_extract.weights.contents import Contents
+from c3d_extract.weights.contents import Contents, one_line
+from c3d_extract.weights.pickles import check_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,9 +69,7 @@ def _load(path: Path) -> dict[Any, Any]:
     except WeightsError:
         raise
     except Exception as error:  # a damaged or hostile pickle raises whatever it likes
-        raise WeightsError(
-            f"not a readable npy dictionary ({type(error).__name__}: {str(error)[:120]})"
-        ) from error
+        raise WeightsError(f"not a readable npy dictionary ({one_line(error)})") from error
     held = wrapped.objects if isinstance(wrapped, _Array) else None
     if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
         raise WeightsError("an npy file of objects, but not of one dictionary of arrays")
@@ -82,6 +81,7 @@ def _unpickled(mapped: Any) -> Any:
     shape, _, dtype = versions[np.lib.format.read_magic(mapped)](mapped)
     if shape != () or dtype != np.dtype(object):
         raise WeightsError(f"an array of shape {shape}, not a dictionary of arrays")
+    check_pickle(mapped)
     return _ArrayUnpickler(mapped, encoding="bytes").load()
 
 

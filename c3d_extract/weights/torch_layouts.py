@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.contents import CONVOLUTIONS, LINEAR, Contents, Source
+from c3d_extract.weights.contents import CONVOLUTIONS, LINEAR, Contents, Source, one_line
+from c3d_extract.weights.pickles import check_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,8 +59,8 @@ def open_torch(path: Path) -> Iterator[Contents]:
 
 
 def _load(path: Path) -> Any:
-    zipped = zipfile.is_zipfile(path)
     try:
+        zipped = zipfile.is_zipfile(path)
         _check_zip(path) if zipped else _check_legacy(path)
         # Zip files are mapped, so tensors that are not asked for are never read.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -70,10 +71,10 @@ def _load(path: Path) -> Any:
 
 
 def _why_not_loaded(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = str(error)
     if "nsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
         return "refused: this pickle holds more than tensors, and loading it could run code"
-    return f"not a readable PyTorch file ({type(error).__name__}: {text[:120]})"
+    return f"not a readable PyTorch file ({one_line(error)})"
 
 
 def _check_zip(path: Path) -> None:
@@ -89,6 +90,9 @@ class _Inert:
     """Stands for whatever a pickle asks for, and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
+    def __call__(self, *_: object, **__: object) -> _Inert:
+        return self
+
     def __setstate__(self, _: object) -> None: ...
     def __setitem__(self, *_: object) -> None: ...
     def append(self, _: object) -> None: ...
@@ -116,7 +120,8 @@ class _SizeReader(pickle.Unpickler):
 def _check_legacy(path: Path) -> None:
     """Refuse a file whose storages claim more than it holds: torch would allocate them unseen."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-        for _ in range(4):  # magic number, protocol version, system, and then the state itself
+        for _ in range(5):  # magic number, protocol version, system, the state itself, keys of its storages
+            check_pickle(mapped)
             reader = _SizeReader(mapped, encoding="bytes")  # mmap reads like a file
             reader.load()
             if reader.n_numbers > len(mapped):

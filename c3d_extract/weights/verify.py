@@ -25,6 +25,7 @@ from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.video import read_frame_folder
 from c3d_extract.weights.channels_last import CHANNELS_LAST_LAYOUTS
 from c3d_extract.weights.checkpoint import load_checkpoint
+from c3d_extract.weights.contents import one_line
 from c3d_extract.weights.fetch import cache_folder, fetch_file
 from c3d_extract.weights.records import RemoteFile, data_folder
 
@@ -169,7 +170,7 @@ def read_goldens(path: Path) -> list[Known]:
         parts = [str(name).rsplit("/", 1) for name in names]
         return [_known(video, int(start), *row) for (video, start), *row in zip(parts, fc6, top, strict=True)]
     except Exception as error:  # numpy and zipfile raise many kinds where a file is damaged
-        reason = f"not a file of known outputs ({type(error).__name__}: {error})"
+        reason = f"not a file of known outputs ({one_line(error)})"
         raise WeightsError(reason, subject=path) from error
 
 
@@ -240,7 +241,7 @@ def _archived_frames(archive: Path) -> list[tuple[int, bytes]]:
                     raise WeightsError("an archive of something else than sample frames")
                 frames.append((int(stem), content.read()))
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise WeightsError(f"not a readable archive ({error})") from error
+        raise WeightsError(f"not a readable archive ({one_line(error)})") from error
     return sorted(frames)
 
 

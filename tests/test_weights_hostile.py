@@ -1,0 +1,215 @@
+"""Checkpoints are data: nothing in one runs, and damage ends in a result or in one WeightsError."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from checkpoint_writers import DAVIDEA, caffe_bytes, random_state, write_keras, write_npy, write_torch
+from safetensors.torch import save_file
+
+from c3d_extract.errors import WeightsError
+from c3d_extract.model import ARCHITECTURES
+from c3d_extract.weights import load_checkpoint
+
+HERE = Path(__file__).resolve().parent
+NARROW = ARCHITECTURES["c3d"].scaled(1 / 64)
+STATE = random_state(NARROW.state_shapes())
+
+CONTAINERS = [
+    "ours",
+    "jfzhang95",
+    "DavideA, before zip",
+    "mmaction2, fine-tuned",
+    "mmaction v0, wrapped",
+    "Caffe C3D v1.0",
+    "Caffe BVLC",
+    "TensorFlow npy C, H, W",
+    "TensorFlow npy H, W, C, Python 2",
+    "Keras TensorFlow H, W, C",
+    "Keras Theano",
+]
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    script = [sys.executable, str(HERE / "checkpoint_fuzz.py"), str(tmp_path_factory.mktemp("fuzz")), "1000"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+    done = subprocess.run(
+        [*script, *CONTAINERS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's means")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_a_thousand_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed: Any) -> None:
+    result = fuzzed[container]
+    assert result["others"] == []
+    assert result["loaded"] + result["refused"] == 1000
+    assert result["refused"] > 500  # the damage is real
+    # Tiny files of 20 kB; caches of parsers take a few MiB, a believed length would take hundreds.
+    assert result["grew_mib"] < 32
+
+
+class RunsCode:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_does_not(legacy: bool, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    torch.save({"conv1.weight": RunsCode(mark)}, tmp_path / "x", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="could run code"):
+        load_checkpoint(tmp_path / "x")
+    assert not mark.exists()
+
+
+def test_an_npy_dictionary_that_would_run_code_does_not(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    np.save(tmp_path / "x.npy", {"var_name/wc1": RunsCode(mark)}, allow_pickle=True)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="only arrays are read"):
+        load_checkpoint(tmp_path / "x.npy")
+    assert not mark.exists()
+    assert np.load(tmp_path / "x.npy", allow_pickle=True) is not None
+    assert mark.exists()  # the trap was real
+
+
+def test_an_npy_dictionary_cannot_reach_what_surrounds_the_reader(tmp_path: Path) -> None:
+    """numpy's own scalar and object arrays, and attributes of the stand-ins, lead nowhere."""
+    for content in (
+        {"a": np.float64(1)},
+        {"var_name/wc1": np.array([None])},
+        {"var_name/wc1": np.array(["x"])},
+    ):
+        np.save(tmp_path / "x.npy", content, allow_pickle=True)  # type: ignore[arg-type]
+        with pytest.raises(WeightsError):
+            load_checkpoint(tmp_path / "x.npy", fc6_order="chw")
+
+
+def test_a_legacy_file_cannot_make_torch_allocate_what_it_does_not_hold(tmp_path: Path) -> None:
+    write_torch(tmp_path / "x", STATE, DAVIDEA, legacy=True)
+    content = (tmp_path / "x").read_bytes()
+    size = NARROW.state_shapes()["fc6.weight"]
+    n = size[0] * size[1]
+    honest, lie = (
+        b"J" + struct.pack("<i", n),
+        b"J" + struct.pack("<i", 2**31 - 1),
+    )  # BININT: elements of fc6.weight
+    honest_short = b"M" + struct.pack("<H", n)  # BININT2 where it fits
+    found = honest if honest in content else honest_short
+    assert found in content
+    (tmp_path / "x").write_bytes(content.replace(found, lie, 1))
+    with pytest.raises(WeightsError, match="claim more than the file holds"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_a_tensor_of_few_stored_numbers_cannot_stand_for_many(tmp_path: Path) -> None:
+    tensors = {
+        f"{DAVIDEA.get(n.split('.')[0], n.split('.')[0])}.{n.split('.')[1]}": torch.from_numpy(a)
+        for n, a in STATE.items()
+    }
+    tensors["fc6.weight"] = torch.zeros(1).expand(1 << 16, 1 << 16)
+    torch.save(tensors, tmp_path / "x")
+    with pytest.raises(WeightsError, match="more numbers than the file holds"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_a_zip_bomb_is_no_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\0" * (64 << 20))
+    with pytest.raises(WeightsError, match="compressed"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_a_pickle_with_a_huge_memo_or_string_is_refused_before_it_is_unpickled(tmp_path: Path) -> None:
+    header = (
+        b"\x93NUMPY\x01\x00"
+        + struct.pack("<H", 118)
+        + b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117)
+        + b"\n"
+    )
+    memo = b"\x80\x02" + b"K\x01" + b"r" + struct.pack("<I", 1 << 31) + b"."
+    string = b"\x80\x04" + b"\x8e" + struct.pack("<Q", 1 << 40) + b"abc" + b"."
+    for body in (memo, string):
+        (tmp_path / "x").write_bytes(header + body)
+        with pytest.raises(WeightsError):
+            load_checkpoint(tmp_path / "x")
+
+
+def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
+    header = json.dumps(
+        {"conv1a.weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 4]}}
+    ).encode()
+    (tmp_path / "x").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    with pytest.raises(WeightsError, match="safetensors"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_a_safetensors_file_is_known_whatever_byte_its_length_begins_with(tmp_path: Path) -> None:
+    """A header of 128 bytes more or less begins as a pickle does; of 10, as a Caffe model does."""
+    seen = set()
+    for padding in range(0, 2048, 8):
+        save_file({"nothing": torch.zeros(1)}, tmp_path / "x", metadata={"pad": "x" * padding})
+        seen.add((tmp_path / "x").read_bytes()[0])
+        with pytest.raises(WeightsError, match="known C3D layout"):
+            load_checkpoint(tmp_path / "x")
+    assert 0x80 in seen
+
+
+def test_a_caffe_blob_whose_shape_lies_is_refused(tmp_path: Path) -> None:
+    content = caffe_bytes(STATE, "fork")
+    honest = b"\x08\x04\x10\x03\x18\x03\x20\x03\x28\x03"  # conv1a: num 4, channels 3, 3x3x3
+    assert content.count(honest) == 1
+    (tmp_path / "x").write_bytes(content.replace(honest, b"\x08\x7f\x10\x7f\x18\x7f\x20\x7f\x28\x7f"))
+    with pytest.raises(WeightsError, match="a blob of shape"):
+        load_checkpoint(tmp_path / "x")
+
+
+def test_h5_links_to_other_files_are_not_followed(tmp_path: Path) -> None:
+    write_keras(tmp_path / "outside.h5", STATE)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for layer in ("conv1", "conv2", "conv3a", "fc6"):
+            file[layer] = h5py.ExternalLink("outside.h5", layer)
+            file[f"soft_{layer}"] = h5py.SoftLink(f"/{layer}")
+    with pytest.raises(WeightsError, match="no arrays"):
+        load_checkpoint(tmp_path / "x.h5", fc6_order="hwc")
+
+
+def test_h5_arrays_that_lie_elsewhere_or_are_not_there_are_refused(tmp_path: Path) -> None:
+    for kind in ("external", "empty"):
+        write_keras(tmp_path / "x.h5", STATE)
+        with h5py.File(tmp_path / "x.h5", "a") as file:
+            shape = file["fc6/fc6/kernel:0"].shape
+            del file["fc6/fc6/kernel:0"]
+            if kind == "external":
+                (tmp_path / "secret.bin").write_bytes(b"\0" * (4 * shape[0] * shape[1]))
+                external = [("secret.bin", 0, 4 * shape[0] * shape[1])]
+                file["fc6/fc6"].create_dataset("kernel:0", shape, "f4", external=external)
+            else:  # a dataset of any shape that was never written takes no room in the file
+                file["fc6/fc6"].create_dataset("kernel:0", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
+        with pytest.raises(WeightsError):
+            load_checkpoint(tmp_path / "x.h5", mean="1,2,3", fc6_order="hwc")
+
+
+def test_a_pickle_of_python_objects_under_an_npy_name_is_refused(tmp_path: Path) -> None:
+    write_npy(tmp_path / "x", STATE)
+    (tmp_path / "x").write_bytes(pickle.dumps({"var_name/wc1": 1}))
+    with pytest.raises(WeightsError):
+        load_checkpoint(tmp_path / "x")
