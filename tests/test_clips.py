@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c3d_extract.clips import (
-    CLIP_LENGTH,
-    SHORT_POLICIES,
-    TAIL_POLICIES,
-    Clip,
-    ClipAssembler,
-    ClipSpan,
-    Short,
-    Tail,
-    clip_spans,
-)
+from c3d_extract.clips import CLIP_LENGTH, Clip, ClipAssembler, ClipSpan, clip_spans
+from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES, Short, Tail
 
 lengths = st.integers(0, 130)
 strides = st.integers(1, 40)
