@@ -2,10 +2,10 @@
 
     python benchmarks/embedded.py ../shared/data/actions/ut_interaction [CHECKPOINT]
 
-It is held against the same net with random weights and against a grey thumbnail. VIDEOS is a folder of class
-folders; the third field of a name (``set1_17_3_0.avi``: 3) is its sequence, and one sequence at a time is left
-out. Each video is the average of its clips' features, L2-normalised; the classifier is the package's: a linear
-SVM, C chosen inside the training sequences. Nothing is trained on these videos but the SVM.
+It is held against the same net with random weights and against a grey thumbnail. VIDEOS is a folder of
+class folders; the third field of a name (``set1_17_3_0.avi``: 3) is its sequence, and one sequence at a
+time is left out. Each video is the average of its clips' features, L2-normalised; the classifier is the
+package's: a linear SVM, C chosen inside the training sequences. Only the SVM is trained on these videos.
 """
 
 from __future__ import annotations

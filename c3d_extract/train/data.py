@@ -144,7 +144,7 @@ def _decode(path: Path) -> Iterable[NDArray[np.uint8]]:
 def _frames_at(
     path: Path, n_frames: int, segment_seconds: float, first: float, second: float
 ) -> list[NDArray[np.uint8]]:
-    """Return ``n_frames`` consecutive frames of a random place, the last where it lies past the end.
+    """Return ``n_frames`` consecutive frames of a random place, or the last.
 
     ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says it holds.
     """

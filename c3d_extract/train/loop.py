@@ -357,9 +357,13 @@ class Trainer:
         return x.flip(1) if self.plan.preprocessing.colour == "rgb" else x
 
     def _report(self, sums: _Sums, failures: list[str], seconds: float) -> Report:
+        if self.world > 1:  # every process saw its own part
+            total = torch.tensor(sums, dtype=torch.float64, device=self.device)
+            distributed.all_reduce(total)
+            sums = _Sums().plus(*total.tolist())
         loss, accuracy = sums.means
         rate = self.plan.recipe.rate_at(self.iteration - 1)
-        return Report(self.iteration, loss, accuracy, rate, sums.n_clips * self.world / seconds, failures)
+        return Report(self.iteration, loss, accuracy, rate, sums.n_clips / seconds, failures)
 
     @torch.no_grad()
     def evaluate(self, test: ClipSource) -> tuple[float, float, float]:
