@@ -425,18 +425,18 @@ def _why_not_opened(path: Path, error: Exception) -> str:
     for marks, why in _NO_VIDEOS:
         if start.startswith(marks):
             return why
-    if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
+    if head[4:8] == b"ftyp" and not _has_box(path, {b"moov", b"moof", b"meta"}):
         return "cut off: it ends before its index (the moov box)"
     if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not among those allowed
         return "not a kind of video file that is opened here"
     return f"not a readable video: {_plain(error)}"
 
 
-def _has_box(path: Path, kind: bytes) -> bool:
-    """Say whether an MP4 file holds this box at its top level, whole or not."""
+def _has_box(path: Path, kinds: set[bytes]) -> bool:
+    """Say whether an MP4 file holds one of these boxes at its top level, whole or not."""
     with path.open("rb") as file:
         while len(head := file.read(8)) == 8:
-            if head[4:] == kind:
+            if head[4:] in kinds:
                 return True
             size = int.from_bytes(head[:4], "big")
             if size == 1:
