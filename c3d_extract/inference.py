@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from c3d_extract.cpu_network import CpuC3D
 from c3d_extract.errors import DeviceError
 from c3d_extract.model import C3D
 from c3d_extract.settings import PRECISIONS, Precision
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
     from c3d_extract.weights import Checkpoint
 
-__all__ = ["HALF_ERROR_BOUND", "Network", "choose_device", "choose_precision", "usable_cores"]
+__all__ = [
+    "HALF_ERROR_BOUND",
+    "Network",
+    "Pending",
+    "choose_device",
+    "choose_devices",
+    "choose_precision",
+    "usable_cores",
+]
 
 HALF_ERROR_BOUND = 1e-2
 """Largest relative error ‖half - fp32‖/‖fp32‖ of a batch of features that is taken in half precision.
@@ -35,9 +44,8 @@ bf16 has 8 bits of mantissa and was measured at 0.3 % on fc6; three times that m
 """
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CPU_BATCH = (
-    4  # batch 1 leaves the memory layout ambiguous and falls back to slow kernels; more only costs memory
-)
+_CPU_BATCH = 8  # fc6 reads 134 MB of weights a batch: 6 ms a clip for 4 clips, 3 for 8, 2 for 16
+_EXACT_BATCH = 4  # clips that are done again in fp32 together
 _MIN_CUDA_BATCH, _MAX_CUDA_BATCH = 4, 64
 
 
@@ -80,6 +88,28 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> tuple[torch.device, ...]:
+    """Turn ``all`` (every CUDA device) or names with commas between them into devices of one kind.
+
+    Raises
+    ------
+    DeviceError
+        Where one is not there, kinds are mixed, or a GPU is named twice.
+    """
+    if names == "all":
+        if not torch.cuda.is_available():
+            raise DeviceError(
+                "no CUDA device is usable here", subject="--device all", hint="see c3d-tools doctor"
+            )
+        names = ",".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+    devices = tuple(choose_device(name.strip()) for name in names.split(","))
+    if len({device.type for device in devices}) > 1:
+        raise DeviceError("a run takes devices of one kind", subject=f"--device {names}")
+    if devices[0].type != "cpu" and len({device.index or 0 for device in devices}) < len(devices):
+        raise DeviceError("names a device twice", subject=f"--device {names}")
+    return devices
+
+
 def choose_precision(name: Precision | Literal["auto"], device: torch.device) -> Precision:
     """Turn ``auto`` into the fastest precision that keeps the error bound, and check the others.
 
@@ -108,6 +138,30 @@ def _cpu_has_bf16() -> bool:
     return False
 
 
+class _Part(NamedTuple):
+    """Clips that ran together: their features, which a GPU may still be working on."""
+
+    clips: NDArray[np.uint8]
+    features: dict[str, torch.Tensor]
+    finite: torch.Tensor | None
+    done: torch.cuda.Event | None
+
+
+class Pending:
+    """A batch that is on its way through the network."""
+
+    def __init__(self, network: Network, parts: list[_Part]) -> None:
+        self._network = network
+        self._parts = parts
+
+    def result(self) -> dict[str, NDArray[np.float32]]:
+        """Wait for it; return each layer's features, float32 (N, D)."""
+        parts = [self._network._finished(part) for part in self._parts]  # noqa: SLF001 - two halves
+        if len(parts) == 1:
+            return parts[0]
+        return {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
+
+
 class Network:
     """A checkpoint's network, ready to be fed.
 
@@ -121,6 +175,11 @@ class Network:
         As `choose_device` and `choose_precision` gave them.
     batch_size
         Clips a pass, or None for what suits the device.
+
+    Attributes
+    ----------
+    n_overflowed
+        Clips that were done again in fp32.
     """
 
     def __init__(
@@ -135,29 +194,49 @@ class Network:
         self.layers = tuple(layers)
         self.device = device
         self.precision: Precision = precision
-        self.warnings: list[str] = []
+        self.n_overflowed = 0
+        self._backed_off: list[str] = []
         self._checkpoint = checkpoint
-        self._model = self._build(_DTYPES[precision])
         preprocessing = checkpoint.preprocessing
         self.clip_shape = (checkpoint.architecture.clip[0], *preprocessing.crop, 3)
-        mean = torch.from_numpy(checkpoint.mean)[None].to(device)
-        self._mean = mean.contiguous(memory_format=torch.channels_last_3d)
-        std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1, 1)
+        self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
+        std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
         self._std = None if preprocessing.std == (1.0, 1.0, 1.0) else std
-        self._reference: C3D | None = None
-        self._unchecked = precision in {"fp16", "bf16"} and device.type == "cuda"
         self.batch_size = batch_size or self._suitable_batch()
+        in_cache = device.type == "cpu" and precision == "fp32"
+        self._model = self._build_in_cache() if in_cache else self._build(_DTYPES[precision])
+        self._exact: C3D | None = None
+        self._is_half = precision in {"fp16", "bf16"}
+        self._unchecked = self._is_half and device.type == "cuda"
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def _build(self, dtype: torch.dtype) -> C3D:
-        with torch.device("meta"):
-            model = C3D(self._checkpoint.architecture, self.layers)
+    @property
+    def warnings(self) -> list[str]:
+        """What had to be done differently: overflows redone, batches halved."""
+        redone = (
+            [f"{self.n_overflowed} clips overflowed in {self.precision} and were done again in fp32"]
+            if self.n_overflowed
+            else []
+        )
+        return redone + self._backed_off
+
+    def _state(self) -> dict[str, torch.Tensor]:
         state = dict(self._checkpoint.state)
         if self._checkpoint.preprocessing.colour == "rgb":
             # Crops come as B, G, R. Turning round the first kernels' inputs costs nothing a batch.
             state["conv1a.weight"] = state["conv1a.weight"].flip(1)
-        model.load_state_dict(state, assign=True)
+        return state
+
+    def _build(self, dtype: torch.dtype) -> C3D:
+        with torch.device("meta"):
+            model = C3D(self._checkpoint.architecture, self.layers)
+        model.load_state_dict(self._state(), assign=True)
         model = model.to(self.device, dtype).to(memory_format=torch.channels_last_3d)
         return model.eval().requires_grad_(False)
+
+    def _build_in_cache(self) -> CpuC3D:
+        with torch.inference_mode():
+            return CpuC3D(self._checkpoint.architecture, self.layers, self._state(), self.batch_size)
 
     def _suitable_batch(self) -> int:
         if self.device.type != "cuda":
@@ -169,91 +248,172 @@ class Network:
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(np.clip(free // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))
 
+    def new_batch(self) -> NDArray[np.uint8]:
+        """Return room for a batch, uint8 (batch_size, 16, 112, 112, 3), from which a GPU can copy by itself.
+
+        torch keeps page-locked memory that was given back, so that every batch after the first few is
+        written into the same pages.
+        """
+        shape = (self.batch_size, *self.clip_shape)
+        room: NDArray[np.uint8] = torch.empty(
+            shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        ).numpy()
+        return room
+
     def __call__(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return each layer's features, float32 (N, D), of ``clips`` uint8 (N, 16, 112, 112, 3), B, G, R.
 
-        N is at most ``batch_size``. A batch that overflows in half precision is done again in fp32.
-        When a GPU's memory runs out, the batch is halved and ``batch_size`` with it.
+        Any N, in batches of ``batch_size``. A clip that overflows in half precision is done again in fp32.
 
         Raises
         ------
         DeviceError
             Where not even one clip fits into the device's memory.
         """
-        while True:
-            try:
-                return self._in_batches(clips)
-            except torch.OutOfMemoryError as error:
-                if self.batch_size == 1:
-                    raise DeviceError("out of memory with a single clip", subject=self.device) from error
-                self.batch_size //= 2
-                self.warnings.append(
-                    f"{self.device}: out of memory; going on with batches of {self.batch_size}"
-                )
-                torch.cuda.empty_cache()
+        return self.submit(clips).result()
 
-    def _in_batches(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        size = self.batch_size
-        parts = [self._one_batch(clips[i : i + size]) for i in range(0, len(clips), size)]
-        if len(parts) == 1:
-            return parts[0]
+    def submit(self, clips: NDArray[np.uint8], n: int | None = None) -> Pending:
+        """Start on ``clips`` and return at once where the device works by itself (CUDA).
+
+        ``n`` says how many count, from the first; what else stands in a batch changes nothing. When a
+        GPU's memory runs out, the batch is halved and ``batch_size`` with it.
+        """
+        n = len(clips) if n is None else n
+        while True:
+            size = self.batch_size
+            try:
+                starts = range(0, n, size)
+                return Pending(self, [self._start(clips[i : i + size], min(size, n - i)) for i in starts])
+            except torch.OutOfMemoryError as error:
+                self._back_off(error)
+
+    def _back_off(self, error: torch.OutOfMemoryError) -> None:
+        if self.batch_size == 1:
+            raise DeviceError("out of memory with a single clip", subject=self.device) from error
+        self.batch_size //= 2
+        self._backed_off.append(f"{self.device}: out of memory; going on with batches of {self.batch_size}")
+        torch.cuda.empty_cache()
+
+    def _start(self, clips: NDArray[np.uint8], n: int) -> _Part:
+        with torch.inference_mode(), self._products():
+            if isinstance(self._model, CpuC3D):
+                clips = clips[:n]  # it fills up by itself, where that is cheap
+                return _Part(clips, self._run(self._model, self._input(clips)), None, None)
+            if len(clips) < self.batch_size:
+                room = self.new_batch()
+                room[:n], room[n:] = clips[:n], 0
+                clips = room
+            found = self._run(self._model, self._input(clips))
+            finite = self._all_finite(found)[:n] if self._is_half else None
+            features = {layer: value[:n] for layer, value in found.items()}
+            return self._sent_back(clips[:n], features, finite)
+
+    def _sent_back(
+        self, clips: NDArray[np.uint8], features: dict[str, torch.Tensor], finite: torch.Tensor | None
+    ) -> _Part:
+        """Copy results to the host behind the work, so that nobody waits for either yet."""
+        if self.device.type != "cuda":
+            return _Part(clips, features, finite, None)
+        features = {layer: _to_host(value) for layer, value in features.items()}
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        finite = None if finite is None else _to_host(finite)
+        done.record(torch.cuda.current_stream(self.device))
+        return _Part(clips, features, finite, done)
+
+    def _finished(self, part: _Part) -> dict[str, NDArray[np.float32]]:
+        if part.done is not None:
+            part.done.synchronize()
+        features = {layer: value.cpu().numpy() for layer, value in part.features.items()}
+        if self._unchecked:
+            self._compare(part.clips, features)
+        if part.finite is not None and not bool(part.finite.all()):
+            features = self._redone(part, features)
+        return features
+
+    def _redone(
+        self, part: _Part, features: dict[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Do the clips that overflowed again, and no others: a clip's numbers are its own."""
+        assert part.finite is not None  # noqa: S101 - half precision always looks
+        places = np.flatnonzero(~part.finite.cpu().numpy())
+        exact = self._in_fp32(part.clips[places])
+        features = {layer: np.array(rows) for layer, rows in features.items()}
+        for layer, rows in features.items():
+            rows[places] = exact[layer]
+        self.n_overflowed += len(places)
+        return features
+
+    def _compare(self, clips: NDArray[np.uint8], features: dict[str, NDArray[np.float32]]) -> None:
+        """Hold the first batch on a GPU against fp32."""
+        self._unchecked = False
+        exact = self._in_fp32(clips[:_EXACT_BATCH])
+        self._exact = None  # fp32 weights are built again if a clip overflows
+        for layer, right in exact.items():
+            found = features[layer][: len(right)]
+            kept = np.isfinite(found).all(axis=1)
+            error = float(np.linalg.norm(found[kept] - right[kept])) / max(
+                float(np.linalg.norm(right[kept])), 1e-30
+            )
+            if error > HALF_ERROR_BOUND:
+                raise DeviceError(
+                    f"{self.precision} is off by {error:.1%} from fp32 on this GPU, cuDNN {_cudnn()}",
+                    subject=self.device,
+                    hint="use --precision fp32 or another torch; see c3d-tools doctor",
+                )
+
+    def _in_fp32(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Run a few clips in fp32, always as many at a time."""
+        if self._exact is None:
+            self._exact = self._build(torch.float32)
+        parts = []
+        with torch.inference_mode(), self._products():
+            for i in range(0, len(clips), _EXACT_BATCH):
+                some = clips[i : i + _EXACT_BATCH]
+                room = np.zeros((_EXACT_BATCH, *self.clip_shape), np.uint8)
+                room[: len(some)] = some
+                found = self._run(self._exact, self._input(room))
+                parts.append({layer: value[: len(some)].cpu().numpy() for layer, value in found.items()})
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
 
-    def _one_batch(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        n = len(clips)
-        if n < self.batch_size:
-            clips = np.concatenate([clips, np.zeros((self.batch_size - n, *clips.shape[1:]), np.uint8)])
-        with torch.inference_mode(), self._products():
-            x = self._input(clips)
-            found = self._run(self._model, x)
-            if self.precision in {"fp16", "bf16"}:
-                found = self._checked(x, found)
-            return {layer: found[layer][:n].cpu().numpy() for layer in self.layers}
-
     def _input(self, clips: NDArray[np.uint8]) -> torch.Tensor:
-        # uint8 (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
-        host = torch.from_numpy(clips)
-        if self.device.type == "cuda":
-            host = host.pin_memory()
-        x = host.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).to(torch.float32) - self._mean
-        return x if self._std is None else x / self._std
+        """Return float32 (N, T, H, W, 3): bytes go over the bus, the mean is subtracted on the device."""
+        x = self._on_device(torch.from_numpy(clips)).to(torch.float32).sub_(self._mean)
+        return x if self._std is None else x.div_(self._std)
 
-    def _run(self, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        if self._copies is None:
+            return host.to(self.device)
+        # On a stream of its own a batch is copied while the one before is being computed.
+        compute = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            sent = host.to(self.device, non_blocking=True)
+        compute.wait_stream(self._copies)
+        sent.record_stream(compute)
+        return sent
+
+    def _run(self, model: C3D | CpuC3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if isinstance(model, CpuC3D):
+            return model(x)
         dtype = next(model.parameters()).dtype
-        found: dict[str, torch.Tensor] = model(x.to(dtype), self.layers)
+        # (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
+        found: dict[str, torch.Tensor] = model(x.to(dtype).permute(0, 4, 1, 2, 3), self.layers)
         return {layer: value.float() for layer, value in found.items()}
+
+    @staticmethod
+    def _all_finite(found: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Bool (N,): whether all of a clip's numbers are finite; not looked at before they are asked for."""
+        return torch.stack([torch.isfinite(value).all(dim=1) for value in found.values()]).all(dim=0)
 
     def _products(self) -> contextlib.AbstractContextManager[None]:
         """Say what fp32 means: TF32 or not is set here and never left to the version's default."""
-        return _tf32(self.precision == "tf32") if self.device.type == "cuda" else contextlib.nullcontext()
-
-    def _checked(self, x: torch.Tensor, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Do a batch again in fp32 where it overflowed; compare the first one on a GPU with fp32."""
-        finite = all(bool(torch.isfinite(value).all()) for value in found.values())
-        if finite and not self._unchecked:
-            return found
-        exact = self._run(self._exact_model(), x)
-        if not finite:
-            self.warnings.append(f"a batch overflowed in {self.precision} and was done again in fp32")
-            return exact
-        self._unchecked = False
-        error = max(
-            float((found[k] - exact[k]).norm() / exact[k].norm().clamp_min(1e-30)) for k in self.layers
+        return (
+            _on_gpu(self.device, tf32=self.precision == "tf32") if self._copies else contextlib.nullcontext()
         )
-        if error > HALF_ERROR_BOUND:
-            raise DeviceError(
-                f"{self.precision} is off by {error:.1%} from fp32 on this GPU, cuDNN {_cudnn()}",
-                subject=self.device,
-                hint="use --precision fp32 or another torch; see c3d-tools doctor",
-            )
-        if self.device.type == "cuda":
-            self._reference = None  # fp32 weights are built again if a batch overflows
-        return found
 
-    def _exact_model(self) -> C3D:
-        if self._reference is None:
-            self._reference = self._build(torch.float32)
-        return self._reference
+
+def _to_host(value: torch.Tensor) -> torch.Tensor:
+    room = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    return room.copy_(value, non_blocking=True)
 
 
 def _cudnn() -> str:
@@ -261,10 +421,17 @@ def _cudnn() -> str:
 
 
 @contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    conv, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def _on_gpu(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Work on ``device``; TF32 as said; convolutions by cuDNN's heuristics and only repeatable ones.
+
+    Picking algorithms by timing (``cudnn.benchmark``) may pick others in the next run, and a resumed
+    run would then no longer equal an uninterrupted one to the bit.
+    """
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
-        yield
+        with torch.cuda.device(device), flags:
+            yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = conv, matmul
+        torch.backends.cuda.matmul.allow_tf32 = matmul

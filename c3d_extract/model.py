@@ -23,7 +23,7 @@ from c3d_extract.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5"]
+__all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5", "max_pool"]
 
 Pool5 = Literal["ceil", "symmetric"]
 Shape = tuple[int, ...]
@@ -295,10 +295,15 @@ class C3D(nn.Module):
 
     def pool(self, stage: int, x: Tensor) -> Tensor:
         """Max-pool after a stage; pool5 rounds as the checkpoint's dialect says."""
-        if stage == 1:
-            return F.max_pool3d(x, (1, 2, 2))
-        if stage < 5:
-            return F.max_pool3d(x, 2)
-        if self.architecture.pool5 == "ceil":
-            return F.max_pool3d(x, 2, ceil_mode=True)
-        return F.max_pool3d(x, 2, padding=(0, 1, 1))
+        return max_pool(x, stage, self.architecture.pool5)
+
+
+def max_pool(x: Tensor, stage: int, pool5: Pool5) -> Tensor:
+    """Max-pool (N, C, T, H, W) after ``stage``, 1 to 5."""
+    if stage == 1:
+        return F.max_pool3d(x, (1, 2, 2))
+    if stage < 5:
+        return F.max_pool3d(x, 2)
+    if pool5 == "ceil":
+        return F.max_pool3d(x, 2, ceil_mode=True)
+    return F.max_pool3d(x, 2, padding=(0, 1, 1))

@@ -105,8 +105,8 @@ def test_a_batch_that_overflows_in_half_precision_is_done_again(
     broken = next(p for name, p in net._model.named_parameters() if name == "fc6.bias")
     broken[:] = float("inf")
     got = net(clips[:2])["fc6"]
-    np.testing.assert_array_equal(got, network(checkpoint, 2)(clips[:2])["fc6"])
-    assert "overflowed in bf16" in net.warnings[0]
+    assert relative(got, network(checkpoint, 2)(clips[:2])["fc6"]) < 1e-5  # fp32 by another path
+    assert "2 clips overflowed in bf16" in net.warnings[0]
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(

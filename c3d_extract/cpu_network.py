@@ -1,0 +1,284 @@
+"""The network on a CPU in fp32: the same sums as `c3d_extract.model.C3D`, with fewer products and in cache.
+
+Three things make it fast, each measured in ``benchmarks/RESULTS.md``:
+
+- Convolutions of three frames' depth are done by minimal filtering along time: F(4,3) gives four frames
+  of output for six products instead of twelve (A. Lavin and S. Gray, Fast Algorithms for Convolutional
+  Neural Networks, arXiv 1509.09308, Section 4; S. Winograd, Arithmetic Complexity of Computations, 1980).
+  What remains are 2-D convolutions, which oneDNN does near the processor's peak.
+- The early layers run clip by clip and a few frames at a time, so that a map is pooled while it is in
+  cache. A whole map of conv1a is 51 MB: writing it to fresh memory costs more than computing it.
+- conv1a sees its three frames as nine channels of one image: three channels fill no vector.
+
+Maps are float32 (N, T, H, W, C), contiguous. Every convolution sees the same shapes whatever the batch,
+so that a clip's features do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from c3d_extract.model import max_pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from c3d_extract.model import Architecture
+
+__all__ = ["CpuC3D"]
+
+_N_STAGES, _LAST_EARLY_STAGE = 5, 3
+_GROUP = 4  # clips that the late layers see together: their weights outweigh their maps
+_FRAMES_AT_ONCE = 2  # of conv1a: 6 MB of output, which stays in cache until it is pooled
+_FEW_CHANNELS = 32  # up to here the frames under a kernel are seen as channels of one image
+
+
+class _PlaneConvolution:
+    """A 2-D convolution of float32 (N, H, W, C) with its kernels laid out once as oneDNN wants them."""
+
+    def __init__(self, kernels: Tensor, bias: Tensor | None, size: tuple[int, int, int]) -> None:
+        n, height, width = size
+        self._padding = [side // 2 for side in kernels.shape[2:]]
+        self._bias = bias
+        self._kernels = kernels.contiguous(memory_format=torch.channels_last)
+        self._packed = hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # not in builds without oneDNN
+        if self._packed:
+            shape = [n, kernels.shape[1], height, width]
+            self._kernels = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+                self._kernels, self._padding, [1, 1], [1, 1], 1, shape
+            )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        image = x.permute(0, 3, 1, 2)
+        if self._packed:
+            y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
+                image, self._kernels, self._bias, self._padding, [1, 1], [1, 1], 1, "none", [], ""
+            )
+        else:
+            y = F.conv2d(image, self._kernels, self._bias, padding=self._padding)
+        return y.permute(0, 2, 3, 1).contiguous()
+
+
+class _FoldedConvolution:
+    """A convolution of few channels: the frames under the kernel become channels of one image."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int]) -> None:
+        out, into, self._depth, height, width = weight.shape
+        kernels = weight.transpose(1, 2).reshape(out, self._depth * into, height, width)
+        n, rows, columns = size
+        self._convolve = _PlaneConvolution(kernels, bias, (n * _FRAMES_AT_ONCE, rows, columns))
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        n, frames, half = x.shape[0], x.shape[1], self._depth // 2
+        padded = F.pad(x, (0, 0, 0, 0, 0, 0, half, half))
+        folded = torch.cat([padded[:, i : i + frames] for i in range(self._depth)], dim=-1)
+        for part in torch.split(folded, _FRAMES_AT_ONCE, dim=1):
+            yield torch.unflatten(self._convolve(part.flatten(0, 1)), 0, (n, -1))
+
+
+class _PlainConvolution:
+    """Any other: torch's own 3-D convolution."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self._weight = weight.contiguous(memory_format=torch.channels_last_3d)
+        self._bias = bias
+        self._padding = [side // 2 for side in weight.shape[2:]]
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        y = F.conv3d(x.permute(0, 4, 1, 2, 3), self._weight, self._bias, padding=self._padding)
+        yield y.permute(0, 2, 3, 4, 1).contiguous()
+
+
+class _Filter(NamedTuple):
+    """A way to filter a run of frames with three taps: outputs = back @ ((taps @ g) * (forth @ frames)).
+
+    ``forth`` starts one frame before the first output. One column of ``back`` is all ones: there the
+    bias goes in.
+    """
+
+    forth: Tensor
+    taps: Tensor
+    back: Tensor
+
+    @property
+    def bias_product(self) -> int:
+        return int((self.back == 1).all(dim=0).nonzero()[0])
+
+
+_F43 = _Filter(
+    forth=torch.tensor(
+        [
+            [4.0, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ]
+    ),
+    taps=torch.tensor(
+        [
+            [1 / 4, 0, 0],
+            [-1 / 6, -1 / 6, -1 / 6],
+            [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6],
+            [1 / 24, -1 / 12, 1 / 6],
+            [0, 0, 1],
+        ]
+    ),
+    back=torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+)
+"""Four outputs of three taps by six products (Lavin and Gray, equation 12)."""
+
+_WHOLE_OF_TWO = _Filter(
+    forth=torch.tensor([[0.0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]]),
+    taps=torch.tensor([[0.0, 1, 0], [0, -1, 1], [1, -1, 0]]),
+    back=torch.tensor([[1.0, 1, 0], [1, 0, 1]]),
+)
+"""A map of two frames between zeros: b(x+y) + (c-b)y and b(x+y) + (a-b)x, three products instead of four."""
+
+
+class _FilteredConvolution:
+    """A convolution three frames deep, by minimal filtering along time."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int], how: _Filter) -> None:
+        self._how = how
+        kernels = torch.einsum("pd,oidhw->poihw", how.taps, weight)
+        self._convolve = [
+            _PlaneConvolution(plane, bias if p == how.bias_product else None, size)
+            for p, plane in enumerate(kernels)
+        ]
+
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        n_outputs, n_products = self._how.back.shape
+        n, frames, *sides, _ = x.shape
+        for start in range(0, frames, n_outputs):
+            seen = self._transformed(x, start)
+            products = torch.stack(
+                [convolve(plane) for convolve, plane in zip(self._convolve, seen, strict=True)]
+            )
+            found = self._how.back @ products.view(n_products, -1)
+            yield found.view(n_outputs, n, *sides, -1).transpose(0, 1)
+
+    def _transformed(self, x: Tensor, start: int) -> Tensor:
+        """Return (products, N, H, W, C) for the run of outputs that begins at ``start``."""
+        n_products, length = self._how.forth.shape
+        first, last = max(start - 1, 0), min(start - 1 + length, x.shape[1])
+        forth = self._how.forth[:, first - start + 1 : last - start + 1]  # frames outside are zeros
+        seen = x.new_empty((n_products, len(x), x[0, 0].numel()))
+        for i, clip in enumerate(x):
+            torch.mm(forth, clip[first:last].flatten(1), out=seen[:, i])
+        return seen.view(n_products, len(x), *x.shape[2:])
+
+
+class _Layer(NamedTuple):
+    name: str
+    stage: int
+    ends_stage: bool
+    convolution: _FoldedConvolution | _FilteredConvolution | _PlainConvolution
+
+
+class CpuC3D:
+    """A network of the family on a CPU in fp32.
+
+    Parameters
+    ----------
+    architecture, layers
+        What is computed.
+    state
+        Tensors by the prototxt's names; not kept, but for the fully connected layers'.
+    batch_size
+        Clips that the fully connected layers see together.
+    """
+
+    def __init__(
+        self, architecture: Architecture, layers: Sequence[str], state: Mapping[str, Tensor], batch_size: int
+    ) -> None:
+        self.batch_size = batch_size
+        self.layers = tuple(layers)
+        self._architecture = architecture
+        self._group = min(_GROUP, batch_size)
+        made = [self._layer(name, stage, state) for name, stage in _convolutions(architecture)]
+        self._early = [layer for layer in made if layer.stage <= _LAST_EARLY_STAGE]
+        self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
+        self._linear = {
+            name: (state[f"{name}.weight"], state[f"{name}.bias"])
+            for name in architecture.linear_names(layers)
+        }
+
+    def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        _, frames, height, width = self._architecture.map_shapes()[name]
+        size = (1 if stage <= _LAST_EARLY_STAGE else self._group, height, width)
+        ends_stage = name == self._architecture.conv_names[stage - 1][-1]
+        return _Layer(name, stage, ends_stage, _convolution(weight, bias, frames, size))
+
+    def __call__(self, clips: Tensor) -> dict[str, Tensor]:
+        """Return each layer, float32 (N, D), of ``clips`` float32 (N, T, H, W, 3), N ≤ ``batch_size``."""
+        n = len(clips)
+        found: dict[str, Tensor] = {}
+        early = torch.cat([self._run(self._early, clip[None], found) for clip in clips])
+        parts: list[dict[str, Tensor]] = []
+        for group in torch.split(early, self._group):
+            parts.append({})
+            parts[-1]["pool5"] = self._run(self._late, _padded(group, self._group), parts[-1])
+        maps = {name: torch.cat([part[name] for part in parts])[:n] for name in parts[0]}
+        found = {name: y.permute(0, 4, 1, 2, 3).flatten(1) for name, y in maps.items()}
+        x = _padded(found["pool5"], self.batch_size)
+        for name, (weight, bias) in self._linear.items():
+            x = F.linear(x, weight, bias)
+            x = x if name == "fc8" else F.relu_(x)
+            found[name] = x[:n]
+        if "prob" in self.layers:
+            found["prob"] = F.softmax(found["fc8"], dim=1)
+        return {layer: found[layer] for layer in self.layers}
+
+    def _run(self, layers: Sequence[_Layer], x: Tensor, found: dict[str, Tensor]) -> Tensor:
+        for layer in layers:
+            if layer.ends_stage and layer.stage < _N_STAGES:
+                x = torch.cat([F.relu_(_pooled(y, layer.stage)) for y in layer.convolution.blocks(x)], dim=1)
+                continue
+            x = torch.cat([F.relu_(y) for y in layer.convolution.blocks(x)], dim=1)
+            if layer.ends_stage:
+                found[layer.name] = x
+                y = max_pool(x.permute(0, 4, 1, 2, 3), layer.stage, self._architecture.pool5)
+                x = y.permute(0, 2, 3, 4, 1)
+        return x
+
+
+def _convolutions(architecture: Architecture) -> list[tuple[str, int]]:
+    named = enumerate(architecture.conv_names, start=1)
+    return [(name, stage) for stage, names in named for name in names]
+
+
+def _convolution(
+    weight: Tensor, bias: Tensor, frames: int, size: tuple[int, int, int]
+) -> _FoldedConvolution | _FilteredConvolution | _PlainConvolution:
+    """Choose how a layer is convolved: ``size`` is clips, rows and columns of what it sees at once."""
+    into, depth = weight.shape[1:3]
+    if into * depth <= _FEW_CHANNELS and frames % _FRAMES_AT_ONCE == 0:
+        return _FoldedConvolution(weight, bias, size)
+    if depth == 3 and frames % 4 == 0:
+        return _FilteredConvolution(weight, bias, size, _F43)
+    if depth == 3 and frames == 2:
+        return _FilteredConvolution(weight, bias, size, _WHOLE_OF_TWO)
+    return _PlainConvolution(weight, bias)
+
+
+def _padded(x: Tensor, n: int) -> Tensor:
+    """Fill up with zero rows to ``n``, so that every batch has the same shape."""
+    return x if len(x) == n else torch.cat([x, x.new_zeros((n - len(x), *x.shape[1:]))])
+
+
+def _pooled(x: Tensor, stage: int) -> Tensor:
+    """Max-pool (N, T, H, W, C) after the stages 1 to 4: halves rows and columns, and from 2 on frames."""
+    if stage > 1:
+        pairs = torch.unflatten(x[:, : x.shape[1] // 2 * 2], 1, (-1, 2))
+        x = torch.maximum(pairs[:, :, 0], pairs[:, :, 1])
+    image = x.flatten(0, 1).permute(0, 3, 1, 2)
+    return torch.unflatten(F.max_pool2d(image, 2).permute(0, 2, 3, 1), 0, (len(x), -1))
