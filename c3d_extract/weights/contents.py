@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "c3d_architecture",
     "check_tensors",
+    "is_finite",
     "one_line",
     "read_state",
 ]
@@ -131,9 +132,14 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
         own.copy_(read)
     else:
         np.copyto(own.numpy(), read, casting="same_kind")
-    if not bool(torch.isfinite(own).all()):
+    if not is_finite(own):
         raise WeightsError(f"{name} has values that are not finite")
     return own
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are; by parts, because PyTorch makes copies for it."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(1 << 20))
 
 
 def _refuse_missing(names: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from c3d_extract.errors import WeightsError
 from c3d_extract.model import Architecture
 from c3d_extract.preprocess import Preprocessing, fit_mean
-from c3d_extract.weights.contents import Contents, Source, check_tensors, one_line
+from c3d_extract.weights.contents import Contents, Source, check_tensors, is_finite, one_line
 from c3d_extract.weights.torch_layouts import contents_of_state
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def save_checkpoint(
 
 def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     kept = tensor.detach().to("cpu", torch.float16 if dtype == "fp16" else torch.float32).contiguous()
-    if not bool(torch.isfinite(kept).all()):
+    if not is_finite(kept):
         raise WeightsError(f"{name} has values that {dtype} cannot hold")
     return kept
 
