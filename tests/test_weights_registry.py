@@ -168,6 +168,9 @@ def test_a_file_of_no_known_hash_says_so_and_shows_its_own(
     use(monkeypatch, replace(registered, n_classes=101, file=replace(registered.file, sha256=None)))
     with pytest.raises(WeightsError, match="has 487 classes, but narrow has 101"):
         load_checkpoint("narrow")
+    use(monkeypatch, replace(registered, layout="caffe", file=replace(registered.file, sha256=None)))
+    with pytest.raises(WeightsError, match="is of layout pytorch-davidea, but narrow of caffe"):
+        load_checkpoint("narrow")
 
 
 # Our own files ---------------------------------------------------------------------------------------
@@ -232,6 +235,10 @@ def test_a_state_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"lacks fc7\.bias"):
         save_checkpoint(tmp_path / "x", short, NARROW, Preprocessing(), np.array([1.0, 2, 3]), name="mine")
     assert not (tmp_path / "x").exists()
+    with pytest.raises(WeightsError, match=r"nowhere/x: cannot be written: No such file or directory$"):
+        save_checkpoint(
+            tmp_path / "nowhere/x", tensors(), NARROW, Preprocessing(), np.array([1.0, 2, 3]), name="x"
+        )
 
 
 def test_an_embedded_checkpoint_describes_itself_and_is_named_when_missing(

@@ -272,13 +272,21 @@ def _describe(contents: Contents, record: Record | None, wanted: _Wanted) -> _De
     dialect = dialect or assumed_dialect(contents.layout, n_classes)
     preprocessing = _coloured(dialect.preprocessing, wanted.colour)
     architecture = c3d_architecture(contents.shapes, wanted.pool5 or dialect.pool5)
-    if record is not None and n_classes != record.n_classes:
-        raise WeightsError(
-            f"has {n_classes or 'no'} classes, but {record.name} has {record.n_classes or 'none'}"
-        )
+    if record is not None and not record.file.hash_known:
+        _check_against(record, contents.layout, n_classes)
     return _Described(
         architecture, preprocessing, dialect.mean, dialect.sports1m, _assumptions(dialect, wanted)
     )
+
+
+def _check_against(record: Record, layout: str, n_classes: int | None) -> None:
+    """Refuse a file that only its name makes the registered one."""
+    if layout != record.layout:
+        raise WeightsError(f"is of layout {layout}, but {record.name} of {record.layout}")
+    if n_classes != record.n_classes:
+        raise WeightsError(
+            f"has {n_classes or 'no'} classes, but {record.name} has {record.n_classes or 'none'}"
+        )
 
 
 def _describe_ours(contents: Contents, wanted: _Wanted) -> _Described:

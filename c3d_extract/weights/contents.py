@@ -139,7 +139,7 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether all values are; by parts, because PyTorch makes copies for it."""
-    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(1 << 20))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(tensor.view(-1), 1 << 20))
 
 
 def _refuse_missing(names: Iterable[str]) -> None:

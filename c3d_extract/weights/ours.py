@@ -106,7 +106,8 @@ def save_checkpoint(
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise WeightsError(f"cannot be written: {one_line(error)}", subject=path) from error
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise WeightsError(f"cannot be written: {why}", subject=path) from error
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -63,7 +63,7 @@ def _load(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)
         _check_zip(path) if zipped else _check_legacy(path)
         # Zip files are mapped, so tensors that are not asked for are never read.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except WeightsError:
         raise
     except Exception as error:  # a damaged or hostile pickle raises whatever it likes
