@@ -146,7 +146,7 @@ def _frames_at(
 ) -> list[NDArray[np.uint8]]:
     """Return ``n_frames`` consecutive frames of a random place, or the last.
 
-    ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says it holds.
+    ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says.
     """
     from c3d_extract.video import open_video
 

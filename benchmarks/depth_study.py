@@ -1,0 +1,234 @@
+"""The paper's search for the temporal depth of kernels (Section 3.1), on synthetic motion and on real videos.
+
+    python benchmarks/depth_study.py OUTPUT [--videos ../shared/data/actions/ut_interaction]
+
+The six nets of Section 3.1 at a small width, each with the same clips, the same budget and the same seeds.
+What comes out: OUTPUT/results.json, OUTPUT/depth_homogeneous.png and OUTPUT/depth_varying.png in the manner of
+the paper's Figure 2 (accuracy over epochs), and a table on stdout. Runs that are there already are not done
+again, so it can be stopped and gone on with.
+
+On synthetic data the classes are the 15 motions. `reversal` is the accuracy on clips of the six pairs of
+motions that are each other's reverse, each clip shown forwards and backwards, with only the two classes of the
+pair to choose from: a net that cannot see the direction of time is right exactly half of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from c3d_extract.errors import VideoError
+from c3d_extract.model import ARCHITECTURES
+from c3d_extract.preprocess import Preprocessing
+from c3d_extract.synthetic import REVERSALS, SyntheticClips
+from c3d_extract.train import Plan, Recipe, Trainer, VideoList, VideoSource, read_videos
+from c3d_extract.train.recipes import RECIPES
+
+NETS = ("depth-1", "depth-3", "depth-5", "depth-7", "increasing", "decreasing")
+
+
+class KeptClips:
+    """Clips made once and shared by all nets: a `ClipSource`."""
+
+    def __init__(self, clips: np.ndarray, classes: list[tuple[int, ...]], labels: tuple[str, ...]) -> None:
+        self.clips, self.classes, self.labels = clips, classes, labels
+        self.n_items: int | None = len(clips)
+
+    def clip(self, item: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
+        del rng
+        return self.clips[item], self.classes[item]
+
+    def test_clips(self, item: int) -> list[tuple[np.ndarray, tuple[int, ...]]]:
+        return [(self.clips[item], self.classes[item])]
+
+
+def kept(kind: str, seed: int, n: int, size: int, folder: Path) -> KeptClips:
+    """Render ``n`` clips, or read those rendered before."""
+    made = SyntheticClips(kind, seed, (16, size, size))
+    path = folder / f"{kind}-{seed}-{n}-{size}.npz"
+    if not path.exists():
+        pairs = [made.clip(index) for index in range(n)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, clips=np.stack([c for c, _ in pairs]), classes=np.array([k for _, k in pairs]))
+    found = np.load(path)
+    return KeptClips(found["clips"], [tuple(map(int, row)) for row in found["classes"]], made.labels)
+
+
+@torch.no_grad()
+def reversal_accuracy(trainer: Trainer, clips: KeptClips) -> float:
+    """Accuracy on clips forwards and backwards, between the two classes of each pair."""
+    labels = trainer.plan.labels
+    partner = {f"motion {a}": f"motion {b}" for pair in REVERSALS for a, b in (pair, pair[::-1])}
+    trainer.net.eval()
+    right = []
+    for clip, (label,) in zip(clips.clips, clips.classes, strict=True):
+        true, other = (labels.index(n) for n in (clips.labels[label], partner[clips.labels[label]]))
+        both = torch.from_numpy(np.stack([clip, clip[::-1]]))
+        scores = trainer.net(trainer.input(both)).double()
+        margin = scores[:, true] - scores[:, other]
+        # A net that gives both the same score, up to rounding, has said the same of both.
+        if bool((margin[0] - margin[1]).abs() < 1e-4 * (1 + margin.abs().max())):
+            right.append(0.5)
+        else:
+            right.append(float(((margin[0] > 0).float() + (margin[1] < 0).float()) / 2))
+    return float(np.mean(right))
+
+
+def plan_for(
+    net: str, labels: tuple[str, ...], recipe: Recipe, arguments: argparse.Namespace, *, seed: int, data: str
+) -> Plan:
+    size = arguments.size
+    architecture = dataclasses.replace(
+        ARCHITECTURES[net].scaled(arguments.width), clip=(16, size, size), n_classes=len(labels)
+    )
+    preprocessing = Preprocessing(resize=(size * 8 // 7, size * 171 // 112), crop=(size, size))
+    mean = np.full((3, 1, 1, 1), 110, np.float32)
+    return Plan(architecture, preprocessing, mean, recipe, labels, {"data": data}, seed=seed)
+
+
+def train(folder: Path, plan: Plan, source: object, test: object, epoch: int) -> tuple[Trainer, list[float]]:
+    """Train one net, or go on; return it and the test accuracy after each epoch."""
+    trainer = Trainer(folder, plan, source, test, test_every=epoch, report_every=epoch, save_every=epoch)  # type: ignore[arg-type]
+    for report in trainer.run():
+        print(
+            f"  {folder.name}: {report.iteration} loss {report.loss:.3f} test {report.test_clips}", flush=True
+        )
+    rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
+    column = rows[0].index("test_clips" if not isinstance(test, VideoSource) else "test_videos")
+    return trainer, [float(row[column]) for row in rows[1:] if row[column]]
+
+
+def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
+    learn = kept("motion", 100, arguments.clips, arguments.size, arguments.output / "clips")
+    test = kept("motion", 101, 400, arguments.size, arguments.output / "clips")
+    pairs = kept("reversal", 102, 200, arguments.size, arguments.output / "clips")
+    recipe = RECIPES["synthetic"].with_changes(
+        {"batch_size": 30, "epochs": arguments.epochs, "iterations": None}
+    )
+    recipe = dataclasses.replace(recipe, epochs=arguments.epochs).fixed(len(learn.clips))
+    found: dict[str, dict[str, list]] = {net: {"curves": [], "reversal": []} for net in NETS}
+    for seed in range(arguments.seeds):
+        for net in NETS:
+            plan = plan_for(net, learn.labels, recipe, arguments, seed=seed, data="synthetic motion")
+            run = arguments.output / f"motion-{net}-{seed}"
+            trainer, curve = train(run, plan, learn, test, -(-len(learn.clips) // recipe.batch_size))
+            found[net]["curves"].append(curve)
+            found[net]["reversal"].append(reversal_accuracy(trainer, pairs))
+    return found
+
+
+def decoded(source: VideoSource, n: int, seed: int) -> KeptClips:
+    """``n`` training clips of videos, cut once."""
+    rng, clips, classes = np.random.default_rng(seed), [], []
+    for k in range(n):
+        try:
+            clip, labels = source.clip(k % (source.n_items or 1), rng)
+        except VideoError as error:
+            print(f"left out: {error}")
+            continue
+        clips.append(clip)
+        classes.append(labels)
+    return KeptClips(np.stack(clips), classes, source.labels)
+
+
+def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
+    """Two folds: sequences (third field of the name) of odd number, and of even number."""
+    every = read_videos(arguments.videos)
+    recipe = RECIPES["synthetic"].with_changes({"batch_size": 30, "mirror": 0.5})
+    recipe = dataclasses.replace(recipe, epochs=arguments.epochs)
+    found: dict[str, dict[str, list]] = {net: {"curves": []} for net in NETS}
+    for fold in (0, 1):
+        parts = [
+            VideoList(
+                tuple(v for v in every.videos if (int(v.path.stem.split("_")[2]) + fold) % 2 == k),
+                every.labels,
+            )
+            for k in (0, 1)
+        ]
+        shape = plan_for("depth-3", every.labels, recipe, arguments, seed=0, data="").preprocessing
+        learn = decoded(VideoSource(parts[0], shape, recipe, seed=0), arguments.video_clips, seed=fold)
+        test = VideoSource(parts[1], shape, recipe, seed=0)
+        fixed = recipe.fixed(len(learn.clips))
+        for seed in range(arguments.seeds):
+            for net in NETS:
+                plan = plan_for(net, every.labels, fixed, arguments, seed=seed, data=f"videos, fold {fold}")
+                run = arguments.output / f"videos{fold}-{net}-{seed}"
+                epoch = -(-len(learn.clips) // fixed.batch_size)
+                found[net]["curves"].append(train(run, plan, learn, test, epoch * arguments.epochs)[1])
+    return found
+
+
+def draw(found: dict[str, dict[str, list]], output: Path, title: str) -> None:
+    """Accuracy over epochs: constant depths in one picture, varying ones in the other, as Figure 2."""
+    from matplotlib.figure import Figure
+
+    pictures = {"homogeneous": NETS[:4], "varying": ("depth-3", "increasing", "decreasing")}
+    for name, nets in pictures.items():
+        figure = Figure(figsize=(5, 4), layout="constrained")
+        axes = figure.subplots()
+        for net in nets:
+            curves = np.array(found[net]["curves"])
+            epochs = np.arange(1, curves.shape[1] + 1)
+            (line,) = axes.plot(epochs, curves.mean(axis=0), marker=".", label=net)
+            axes.fill_between(
+                epochs, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=line.get_color()
+            )
+        axes.set(xlabel="epoch", ylabel="clip accuracy", title=title)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+        figure.savefig(output / f"depth_{name}.png", dpi=110)
+
+
+def table(studies: dict[str, dict[str, dict[str, list]]]) -> str:
+    lines = [
+        "| net | data | last accuracy, mean ± deviation over runs | time-reversed pairs |",
+        "|---|---|---|---|",
+    ]
+    for data, found in studies.items():
+        for net, results in found.items():
+            last = [curve[-1] for curve in results["curves"]]
+            pairs = results.get("reversal")
+            told = f"{np.mean(pairs):.3f} ± {np.std(pairs):.3f}" if pairs else ""
+            lines.append(
+                f"| {net} | {data} | {np.mean(last):.3f} ± {np.std(last):.3f} ({len(last)} runs) | {told} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--videos", type=Path)
+    parser.add_argument("--width", type=float, default=1 / 16)
+    parser.add_argument("--size", type=int, default=40)
+    parser.add_argument("--clips", type=int, default=3000, help="synthetic clips to learn from")
+    parser.add_argument("--video-clips", type=int, default=600)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    studies = {"synthetic motion": synthetic_study(arguments)}
+    if arguments.videos:
+        studies["videos"] = video_study(arguments)
+    told = {
+        name: getattr(arguments, name)
+        for name in ("width", "size", "clips", "video_clips", "epochs", "seeds")
+    }
+    (arguments.output / "results.json").write_text(
+        json.dumps({"settings": told, "results": studies}, indent=1)
+    )
+    draw(studies["synthetic motion"], arguments.output, f"Synthetic motion, width {arguments.width:g}")
+    shutil.rmtree(arguments.output / "clips", ignore_errors=True)
+    print(table(studies))
+
+
+if __name__ == "__main__":
+    main()
