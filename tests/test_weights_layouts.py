@@ -124,6 +124,7 @@ def n_classes(state: State, n: int) -> State:
     [
         ("DavideA", 101, "symmetric", "bgr", "90,98,102"),
         ("jfzhang95", 51, "symmetric", "bgr", "90,98,102"),
+        ("mmaction v0", 51, "symmetric", "bgr", "90,98,102"),
         ("mmaction2, fine-tuned", 101, "symmetric", "rgb", "128,117,104"),
     ],
 )

@@ -369,6 +369,12 @@ def test_a_mean_that_is_neither_numbers_nor_a_file_is_refused(text: str) -> None
         find_mean(text)
 
 
+@pytest.mark.parametrize("layout", ["caffe", "pytorch-mmaction", "keras-tensorflow", "tensorflow-npy"])
+def test_101_classes_outside_fine_tuned_ports_mean_the_ucf101_cube(layout: str) -> None:
+    dialect = assumed_dialect(layout, 101)
+    assert (dialect.pool5, dialect.preprocessing.colour, dialect.mean) == ("ceil", "bgr", "ucf101")
+
+
 def test_means_written_in_another_projects_order_are_turned_round() -> None:
     # mmaction2: mean=[104, 117, 128] for frames in the order R,G,B.
     assert (

@@ -60,11 +60,12 @@ def assumed_dialect(layout: str, n_classes: int | None) -> Dialect:
     if layout == "pytorch-mmaction2":
         # Written 104,117,128 in that project's config, for frames in the order R,G,B; here B,G,R.
         return _dialect("symmetric", "rgb", "128,117,104", "a network fine-tuned in mmaction2")
-    if layout in {"pytorch-davidea", "pytorch-jfzhang95", "safetensors"}:
+    # mmaction 0.x kept Caffe's dialect for its UCF101 file.
+    if n_classes == _UCF101_CLASSES and not layout.startswith(("pytorch-davidea", "pytorch-jfzhang95")):
+        return _dialect("ceil", "bgr", "ucf101", "Caffe weights fine-tuned on UCF101")
+    if layout.startswith("pytorch-"):
         why = f"a PyTorch port fine-tuned on {n_classes} classes"
         return _dialect("symmetric", "bgr", "90,98,102", why)
-    if n_classes == _UCF101_CLASSES:
-        return _dialect("ceil", "bgr", "ucf101", "Caffe weights fine-tuned on UCF101")
     return _dialect("ceil", "bgr", "sports1m", f"Caffe weights fine-tuned on {n_classes} classes")
 
 
