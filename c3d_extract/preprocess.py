@@ -99,43 +99,132 @@ def _axis(n_source: int, n_resized: int, offset: int, n_cropped: int, *, columns
     return _Axis(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight_first, weight_second)
 
 
+class _Plan:
+    """How the crop of one frame size is made: where it samples, by which weights, and scratch arrays.
+
+    Arrays lie column by column in the horizontal pass and row by row in the vertical one, because
+    NumPy gathers whole pixels that way several times faster than it gathers channels.
+
+    Parameters
+    ----------
+    n_lines
+        Source rows that the frame has.
+    n_channels
+        3, or 4 where a pixel has a byte that means nothing.
+    """
+
+    def __init__(self, rows: _Axis, columns: _Axis, n_lines: int, n_channels: int) -> None:
+        self.lines = np.unique(np.concatenate([rows.first, rows.second]))
+        self.upper = np.searchsorted(self.lines, rows.first)
+        self.lower = np.searchsorted(self.lines, rows.second)
+        self.all_lines = len(self.lines) == n_lines
+        self.left, self.right = columns.first, columns.second
+        self.pixel = np.dtype((np.void, n_channels)) if n_channels == 3 else np.dtype(np.uint32)
+        self.sum = np.dtype((np.void, 2 * n_channels)) if n_channels == 3 else np.dtype(np.uint64)
+        # Weights in 1/2048 apart, as 16 * high + low, so that 16 bits hold every product.
+        first, second = (w.astype(np.int16)[:, None] for w in (columns.weight_first, columns.weight_second))
+        self.high = first >> 4, second >> 4
+        self.low = first & 15, second & 15
+        values = len(columns.first) * n_channels
+        self.down = tuple(
+            np.repeat(w[:, None], values, axis=1) for w in (rows.weight_first, rows.weight_second)
+        )
+        self.narrow = np.empty((4, len(columns.first), len(self.lines) * n_channels), np.int16)
+        self.wide = np.empty((2, len(rows.first), values), np.int32)
+
+
 class FrameSampler:
     """Resizes and crops frames exactly as ``cv2.resize(frame, (171, 128))[8:120, 29:141]`` does.
 
-    Sampling positions are kept for the last few frame sizes, so a stream that changes its size midway
-    costs nothing more.
+    What depends on the frame size alone is kept for the last few sizes, so a stream that changes its
+    size midway costs nothing more.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
         self._axes: dict[tuple[int, int], tuple[_Axis, _Axis]] = {}
+        self._plans: dict[tuple[int, ...], _Plan] = {}
 
-    def __call__(self, frame: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Return uint8 (112, 112, 3) of ``frame``, uint8 (H, W, 3), same channel order, 0–255."""
-        rows, columns = self._axes_of(frame.shape[0], frame.shape[1])
-        upper = self._horizontal(frame, rows.first, columns)
-        lower = self._horizontal(frame, rows.second, columns)
-        # The vertical pass in OpenCV's integers: products kept to 16 bits less, then rounded by 4.
-        upper >>= 4
-        lower >>= 4
-        upper *= rows.weight_first[:, None, None]
-        lower *= rows.weight_second[:, None, None]
-        upper >>= 16
-        lower >>= 16
-        upper += lower
-        upper += 2
-        upper >>= 2
+    def __call__(
+        self,
+        frame: NDArray[np.uint8],
+        out: NDArray[np.uint8] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return uint8 (112, 112, 3) of ``frame``, same channel order, 0–255.
+
+        Parameters
+        ----------
+        frame
+            uint8 (H, W, 3), or (H, W, 4) with a fourth byte that is passed over.
+        out
+            Where to put the result.
+        size
+            Rows and columns of the whole frame, where ``frame`` holds only the `lines` of it.
+        """
+        plan = self._plan(frame.shape, size)
+        summed = self._vertical(self._horizontal(frame, plan), plan)
+        crop = (*self.preprocessing.crop, frame.shape[2])
+        made = summed.reshape(crop)[:, :, :3]
         if out is None:
-            return upper.astype(np.uint8)
-        out[...] = upper
+            return made.astype(np.uint8)
+        out[...] = made
         return out
 
+    def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and columns of a frame that its crop needs, ascending.
+
+        They come in pairs (2k, 2k + 1), which share their colour in most videos.
+        """
+        return _pairs(self._axes_of(height, width)[0]), _pairs(self._axes_of(height, width)[1])
+
     @staticmethod
-    def _horizontal(frame: NDArray[np.uint8], lines: NDArray[np.intp], columns: _Axis) -> NDArray[np.int32]:
-        picked = frame[lines]
-        left = picked[:, columns.first] * columns.weight_first[:, None]
-        left += picked[:, columns.second] * columns.weight_second[:, None]
+    def _horizontal(frame: NDArray[np.uint8], plan: _Plan) -> NDArray[np.int16]:
+        """Return (p·w + p'·w') >> 4 for each column of the crop, each source row: int16 (columns, rows)."""
+        if not plan.all_lines:
+            frame = frame[plan.lines]
+        pixels = np.ascontiguousarray(frame).view(plan.pixel)[:, :, 0].T
+        left, right, fine, more = plan.narrow
+        np.copyto(left, pixels[plan.left].view(np.uint8))
+        np.copyto(right, pixels[plan.right].view(np.uint8))
+        np.multiply(left, plan.low[0], out=fine)
+        np.multiply(right, plan.low[1], out=more)
+        fine += more
+        fine >>= 4
+        left *= plan.high[0]
+        right *= plan.high[1]
+        left += right
+        left += fine
         return left
+
+    @staticmethod
+    def _vertical(sums: NDArray[np.int16], plan: _Plan) -> NDArray[np.int32]:
+        """Return ((u·w >> 16) + (l·w' >> 16) + 2) >> 2 of upper and lower rows: int32 (rows, values)."""
+        upper, lower = plan.wide
+        by_row = sums.view(plan.sum).T
+        np.copyto(upper, by_row[plan.upper].view(np.int16))
+        np.copyto(lower, by_row[plan.lower].view(np.int16))
+        upper *= plan.down[0]
+        lower *= plan.down[1]
+        upper &= -(1 << 16)  # rounds one of them down; the last shift rounds the sum and so the other
+        upper += lower
+        upper += 2 << 16
+        upper >>= 18
+        return upper
+
+    def _plan(self, shape: tuple[int, ...], size: tuple[int, int] | None) -> _Plan:
+        height, width = size or (shape[0], shape[1])
+        key = (height, width, *shape)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= 16:
+                self._plans.clear()
+            rows, columns = self._axes_of(height, width)
+            if size is not None:
+                rows, columns = _within(rows, _pairs(rows)), _within(columns, _pairs(columns))
+            plan = self._plans[key] = _Plan(rows, columns, shape[0], shape[2])
+        return plan
 
     def _axes_of(self, height: int, width: int) -> tuple[_Axis, _Axis]:
         axes = self._axes.get((height, width))
@@ -150,6 +239,17 @@ class FrameSampler:
             )
             self._axes[height, width] = axes
         return axes
+
+
+def _pairs(axis: _Axis) -> NDArray[np.intp]:
+    blocks = np.unique(np.concatenate([axis.first, axis.second]) // 2)
+    return (2 * blocks[:, None] + np.arange(2)).ravel()
+
+
+def _within(axis: _Axis, lines: NDArray[np.intp]) -> _Axis:
+    """Return the axis for a frame that holds only these lines."""
+    first, second = np.searchsorted(lines, axis.first), np.searchsorted(lines, axis.second)
+    return axis._replace(first=first, second=second)
 
 
 def fit_mean(
