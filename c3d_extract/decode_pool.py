@@ -154,10 +154,10 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
     with open_video(path, max_pixels=options.max_pixels) as reader:
 
         def crops() -> Iterator[tuple[NDArray[np.uint8], float | None]]:
-            for frame in reader.frames():
+            for frame in reader.frames(sampler.lines):
                 if heartbeat is not None:
                     heartbeat()
-                yield sampler(frame.bgr), frame.pts_seconds
+                yield sampler(frame.bgr, size=frame.size), frame.pts_seconds
 
         timed = steady_times(crops(), reader.info.fps)
         if options.fps is not None:

@@ -23,10 +23,11 @@ import os
 import re
 import stat
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
 
 import av
 import numpy as np
@@ -116,10 +117,26 @@ class VideoInfo:
 
 
 class Frame(NamedTuple):
-    """One decoded frame: uint8 (H, W, 3) in the order B, G, R, upright; its time stamp or None."""
+    """One decoded frame, upright.
+
+    Attributes
+    ----------
+    bgr
+        uint8 (H, W, 3) in the order B, G, R.
+    pts_seconds
+        Its time stamp, or None.
+    size
+        None; or the frame's rows and columns where ``bgr`` holds only the lines that were asked for,
+        as uint8 (H', W', 4) with a fourth byte that means nothing.
+    """
 
     bgr: NDArray[np.uint8]
     pts_seconds: float | None
+    size: tuple[int, int] | None = None
+
+
+Lines = Callable[[int, int], tuple["NDArray[np.intp]", "NDArray[np.intp]"]]
+"""From a frame's height and width to the rows and columns of it that are needed, in pairs (2k, 2k + 1)."""
 
 
 class VideoReader:
@@ -146,6 +163,7 @@ class VideoReader:
         self._first_error: str | None = None
         self._max_pixels = max_pixels
         self._reformatter = VideoReformatter()
+        self._parts: dict[tuple[Any, ...], _Part | None] = {}
         self._last_pts: float | None = None
         self._first_pts: float | None = None
         _check_regular(self.path)
@@ -233,8 +251,13 @@ class VideoReader:
                 subject=self.path,
             )
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:
         """Yield every frame that can be decoded; errors on the way are counted in ``n_decode_errors``.
+
+        Parameters
+        ----------
+        lines
+            Which rows and columns are needed. Frames may then come with these alone, which is much faster.
 
         Raises
         ------
@@ -244,16 +267,18 @@ class VideoReader:
         for packet in self._packets():
             for frame in self._decode(packet):
                 self._check_size(frame.width, frame.height)
-                bgr = self._convert(frame)
+                part = None if lines is None else self._part(frame, lines)
+                bgr = self._convert(frame) if part is None else part.convert(frame)
                 if bgr is None:
                     continue
+                size = None if part is None else part.size
                 pts_seconds = self._pts_seconds(frame)
                 self._note_time(pts_seconds)
                 if self.n_frames == 0:
-                    height, width = bgr.shape[:2]
+                    height, width = size or bgr.shape[:2]
                     self.info = VideoInfo(width, height, *_rest(self.info))
                 self.n_frames += 1
-                yield Frame(bgr, pts_seconds)
+                yield Frame(bgr, pts_seconds, size)
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
@@ -305,14 +330,19 @@ class VideoReader:
             converted = self._reformatter.reformat(
                 _progressive(frame), format="bgr24", interpolation="BICUBIC", **_colours(frame)
             )
-            plane = converted.planes[0]
-            shape, strides = (converted.height, converted.width, 3), (plane.line_size, 3, 1)
-            bgr: NDArray[np.uint8] = np.ndarray(shape, np.uint8, cast("Any", plane), strides=strides)
+            bgr = _pixels(converted, 3)
         except Exception as error:  # noqa: BLE001 - see _packets
             self._count(_plain(error))
             return None
         turns = round(frame.rotation / 90) % 4
         return np.rot90(bgr, turns) if turns else bgr  # rotation is counter-clockwise, as rot90 turns
+
+    def _part(self, frame: VideoFrame, lines: Lines) -> _Part | None:
+        """Return what converts the needed lines of such frames alone, or None where that cannot be done."""
+        kind = _kind(frame)
+        if kind not in self._parts:
+            self._parts[kind] = _Part.proven(frame, lines) if _can_be_cut(frame) else None
+        return self._parts[kind]
 
     def _count(self, error: str) -> None:
         self.n_decode_errors += 1
@@ -383,6 +413,104 @@ def _progressive(frame: VideoFrame) -> VideoFrame:
 def _rows(plane: Any, n_bytes: int) -> NDArray[np.uint8]:
     """View a plane as uint8 (rows, bytes)."""
     return np.ndarray((plane.height, n_bytes), np.uint8, plane, strides=(plane.line_size, 1))
+
+
+_Kind = tuple[str, int, int, int, int]
+
+
+def _kind(frame: VideoFrame) -> _Kind:
+    return frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)
+
+
+def _can_be_cut(frame: VideoFrame) -> bool:
+    if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.height % 2 or frame.width % 2:
+        return False
+    return not frame.rotation and all(plane.line_size > 0 for plane in frame.planes)
+
+
+class _Part:
+    """Converts the needed lines of 4:2:0 frames, put together in a small frame of their own.
+
+    With chroma at half size and even sides, swscale gives each pixel from its own luma and its block's
+    chroma, so leaving lines out changes no other. That holds for its vector code on x86; to be sure of
+    it on any machine, it is tried on noise of the same kind first, once in every process.
+    """
+
+    _tried: ClassVar[dict[tuple[_Kind, bytes, bytes], bool]] = {}
+
+    def __init__(self, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
+        self.size = frame.height, frame.width
+        self._rows, self._columns = _blocks(rows), _blocks(columns)
+        self._shape = len(rows), len(columns)
+        width = -(-len(columns) // 16) * 16  # whole vectors
+        self._small = av.VideoFrame(width, len(rows), frame.format.name)
+        self._small.colorspace, self._small.color_range = frame.colorspace, frame.color_range
+        for plane in self._small.planes:
+            _rows(plane, plane.line_size)[:] = 128
+        self._targets = [target[:, ..., : len(columns) // 2] for target in _by_block(self._small)]
+        self._reformatter = VideoReformatter()
+        self._colours = _colours(self._small)
+
+    @classmethod
+    def proven(cls, frame: VideoFrame, lines: Lines) -> _Part | None:
+        """Return one for frames such as this, or None where its pixels are not those of the whole frame."""
+        rows, columns = lines(frame.height, frame.width)
+        part = cls(frame, rows, columns)
+        key = (_kind(frame), rows.tobytes(), columns.tobytes())
+        if key not in cls._tried:
+            noise = _noise(frame)
+            whole = VideoReformatter().reformat(
+                noise, format="bgr24", interpolation="BICUBIC", **_colours(noise)
+            )
+            expected = _pixels(whole, 3)[rows][:, columns]
+            cls._tried[key] = bool((part.convert(noise)[..., :3] == expected).all())
+        return part if cls._tried[key] else None
+
+    def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """Return the needed lines of a frame as uint8 (rows, columns, 4); valid until the next call."""
+        for source, target in zip(_by_block(frame), self._targets, strict=True):
+            target[...] = source[self._rows][..., self._columns]
+        made = self._reformatter.reformat(
+            self._small, format="bgra", interpolation="BICUBIC", **self._colours
+        )
+        return _pixels(made, 4)[:, : self._shape[1]]
+
+
+def _blocks(lines: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return which pairs of lines these are: a slice where they follow each other, which copies faster."""
+    blocks = lines[::2] // 2
+    whole = blocks[-1] - blocks[0] + 1 == len(blocks)
+    return slice(int(blocks[0]), int(blocks[-1]) + 1) if whole else blocks
+
+
+def _by_block(frame: VideoFrame) -> list[NDArray[Any]]:
+    """View a 4:2:0 frame's planes by blocks of 2 x 2 pixels.
+
+    Luma as uint16 (H / 2, 2, W / 2), two pixels each, chroma as uint8 (H / 2, W / 2).
+    """
+    high, wide = frame.height // 2, frame.width // 2
+    luma, *chroma = (cast("Any", plane) for plane in frame.planes)
+    step = luma.line_size
+    return [
+        np.ndarray((high, 2, wide), np.uint16, luma, strides=(2 * step, step, 2)),
+        *(np.ndarray((high, wide), np.uint8, plane, strides=(plane.line_size, 1)) for plane in chroma),
+    ]
+
+
+def _noise(like: VideoFrame) -> VideoFrame:
+    noise = av.VideoFrame(like.width, like.height, like.format.name)
+    noise.colorspace, noise.color_range = like.colorspace, like.color_range
+    for seed, plane in enumerate(noise.planes):
+        values = _rows(plane, plane.line_size)
+        mixed = (np.arange(values.size, dtype=np.uint32) + seed * 977) * np.uint32(2654435761)
+        values[:] = (mixed >> 23).astype(np.uint8).reshape(values.shape)
+    return noise
+
+
+def _pixels(frame: VideoFrame, n_channels: int) -> NDArray[np.uint8]:
+    plane = cast("Any", frame.planes[0])
+    shape, strides = (frame.height, frame.width, n_channels), (plane.line_size, n_channels, 1)
+    return np.ndarray(shape, np.uint8, plane, strides=strides)
 
 
 def _step(fps: float) -> float:
@@ -564,7 +692,7 @@ class FrameFolder:
         missing = numbers[-1] - numbers[0] + 1 - len(numbers)
         return f"{missing} images missing between {numbers[0]} and {numbers[-1]}" if missing else None
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:  # noqa: ARG002 - images come whole
         """Yield the images; one that cannot be decoded ends the video with a VideoError that names it."""
         for file in self._files:
             bgr = _read_image(file, self._max_pixels)
