@@ -318,6 +318,14 @@ def test_show_says_what_is_known_and_what_is_not() -> None:
     assert err.startswith("Error: sports2m: neither a file nor a registered checkpoint; close names:")
 
 
+def test_show_reads_what_an_embedded_file_says_of_itself() -> None:
+    if "state                here" not in run("show", "motion-mini")[1]:
+        pytest.skip("the embedded checkpoint is not in this checkout")
+    shown = json.loads(run("show", "motion-mini", "--json")[1])
+    assert len(shown["labels"]) == shown["n_classes"]
+    assert shown["pool5"] in {"ceil", "symmetric"}
+
+
 def test_fetch_prints_where_the_file_is(
     served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,8 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     record = find_record(name)
     path = local_path(record)
     values = record.to_json() | {"state": _state(record), "path": None if path is None else str(path)}
+    if record.embedded and path is not None:
+        values |= _own_description(name)
     if as_json:
         put_json(values)
         return
@@ -119,12 +121,31 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
         )
 
 
+def _own_description(name: str) -> dict[str, Any]:
+    from c3d_extract.weights.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(name, offline=True)
+    architecture = checkpoint.architecture
+    return checkpoint.identity() | {
+        "filters": [n for stage in architecture.filters for n in stage],
+        "hidden": architecture.hidden,
+        "n_classes": architecture.n_classes,
+        "labels": checkpoint.labels,
+    }
+
+
 def _put(key: str, value: Any) -> None:
     key = key.replace("_", " ")
     numbers = isinstance(value, (list, tuple)) and value and not isinstance(value[0], str)
     values = value if isinstance(value, (list, tuple)) and not numbers else [value]
     for i, one in enumerate(values):
-        text = " x ".join(map(str, one)) if numbers else f"{one:,}" if isinstance(one, int) else one
+        text = (
+            " x ".join(map(str, one))
+            if numbers
+            else f"{one:,}"
+            if isinstance(one, int) and not isinstance(one, bool)
+            else one
+        )
         click.echo(f"{key if i == 0 else '':<20} {text if text is not None else '-'}")
 
 
