@@ -1,7 +1,7 @@
 """Loads damaged copies of a checkpoint in a process of its own: ``checkpoint_fuzz.py FOLDER N WRITER...``.
 
-Prints JSON, by writer: how many loaded, how many ended in a WeightsError, every other exception, and by how much the
-memory grew. The address space is limited, so an allocation by a lying header fails and is counted.
+Prints JSON, by writer: how many loaded, how many ended in a WeightsError, every other exception, and by
+how much the memory grew. The address space is limited, so an allocation by a lying header fails and counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_ours(path: Path) -> None:
 def structure(original: bytes) -> list[int]:
     """Positions outside the long runs of weights, which say nothing."""
     arrays = [array.tobytes() for array in random_state(TINY.state_shapes()).values() if array.nbytes > 16]
-    inside = set()
+    inside: set[int] = set()
     for content in arrays:
         for match in re.finditer(re.escape(content), original):
             inside.update(range(*match.span()))
@@ -91,7 +91,7 @@ def fuzz(folder: Path, writer: str, n: int) -> dict[str, object]:
         except WeightsError as error:
             refused += 1
             text = str(error)
-            if "\n" in text or "MemoryError" in text or "not enough memory" in text or "can't allocate" in text:
+            if any(sign in text for sign in ("\n", "MemoryError", "not enough memory", "can't allocate")):
                 others.append(text)
         except Exception as error:  # noqa: BLE001  # what the test is about
             others.append(f"{type(error).__name__}: {error}")

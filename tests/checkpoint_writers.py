@@ -48,7 +48,13 @@ MMACTION2 = {name: f"{name}.conv" for name in CONVOLUTIONS} | {"fc8": "cls_head.
 
 
 def write_torch(
-    path: Path, state: State, names: dict[str, str], *, legacy: bool = False, prefix: str = "", wrapper: str = ""
+    path: Path,
+    state: State,
+    names: dict[str, str],
+    *,
+    legacy: bool = False,
+    prefix: str = "",
+    wrapper: str = "",
 ) -> None:
     """Write under other names; ``backbone.`` in a prefix does not go before a classifier."""
     renamed: dict[str, Any] = {}
@@ -102,10 +108,21 @@ def caffe_bytes(state: State, form: str) -> bytes:
         name = (fc.format(layer) if layer.startswith("fc") else layer).encode()
         blobs = [make(state[key]) for key in (f"{layer}.weight", f"{layer}.bias") if key in state]
         if form == "bvlc":
-            out.append(_message(100, _message(1, name), _message(2, b"Convolution"), *(_message(7, blob) for blob in blobs)))
+            out.append(
+                _message(
+                    100,
+                    _message(1, name),
+                    _message(2, b"Convolution"),
+                    *(_message(7, blob) for blob in blobs),
+                )
+            )
         else:
             kind = _integer(5, 14 if layer.startswith("fc") else 30)
-            out.append(_message(2, _message(2, b"data"), _message(4, name), kind, *(_message(6, blob) for blob in blobs)))
+            out.append(
+                _message(
+                    2, _message(2, b"data"), _message(4, name), kind, *(_message(6, blob) for blob in blobs)
+                )
+            )
             out.append(_message(2, _message(2, name), _message(4, b"relu_" + name), _integer(5, 18)))
     return b"".join(out)
 
@@ -164,7 +181,9 @@ def write_keras(path: Path, state: State, *, order: str = "hwc", whole_model: bo
         for name, array in state.items():
             layer, part = name.split(".")
             layer = DAVIDEA.get(layer, layer)
-            root[f"{layer}/{layer}/{'kernel:0' if part == 'weight' else 'bias:0'}"] = _channels_last(name, array, order)
+            root[f"{layer}/{layer}/{'kernel:0' if part == 'weight' else 'bias:0'}"] = _channels_last(
+                name, array, order
+            )
         root.create_group("flatten_1")
 
 
@@ -183,16 +202,21 @@ def write_theano(path: Path, state: State, *, backend: bytes | None = None) -> N
 
 
 C3D_TENSORFLOW = dict(
-    zip([*CONVOLUTIONS, "fc6", "fc7", "fc8"], ["c1", "c2", "c3a", "c3b", "c4a", "c4b", "c5a", "c5b", "d1", "d2", "out"], strict=True)
+    zip(
+        [*CONVOLUTIONS, "fc6", "fc7", "fc8"],
+        ["c1", "c2", "c3a", "c3b", "c4a", "c4b", "c5a", "c5b", "d1", "d2", "out"],
+        strict=True,
+    )
 )
 
 
 def tensorflow_dictionary(state: State, order: str) -> State:
     """Names of C3D-tensorflow: ``var_name/wc1`` and ``var_name/bc1`` …"""
-    return {
-        f"var_name/{'w' if name.endswith('weight') else 'b'}{C3D_TENSORFLOW[name.split('.')[0]]}": _channels_last(name, array, order)
-        for name, array in state.items()
-    }
+    renamed = {}
+    for name, array in state.items():
+        layer, part = name.split(".")
+        renamed[f"var_name/{part[0]}{C3D_TENSORFLOW[layer]}"] = _channels_last(name, array, order)
+    return renamed
 
 
 def write_npy(path: Path, state: State, *, order: str = "chw", protocol: int | None = None) -> None:
@@ -228,22 +252,42 @@ def void(_: object) -> None:
 WRITERS: dict[str, tuple[str, str | None, Callable[[Path, State], None]]] = {
     "DavideA": ("pytorch-davidea", None, _torch(DAVIDEA)),
     "DavideA, before zip": ("pytorch-davidea", None, _torch(DAVIDEA, legacy=True)),
-    "DavideA, wrapped by jfzhang95's training": ("pytorch-davidea", None, _torch(DAVIDEA, wrapper="state_dict")),
+    "DavideA, wrapped by jfzhang95's training": (
+        "pytorch-davidea",
+        None,
+        _torch(DAVIDEA, wrapper="state_dict"),
+    ),
     "jfzhang95": ("pytorch-jfzhang95", None, _torch(JFZHANG95)),
     "jfzhang95, DataParallel": ("pytorch-jfzhang95", None, _torch(JFZHANG95, prefix="module.", legacy=True)),
     "mmaction2": ("pytorch-mmaction2", None, _torch(MMACTION2 | {"fc8": "fc8"})),
-    "mmaction2, fine-tuned": ("pytorch-mmaction2", None, _torch(MMACTION2, prefix="backbone.", wrapper="state_dict")),
+    "mmaction2, fine-tuned": (
+        "pytorch-mmaction2",
+        None,
+        _torch(MMACTION2, prefix="backbone.", wrapper="state_dict"),
+    ),
     "mmaction2, two prefixes": ("pytorch-mmaction2", None, _torch(MMACTION2, prefix="module.backbone.")),
     "mmaction v0": ("pytorch-mmaction", None, _torch({})),
     "mmaction v0, wrapped": ("pytorch-mmaction", None, _torch({}, wrapper="state_dict", prefix="backbone.")),
     "Caffe C3D v1.0": ("caffe", None, _caffe("fork")),
     "Caffe C3D v1.1": ("caffe", None, _caffe("v1.1")),
     "Caffe BVLC": ("caffe", None, _caffe("bvlc")),
-    "Keras TensorFlow H, W, C": ("keras-tensorflow", "hwc", lambda p, s: write_keras(p, s)),
-    "Keras TensorFlow C, H, W": ("keras-tensorflow", "chw", lambda p, s: write_keras(p, s, order="chw", whole_model=True)),
-    "Keras Theano": ("keras-theano", None, lambda p, s: write_theano(p, s)),
-    "Keras channels first on TensorFlow": ("keras-theano", None, lambda p, s: write_theano(p, s, backend=b"tensorflow")),
-    "TensorFlow npy C, H, W": ("tensorflow-npy", "chw", lambda p, s: write_npy(p, s)),
-    "TensorFlow npy H, W, C, Python 2": ("tensorflow-npy", "hwc", lambda p, s: write_npy(p, s, order="hwc", protocol=2)),
+    "Keras TensorFlow H, W, C": ("keras-tensorflow", "hwc", write_keras),
+    "Keras TensorFlow C, H, W": (
+        "keras-tensorflow",
+        "chw",
+        lambda p, s: write_keras(p, s, order="chw", whole_model=True),
+    ),
+    "Keras Theano": ("keras-theano", None, write_theano),
+    "Keras channels first on TensorFlow": (
+        "keras-theano",
+        None,
+        lambda p, s: write_theano(p, s, backend=b"tensorflow"),
+    ),
+    "TensorFlow npy C, H, W": ("tensorflow-npy", "chw", write_npy),
+    "TensorFlow npy H, W, C, Python 2": (
+        "tensorflow-npy",
+        "hwc",
+        lambda p, s: write_npy(p, s, order="hwc", protocol=2),
+    ),
 }
 """Who wrote it → layout as the registry names it, order of fc6 to ask for, writer."""
