@@ -8,10 +8,12 @@ The queue between them is bounded, so memory does not grow with the length of a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 import queue
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +24,7 @@ import numpy as np
 from c3d_extract.clips import Clip, ClipAssembler, ClipSpan
 from c3d_extract.decode_pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
 from c3d_extract.errors import PcaError, UsageError, VideoError
-from c3d_extract.inference import Network, choose_device, choose_precision, usable_cores
+from c3d_extract.inference import Network, choose_devices, choose_precision, usable_cores
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources import Found, Source, find_videos
 from c3d_extract.store import ClipRows, RunIdentity, RunStore, Summary, VideoRow
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.inference import Pending
     from c3d_extract.model import Pool5
     from c3d_extract.pca import PcaBasis
     from c3d_extract.preprocess import Colour
@@ -101,8 +104,11 @@ class Progress:
     ``n_failed`` and ``n_partial`` count skipped videos of earlier runs too, ``…_now`` this run's alone;
     ``n_changed`` counts finished ones that are done again since their file has another size or time.
 
-    ``waiting_seconds`` is time in which the network had nothing to do, ``network_seconds`` its work,
-    ``store_seconds`` the time of committing.
+    ``waiting_seconds`` is time in which the network had nothing to do, ``network_seconds`` its work (on a
+    GPU: what the main thread waited for it), ``handover_seconds`` the time of cutting frames into clips
+    and clips into batches, beside the network; ``store_seconds`` the time of committing.
+    ``decode_seconds`` is summed over the decoders and counts their waiting for the network too.
+    ``startup_seconds`` passed before the first batch was there.
     """
 
     n_videos: int = 0
@@ -117,7 +123,9 @@ class Progress:
     n_frames: int = 0
     n_bytes: int = 0
     n_bytes_finished: int = 0
+    startup_seconds: float = 0.0
     decode_seconds: float = 0.0
+    handover_seconds: float = 0.0
     network_seconds: float = 0.0
     waiting_seconds: float = 0.0
     store_seconds: float = 0.0
@@ -179,7 +187,7 @@ class _Feeder(threading.Thread):
         self, pool: DecodePool, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
     ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
-        self.queue: queue.Queue[_Batch | _End | BaseException | None] = queue.Queue(maxsize=_QUEUED_BATCHES)
+        self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_BATCHES)
         self.n_frames: dict[int, int] = {}
         self._pool = pool
         self._settings = settings
@@ -187,6 +195,8 @@ class _Feeder(threading.Thread):
         self._videos = videos
         self._stopped = threading.Event()
         self._assemblers: dict[int, ClipAssembler] = {}
+        self.handover_seconds = 0.0
+        self._blocked_seconds = 0.0
         self._batch = self._new_batch()
         self._ends: list[_End] = []  # of videos with clips in the batch that is being filled
 
@@ -204,7 +214,10 @@ class _Feeder(threading.Thread):
                 for event in events:
                     if self._stopped.is_set():
                         return
+                    started, blocked = time.monotonic(), self._blocked_seconds
                     self._take(event)
+                    waited = self._blocked_seconds - blocked
+                    self.handover_seconds += time.monotonic() - started - waited
             self._send_batch()
             self._put(None)
         except BaseException as error:  # noqa: BLE001 - it is raised again in the calling thread
@@ -247,13 +260,87 @@ class _Feeder(threading.Thread):
         self._ends = []
 
     def _new_batch(self) -> _Batch:
-        return _Batch(np.empty((self._network.batch_size, *self._network.clip_shape), np.uint8))
+        return _Batch(self._network.new_batch())
 
     def _put(self, item: _Batch | _End | BaseException | None) -> None:
+        started = time.monotonic()
         while not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self.queue.put(item, timeout=0.2)
-                return
+                break
+        self._blocked_seconds += time.monotonic() - started
+
+
+_Queued = _Batch | _End | BaseException | None
+
+
+class _Result(NamedTuple):
+    item: _Batch | _End
+    features: dict[str, NDArray[np.float32]]
+
+
+class _InFlight(NamedTuple):
+    """What was taken off the feeder's queue and is not summed up yet, in that order."""
+
+    item: _Batch | _End
+    pending: Pending | None
+
+
+class _Devices:
+    """Spreads batches over networks in turn; gives results back in the order in which they were given.
+
+    So a video's clips are summed in their order, whichever devices ran them.
+    """
+
+    def __init__(self, networks: Sequence[Network], queued: queue.Queue[_Queued], progress: Progress) -> None:
+        self._networks = itertools.cycle(networks)
+        # A GPU has one batch at work and one behind it; a CPU has done its work when `submit` returns.
+        self._depth = 0 if networks[0].device.type == "cpu" else 2 * len(networks) - 1
+        self._queue = queued
+        self._progress = progress
+        self._in_flight: deque[_InFlight] = deque()
+        self._n_batches = 0
+
+    def results(self) -> Iterator[_Result]:
+        """Yield each batch with its features, and each end of a video, until the feeder is done."""
+        while True:
+            while self._in_flight and self._oldest_is_due():
+                yield self._oldest()
+            item = self._next()
+            if item is None:
+                break
+            self._in_flight.append(_InFlight(item, self._submit(item) if isinstance(item, _Batch) else None))
+        while self._in_flight:
+            yield self._oldest()
+
+    def _oldest_is_due(self) -> bool:
+        full = sum(entry.pending is not None for entry in self._in_flight) > self._depth
+        return full or self._in_flight[0].pending is None or self._queue.empty()
+
+    def _oldest(self) -> _Result:
+        item, pending = self._in_flight.popleft()
+        if pending is None:
+            return _Result(item, {})
+        started = time.monotonic()
+        features = pending.result()
+        self._progress.network_seconds += time.monotonic() - started
+        return _Result(item, features)
+
+    def _next(self) -> _Batch | _End | None:
+        started = time.monotonic()
+        item = self._queue.get()
+        self._progress.waiting_seconds += time.monotonic() - started
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _submit(self, batch: _Batch) -> Pending:
+        started = time.monotonic()
+        if not self._progress.startup_seconds:
+            self._progress.startup_seconds = self._progress.seconds
+        pending = next(self._networks).submit(batch.clips, len(batch.owners))
+        self._progress.network_seconds += time.monotonic() - started
+        return pending
 
 
 class Extractor:
@@ -266,7 +353,8 @@ class Extractor:
     settings
         What changes the numbers.
     device, precision, batch_size, workers, timeout_seconds
-        Where and how fast; ``None`` and ``auto`` choose by the machine.
+        Where and how fast; ``None`` and ``auto`` choose by the machine. ``device`` may name several,
+        ``cuda:0,cuda:1``, or ``all`` CUDA devices: each holds the network, and batches go to them in turn.
     """
 
     def __init__(
@@ -290,12 +378,13 @@ class Extractor:
         ):
             if value is not None and not value > 0:
                 raise UsageError(f"must be above 0, not {value}", subject=option)
-        self.device = choose_device(device)
+        self.devices = choose_devices(device)
+        self.device = self.devices[0]
         self.precision = choose_precision(precision, self.device)
         self._batch_size = batch_size
         self._timeout_seconds = timeout_seconds
         self.workers = workers or suitable_workers(self.device.type)
-        self._network: Network | None = None
+        self._networks: list[Network] = []
         self._pool: DecodePool | None = None
 
     @classmethod
@@ -342,25 +431,34 @@ class Extractor:
         """End the decoder processes and let the network go."""
         if self._pool is not None:
             self._pool.close()
-        self._pool = self._network = None
+        self._pool = None
+        self._networks = []
 
     @property
     def warnings(self) -> list[str]:
-        """What the network had to do differently: overflows redone, batches halved."""
-        return [] if self._network is None else list(self._network.warnings)
+        """What the networks had to do differently: overflows redone, batches halved."""
+        return [warning for network in self._networks for warning in network.warnings]
+
+    @property
+    def networks(self) -> list[Network]:
+        """A network for each device, built when they are first needed; all take batches of one size."""
+        for device in self.devices[len(self._networks) :]:
+            size = self._networks[0].batch_size if self._networks else self._batch_size
+            self._networks.append(
+                Network(
+                    self.checkpoint,
+                    self.settings.layers,
+                    device=device,
+                    precision=self.precision,
+                    batch_size=size,
+                )
+            )
+        return self._networks
 
     @property
     def network(self) -> Network:
-        """The network, built and put on the device when it is first needed."""
-        if self._network is None:
-            self._network = Network(
-                self.checkpoint,
-                self.settings.layers,
-                device=self.device,
-                precision=self.precision,
-                batch_size=self._batch_size,
-            )
-        return self._network
+        """The first device's network."""
+        return self.networks[0]
 
     def _decoders(self, n_videos: int) -> DecodePool:
         n_workers = max(1, min(self.workers, n_videos))
@@ -476,22 +574,17 @@ class Extractor:
         after_batch: Callable[[], None] | None = None,
     ) -> Generator[tuple[Source, VideoRow], None, None]:
         """Decode and run ``sources``; yield each one's row as soon as it is finished."""
-        network = self.network
+        networks = self.networks
         videos = [(task, source.path) for task, source in enumerate(sources)]
-        feeder = _Feeder(self._decoders(len(videos)), self.settings, network, videos)
+        feeder = _Feeder(self._decoders(len(videos)), self.settings, networks[0], videos)
         sums: dict[int, _Sum] = {}
         feeder.start()
         try:
-            while True:
-                started = time.monotonic()
-                item = feeder.queue.get()
-                progress.waiting_seconds += time.monotonic() - started
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
+            for item, features in _Devices(networks, feeder.queue, progress).results():
+                progress.handover_seconds = feeder.handover_seconds
                 if isinstance(item, _Batch):
-                    self._run_batch(item, network, sums, progress, on_clip)
+                    self._sum(item, features, sums, on_clip)
+                    progress.n_clips += len(item.owners)
                     if after_batch is not None:
                         after_batch()
                 else:
@@ -503,18 +596,13 @@ class Extractor:
         finally:
             feeder.stop()
 
-    def _run_batch(
-        self,
+    @staticmethod
+    def _sum(
         batch: _Batch,
-        network: Network,
+        features: dict[str, NDArray[np.float32]],
         sums: dict[int, _Sum],
-        progress: Progress,
         on_clip: Callable[[_Owner, dict[str, NDArray[np.float32]]], object] | None,
     ) -> None:
-        started = time.monotonic()
-        features = network(batch.clips[: len(batch.owners)])
-        progress.network_seconds += time.monotonic() - started
-        progress.n_clips += len(batch.owners)
         for place, owner in enumerate(batch.owners):
             sums.setdefault(owner.task, _Sum()).add(owner, features, place)
             if on_clip is not None:

@@ -142,7 +142,11 @@ def _choice(*values: str) -> click.Choice[str]:
 @click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
 @click.option("--clips", metavar="FILE", help="Also write one row a clip, with frames and seconds.")
 @click.option(
-    "--device", default="auto", show_default=True, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, cpu, cuda, cuda:N, mps; cuda:0,cuda:1 or all for several.",
 )
 @click.option(
     "--precision",
@@ -315,7 +319,7 @@ def _introduce(options: Options, extractor: Extractor) -> None:
     arch, colour = checkpoint.architecture, checkpoint.preprocessing.colour
     note(
         f"{checkpoint.name} (pool5 {arch.pool5}, {colour.upper()}, mean {checkpoint.mean_name}) "
-        f"on {extractor.device} in {extractor.precision}, {extractor.workers} decoder"
+        f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, {extractor.workers} decoder"
         + ("s" if extractor.workers > 1 else "")
     )
 
@@ -354,7 +358,7 @@ def _conclude(options: Options, extractor: Extractor, extraction: Extraction, fa
             note(f"Warning: {warning}")
         note(_sentence(extraction))
         if options.verbose:
-            note(_where_time_went(extraction.progress))
+            note(_where_time_went(extraction.progress, extractor.workers))
     if n_rows == 0:
         raise StoreError(
             f"none of the {progress.n_videos} videos could be read", hint=f"see {_report(extraction)}"
@@ -386,17 +390,24 @@ def _report(extraction: Extraction) -> str:
     return str(extraction.output.with_name(f"{extraction.output.stem}.report.jsonl"))
 
 
-def _where_time_went(counts: Progress) -> str:
+def _where_time_went(counts: Progress, workers: int) -> str:
+    """Say each stage's seconds and its share of the run: what is near 100 % is what the run waited for."""
     seconds = max(counts.seconds, 1e-9)
+    decoders = min(workers, max(counts.n_finished, 1))
 
-    def share(part: float) -> str:
-        return f"{part:.1f} s ({part / seconds:.0%})"
+    def share(part: float, of: float = seconds) -> str:
+        return f"{part:.1f} s ({part / of:.0%})"
 
-    return (
-        f"Time: {seconds:.1f} s; network {share(counts.network_seconds)}, waiting for decoders "
-        f"{share(counts.waiting_seconds)}, storing {share(counts.store_seconds)}; decoders' own "
-        f"{counts.decode_seconds:.1f} s; {counts.n_clips} clips, {counts.n_frames} frames"
+    rate = counts.n_frames / seconds
+    decoding = share(counts.decode_seconds, seconds * decoders)
+    lines = (
+        f"Time: {seconds:.1f} s for {counts.n_clips} clips, {counts.n_frames} frames: {rate:.0f} frames/s",
+        f"  network    {share(counts.network_seconds)}, waited for decoders {share(counts.waiting_seconds)}",
+        f"  decoders   {decoding} of {decoders}, with their waiting for the network",
+        f"  hand-over  {share(counts.handover_seconds)}, beside the network",
+        f"  storing    {share(counts.store_seconds)}; first batch after {counts.startup_seconds:.1f} s",
     )
+    return "\n".join(lines)
 
 
 def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcome]) -> dict[str, Any]:
@@ -417,9 +428,13 @@ def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcom
         "n_clips": counts.n_clips,
         "n_frames": counts.n_frames,
         "seconds": round(seconds, 3),
+        "startup_seconds": round(counts.startup_seconds, 3),
         "network_seconds": round(counts.network_seconds, 3),
         "waiting_seconds": round(counts.waiting_seconds, 3),
-        "device": str(extractor.device),
+        "handover_seconds": round(counts.handover_seconds, 3),
+        "decode_seconds": round(counts.decode_seconds, 3),
+        "store_seconds": round(counts.store_seconds, 3),
+        "device": ",".join(map(str, extractor.devices)),
         "precision": extractor.precision,
         "weights": extractor.checkpoint.identity(),
         "warnings": [*extractor.checkpoint.notes, *extractor.warnings],
