@@ -114,23 +114,22 @@ class _Plan:
     """
 
     def __init__(self, rows: _Axis, columns: _Axis, n_lines: int, n_channels: int) -> None:
-        self.lines = np.unique(np.concatenate([rows.first, rows.second]))
-        self.upper = np.searchsorted(self.lines, rows.first)
-        self.lower = np.searchsorted(self.lines, rows.second)
+        self.n_columns, self.n_rows = len(columns.first), len(rows.first)
+        both_rows = np.concatenate([rows.first, rows.second])
+        self.lines = np.unique(both_rows)
         self.all_lines = len(self.lines) == n_lines
-        self.left, self.right = columns.first, columns.second
-        self.pixel = np.dtype((np.void, n_channels)) if n_channels == 3 else np.dtype(np.uint32)
-        self.sum = np.dtype((np.void, 2 * n_channels)) if n_channels == 3 else np.dtype(np.uint64)
+        self.rows = np.searchsorted(self.lines, both_rows)
+        self.columns = np.concatenate([columns.first, columns.second])
+        three = n_channels == 3
+        self.pixel = np.dtype((np.void, 3)) if three else np.dtype(np.uint32)
+        self.sums = np.dtype((np.void, 6)) if three else np.dtype(np.uint64)
         # Weights in 1/2048 apart, as 16 * high + low, so that 16 bits hold every product.
-        first, second = (w.astype(np.int16)[:, None] for w in (columns.weight_first, columns.weight_second))
-        self.high = first >> 4, second >> 4
-        self.low = first & 15, second & 15
-        values = len(columns.first) * n_channels
-        self.down = tuple(
-            np.repeat(w[:, None], values, axis=1) for w in (rows.weight_first, rows.weight_second)
-        )
-        self.narrow = np.empty((4, len(columns.first), len(self.lines) * n_channels), np.int16)
-        self.wide = np.empty((2, len(rows.first), values), np.int32)
+        across = np.concatenate([columns.weight_first, columns.weight_second]).astype(np.int16)[:, None]
+        self.high, self.low = across >> 4, across & 15
+        down = np.concatenate([rows.weight_first, rows.weight_second])[:, None]
+        self.down = np.repeat(down, self.n_columns * n_channels, axis=1)
+        self.narrow = np.empty((2, len(across), len(self.lines) * n_channels), np.int16)
+        self.wide = np.empty(self.down.shape, np.int32)
 
 
 class FrameSampler:
@@ -165,12 +164,12 @@ class FrameSampler:
         """
         plan = self._plan(frame.shape, size)
         summed = self._vertical(self._horizontal(frame, plan), plan)
-        crop = (*self.preprocessing.crop, frame.shape[2])
-        made = summed.reshape(crop)[:, :, :3]
-        if out is None:
-            return made.astype(np.uint8)
-        out[...] = made
-        return out
+        rows, columns = self.preprocessing.crop
+        made = summed.astype(np.uint8).reshape(rows, columns, frame.shape[2])
+        crop = np.empty((rows, columns, 3), np.uint8) if out is None else out
+        for channel in range(3):  # four times as fast as [:, :, :3] of four channels
+            crop[:, :, channel] = made[:, :, channel]
+        return crop
 
     def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the rows and columns of a frame that its crop needs, ascending.
@@ -181,32 +180,27 @@ class FrameSampler:
 
     @staticmethod
     def _horizontal(frame: NDArray[np.uint8], plan: _Plan) -> NDArray[np.int16]:
-        """Return (p·w + p'·w') >> 4 for each column of the crop, each source row: int16 (columns, rows)."""
+        """Return (p·w + p'·w') >> 4 for each column of the crop, each source row: int16 (columns, values)."""
         if not plan.all_lines:
             frame = frame[plan.lines]
         pixels = np.ascontiguousarray(frame).view(plan.pixel)[:, :, 0].T
-        left, right, fine, more = plan.narrow
-        np.copyto(left, pixels[plan.left].view(np.uint8))
-        np.copyto(right, pixels[plan.right].view(np.uint8))
-        np.multiply(left, plan.low[0], out=fine)
-        np.multiply(right, plan.low[1], out=more)
-        fine += more
-        fine >>= 4
-        left *= plan.high[0]
-        right *= plan.high[1]
-        left += right
-        left += fine
-        return left
+        coarse, fine = plan.narrow
+        np.copyto(coarse, pixels[plan.columns].view(np.uint8))
+        np.multiply(coarse, plan.low, out=fine)
+        coarse *= plan.high
+        sums, rest = coarse[: plan.n_columns], fine[: plan.n_columns]
+        rest += fine[plan.n_columns :]
+        rest >>= 4
+        sums += coarse[plan.n_columns :]
+        sums += rest
+        return sums
 
     @staticmethod
     def _vertical(sums: NDArray[np.int16], plan: _Plan) -> NDArray[np.int32]:
         """Return ((u·w >> 16) + (l·w' >> 16) + 2) >> 2 of upper and lower rows: int32 (rows, values)."""
-        upper, lower = plan.wide
-        by_row = sums.view(plan.sum).T
-        np.copyto(upper, by_row[plan.upper].view(np.int16))
-        np.copyto(lower, by_row[plan.lower].view(np.int16))
-        upper *= plan.down[0]
-        lower *= plan.down[1]
+        np.copyto(plan.wide, sums.view(plan.sums).T[plan.rows].view(np.int16))
+        plan.wide *= plan.down
+        upper, lower = plan.wide[: plan.n_rows], plan.wide[plan.n_rows :]
         upper &= -(1 << 16)  # rounds one of them down; the last shift rounds the sum and so the other
         upper += lower
         upper += 2 << 16
