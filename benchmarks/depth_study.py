@@ -1,15 +1,15 @@
-"""The paper's search for the temporal depth of kernels (Section 3.1), on synthetic motion and on real videos.
+"""The paper's search for the temporal depth of kernels (Section 3.1), on synthetic motion and real videos.
 
     python benchmarks/depth_study.py OUTPUT [--videos ../shared/data/actions/ut_interaction]
 
 The six nets of Section 3.1 at a small width, each with the same clips, the same budget and the same seeds.
-What comes out: OUTPUT/results.json, OUTPUT/depth_homogeneous.png and OUTPUT/depth_varying.png in the manner of
-the paper's Figure 2 (accuracy over epochs), and a table on stdout. Runs that are there already are not done
-again, so it can be stopped and gone on with.
+What comes out: OUTPUT/results.json, OUTPUT/depth_homogeneous.png and OUTPUT/depth_varying.png in the manner
+of the paper's Figure 2 (accuracy over epochs), and a table on stdout. Runs that are there already are not
+done again, so it can be stopped and gone on with.
 
 On synthetic data the classes are the 15 motions. `reversal` is the accuracy on clips of the six pairs of
-motions that are each other's reverse, each clip shown forwards and backwards, with only the two classes of the
-pair to choose from: a net that cannot see the direction of time is right exactly half of the time.
+motions that are each other's reverse, each clip shown forwards and backwards, with only the two classes of
+the pair to choose from: a net that cannot see the direction of time is right exactly half of the time.
 """
 
 from __future__ import annotations

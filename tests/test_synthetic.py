@@ -79,8 +79,8 @@ def test_still_scenes_are_still_when_nobody_shakes_the_camera() -> None:
 
 @pytest.mark.parametrize("pair", REVERSALS)
 def test_a_motion_and_its_reverse_are_drawn_alike(pair: tuple[str, str]) -> None:
-    # The same chance gives both the same course with the other sign, and the changing speed s(e) = e + c(e² - ¼)
-    # has c of either sign equally often: run backwards, the clips of one motion are clips of the other.
+    # The same chance gives both the same course with the other sign, and the changing speed
+    # s(e) = e + c(e² - ¼) has c of either sign equally often: run backwards, one motion is the other.
     for seed in range(20):
         courses = [_course(motion, 16, np.random.default_rng(seed)) for motion in pair]
         for field in dataclasses.fields(courses[0]):

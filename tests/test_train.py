@@ -187,10 +187,11 @@ def test_batch_norm_folds_into_the_convolutions() -> None:
     torch.manual_seed(0)
     net = TrainingNet(dataclasses.replace(TINY, n_classes=5), RECIPES["synthetic"])
     for norm in net.norms.values():
-        torch.nn.init.uniform_(norm.weight, -1.5, 1.5)
-        torch.nn.init.normal_(norm.bias)
-        torch.nn.init.normal_(norm.running_mean)
-        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        state = norm.state_dict()
+        torch.nn.init.uniform_(state["weight"], -1.5, 1.5)
+        torch.nn.init.normal_(state["bias"])
+        torch.nn.init.normal_(state["running_mean"])
+        torch.nn.init.uniform_(state["running_var"], 0.5, 2)
     plain = C3D(net.architecture)
     plain.load_state_dict(net.plain_state())
     clips = torch.randn(2, 3, *TINY.clip)
@@ -491,6 +492,8 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path) -> None
         (["synthetic", "--recipe", "ucf101"], "endless data has no epochs"),
         (["synthetic", "--mean", "1,2,x"], "not three numbers"),
         (["synthetic", "--precision", "bf16"], "mixed precision is for GPUs"),
+        (["synthetic", "--from", "motion-mini", "--width", "2"], "comes from the checkpoint"),
+        (["synthetic", "--test", "list.txt"], "tested on clips of another seed"),
     ],
 )
 def test_wrong_words_get_one_line(tmp_path: Path, words: list[str], says: str) -> None:

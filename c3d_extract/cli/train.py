@@ -71,9 +71,9 @@ def _numbers(function: Any) -> Any:
 )
 @click.option("--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune or synthetic.")
 @click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies the filters.")
+@click.option("--width", type=float, default=None, help="Multiplies the filters.  [default: 1]")
 @click.option(
-    "--spatial", type=click.Choice(["3", "5"]), default="3", show_default=True, help="Spatial kernel size."
+    "--spatial", type=click.Choice(["3", "5"]), default=None, help="Spatial kernel size.  [default: 3]"
 )
 @click.option(
     "--size", type=(int, int, int, int), default=None, metavar="R C r c",
@@ -81,9 +81,8 @@ def _numbers(function: Any) -> Any:
 )  # fmt: skip
 @click.option(
     "--mean",
-    default="110,110,110",
-    show_default=True,
-    help="Subtracted: B,G,R, or a binaryproto or npy file.",
+    default=None,
+    help="Subtracted: B,G,R, or a binaryproto or npy file.  [default: 110,110,110]",
 )
 @click.option("--from", "start", default=None, help="Start from a checkpoint: a registered name or a file.")
 @click.option(
@@ -239,7 +238,7 @@ def _plan(data: str, options: dict[str, Any]) -> tuple[Plan, ClipSource, ClipSou
     plan = Plan(
         architecture,
         preprocessing,
-        _mean(options["mean"], preprocessing) if start is None else start.mean,
+        _mean(options["mean"] or "110,110,110", preprocessing) if start is None else start.mean,
         recipe.fixed(source.n_items),
         source.labels,
         told | {"recipe": name},
@@ -255,7 +254,7 @@ def _start(options: dict[str, Any]) -> Checkpoint | None:
 
     if options["start"] is None:
         return None
-    for other in ("arch", "size"):
+    for other in ("arch", "width", "spatial", "size", "mean"):
         if options[other] is not None:
             raise UsageError("comes from the checkpoint", subject=f"--{other} with --from")
     if options["batch_norm"]:
@@ -314,10 +313,11 @@ def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architectur
     name = options["arch"] or "c3d"
     if name not in ARCHITECTURES:
         raise UsageError(f"unknown; known: {', '.join(ARCHITECTURES)}", subject=f"--arch {name}")
-    if not 0 < options["width"] <= 8:
-        raise UsageError("must be above 0 and at most 8", subject=f"--width {options['width']}")
-    architecture = ARCHITECTURES[name].scaled(options["width"])
-    return dataclasses.replace(architecture, spatial=int(options["spatial"]), clip=(16, *crop))
+    width = 1.0 if options["width"] is None else options["width"]
+    if not 0 < width <= 8:
+        raise UsageError("must be above 0 and at most 8", subject=f"--width {width:g}")
+    architecture = ARCHITECTURES[name].scaled(width)
+    return dataclasses.replace(architecture, spatial=int(options["spatial"] or 3), clip=(16, *crop))
 
 
 def _sources(
