@@ -286,7 +286,7 @@ class VideoReader:
     def _pts_seconds(self, frame: VideoFrame) -> float | None:
         # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.
         base = self._stream.time_base
-        return None if frame.pts is None or base is None else float(frame.pts * base)
+        return None if frame.pts is None or base is None else frame.pts * base.numerator / base.denominator
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Yield packets to the end of the file, the empty one that flushes the decoder included."""
@@ -319,8 +319,9 @@ class VideoReader:
         except Exception as error:  # noqa: BLE001 - see _packets
             self._count(_plain(error))
             return []
-        for _ in filter(lambda frame: frame.is_corrupt, frames):
-            self._count("a frame with damaged or missing parts")
+        for frame in frames:
+            if frame.is_corrupt:
+                self._count("a frame with damaged or missing parts")
         return frames
 
     def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
@@ -498,12 +499,16 @@ def _by_block(frame: VideoFrame) -> list[NDArray[Any]]:
 
 
 def _noise(like: VideoFrame) -> VideoFrame:
+    """Return a frame of the same kind with every value from 0 to 255 in it, the same noise every 32 rows."""
     noise = av.VideoFrame(like.width, like.height, like.format.name)
     noise.colorspace, noise.color_range = like.colorspace, like.color_range
     for seed, plane in enumerate(noise.planes):
         values = _rows(plane, plane.line_size)
-        mixed = (np.arange(values.size, dtype=np.uint32) + seed * 977) * np.uint32(2654435761)
-        values[:] = (mixed >> 23).astype(np.uint8).reshape(values.shape)
+        count = np.arange(32 * plane.line_size, dtype=np.uint32) + np.uint32(977 * seed)
+        tile = (count * np.uint32(2654435761) >> np.uint32(23)).astype(np.uint8).reshape(32, -1)
+        for start in range(0, len(values), 32):
+            rows = values[start : start + 32]
+            rows[:] = tile[: len(rows)]
     return noise
 
 

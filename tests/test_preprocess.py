@@ -20,7 +20,7 @@ sides = st.integers(1, 700) | st.sampled_from([2, 112, 128, 171, 256, 342, 1080,
 
 
 def opencv_crop(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    crop: NDArray[np.uint8] = cv2.resize(frame, (171, 128))[8:120, 29:141]
+    crop: NDArray[np.uint8] = np.asarray(cv2.resize(frame, (171, 128))[8:120, 29:141], np.uint8)
     return crop
 
 
@@ -79,6 +79,32 @@ def test_sizes_may_change_from_frame_to_frame() -> None:
     for seed in range(60):
         frame = noise(40 + seed, 150 - seed, seed)
         assert (sampler(frame) == FrameSampler(Preprocessing())(frame)).all()
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([3, 4]), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_the_lines_it_asks_for_are_enough(
+    half_height: int, half_width: int, channels: int, seed: int
+) -> None:
+    height, width = 2 * half_height, 2 * half_width
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    sampler = FrameSampler(Preprocessing())
+    rows, columns = sampler.lines(height, width)
+    for lines, n_lines in ((rows, height), (columns, width)):
+        assert (np.diff(lines) > 0).all()
+        assert (lines[::2] % 2 == 0).all()
+        assert (lines[1::2] == lines[::2] + 1).all()
+        assert 0 <= lines[0] <= lines[-1] < n_lines
+        assert len(lines) <= 4 * 112
+    crop = sampler(np.ascontiguousarray(frame[rows][:, columns]), size=(height, width))
+    assert (crop == sampler(np.ascontiguousarray(frame[..., :3]))).all()
+
+
+def test_the_result_can_be_put_where_it_belongs() -> None:
+    frame, slots = noise(240, 320, 1), np.zeros((2, 112, 112, 3), np.uint8)
+    FrameSampler(Preprocessing())(frame, slots[1])
+    assert (slots[1] == FrameSampler(Preprocessing())(frame)).all()
+    assert not slots[0].any()
 
 
 def test_other_crops_are_cut_from_the_same_resized_frame() -> None:

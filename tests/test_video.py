@@ -7,8 +7,10 @@ import ctypes
 import itertools
 import math
 import os
+import platform
 import socket
 import struct
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +28,7 @@ from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.video import (
     FrameFolder,
     VideoReader,
+    _Part,
     codec_report,
     open_video,
     read_frame_folder,
@@ -262,6 +265,86 @@ def test_of_several_video_streams_the_default_one_is_read(tmp_path: Path) -> Non
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
             out.mux(stream.encode())
     assert {frame.shape for frame in read(path)[0]} == {(48, 64, 3)}
+
+
+# --- only the lines that are needed ----------------------------------------------------------------
+
+
+def crops(path: Path, *, whole: bool) -> tuple[list[NDArray[np.uint8]], list[bool]]:
+    """Return the crops of a video, and whether each was made of a part of its frame."""
+    sampler = FrameSampler(Preprocessing())
+    with VideoReader(path) as reader:
+        frames = reader.frames() if whole else reader.frames(sampler.lines)
+        made = [(sampler(f.bgr, size=f.size), f.size is not None) for f in frames]
+        assert (reader.info.height, reader.info.width) == (reader._stream.height, reader._stream.width)
+    return [crop for crop, _ in made], [part for _, part in made]
+
+
+def same_crops(path: Path) -> bool:
+    """Check the crops of partly converted frames against those of whole ones; say whether any was partial."""
+    (ours, partial), (expected, _) = crops(path, whole=False), crops(path, whole=True)
+    assert len(ours) == len(expected) > 0
+    assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
+    return any(partial)
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_converting_the_needed_lines_alone_changes_no_pixel(
+    half_height: int, half_width: int, seed: int
+) -> None:
+    height, width = 2 * half_height, 2 * half_width
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "a.nut", moving_frames(2, height, width, seed), codec="rawvideo")
+        partial = same_crops(path)
+    if platform.machine() == "x86_64":
+        assert partial, "the fast way must be the one that is taken"
+
+
+@pytest.mark.parametrize(
+    "size", [(240, 320), (360, 640), (720, 1280), (1080, 1920), (568, 320), (2, 4096), (4096, 2)]
+)
+def test_common_sizes_are_converted_in_part(tmp_path: Path, size: tuple[int, int]) -> None:
+    assert same_crops(
+        write(tmp_path / "a.avi", moving_frames(2, *size), codec="mpeg4", options={"qscale": "2"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "height", "width"),
+    [("yuv444p", 48, 64), ("yuv420p", 47, 64), ("yuv420p", 48, 63), ("gray", 48, 64)],
+)
+def test_other_frames_are_converted_whole(tmp_path: Path, pix_fmt: str, height: int, width: int) -> None:
+    frames = moving_frames(3, height, width)
+    assert not same_crops(write(tmp_path / "a.mkv", frames, codec="ffv1", pix_fmt=pix_fmt))
+
+
+def test_real_and_damaged_videos_give_the_same_crops_in_part(shared_data: Path) -> None:
+    files = [*(shared_data / "samples").glob("*/*.mp4"), *(shared_data / "nasty" / "fate").glob("h264_*.mp4")]
+    n_partial = 0
+    for file in sorted(files):
+        with contextlib.suppress(VideoError):
+            sampler = FrameSampler(Preprocessing())
+            with VideoReader(file) as one, VideoReader(file) as other:
+                pairs = zip(one.frames(sampler.lines), other.frames(), strict=True)
+                for part, whole in itertools.islice(pairs, 15):
+                    assert (sampler(part.bgr, size=part.size) == sampler(whole.bgr)).all(), file
+                    n_partial += part.size is not None
+    assert n_partial > 200
+
+
+def test_where_the_proof_fails_frames_are_converted_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine whose swscale gives other pixels to a smaller frame, the right ones must come out."""
+    path = write(tmp_path / "a.avi", moving_frames(3, 122, 166))
+    expected = crops(path, whole=True)[0]
+    monkeypatch.setattr(_Part, "_tried", {})
+    right = _Part.convert
+    monkeypatch.setattr(_Part, "convert", lambda self, frame: right(self, frame) ^ 1)
+    ours, partial = crops(path, whole=False)
+    assert not any(partial)
+    assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
 
 
 # --- damage -----------------------------------------------------------------------------------------
