@@ -33,13 +33,26 @@ except SystemExit as end:
     assert end.code == 0, end.code
 print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])
 """
-    words = [*videos, "--weights", str(weights), "--mean", "101,108,108", "-o", str(output), "--device", "cpu", "-q"]
+    words = [
+        *videos,
+        "--weights",
+        str(weights),
+        "--mean",
+        "101,108,108",
+        "-o",
+        str(output),
+        "--device",
+        "cpu",
+        "-q",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     return int(re.findall(r"\d+", done.stdout)[-1]) / 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--videos", type=int, default=1000)
     words = parser.parse_args()
@@ -64,7 +77,10 @@ def main() -> None:
             many.mkdir()
             for i in range(n):
                 os.link(folder / "short.mp4", many / f"{i:06d}.mp4")
-            print(f"{n} videos: peak {peak_mib([str(many)], folder / 'narrow.pickle', many / 'f.h5'):.0f} MiB", flush=True)
+            print(
+                f"{n} videos: peak {peak_mib([str(many)], folder / 'narrow.pickle', many / 'f.h5'):.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

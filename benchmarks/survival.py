@@ -56,7 +56,9 @@ def make_weights(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("videos", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -80,7 +82,10 @@ def main() -> None:
             with h5py.File(whole / name) as a, h5py.File(killed / name) as b:
                 assert set(a) == set(b)
                 for key in a:
-                    assert np.array_equal(a[key][:], b[key][:], equal_nan=a[key].dtype.kind == "f"), (name, key)
+                    assert np.array_equal(a[key][:], b[key][:], equal_nan=a[key].dtype.kind == "f"), (
+                        name,
+                        key,
+                    )
         print(f"{n_videos} videos, {n_kills} kills: every dataset equal, no video done twice")
 
 
