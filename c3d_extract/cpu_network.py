@@ -9,6 +9,8 @@ Three things make it fast, each measured in ``benchmarks/RESULTS.md``:
 - The early layers run clip by clip and a few frames at a time, so that a map is pooled while it is in
   cache. A whole map of conv1a is 51 MB: writing it to fresh memory costs more than computing it.
 - conv1a sees its three frames as nine channels of one image: three channels fill no vector.
+- Each core takes whole clips, by itself. Cores that share each product wait for each other at every
+  one of some 60 a clip, which is dear where a decoder takes a core's time in between.
 
 Maps are float32 (N, T, H, W, C), contiguous. Every convolution sees the same shapes whatever the batch,
 so that a clip's features do not depend on its neighbours.
@@ -16,6 +18,8 @@ so that a clip's features do not depend on its neighbours.
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,16 +28,16 @@ from torch.nn import functional as F
 from c3d_extract.model import max_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from c3d_extract.model import Architecture
 
-__all__ = ["CpuC3D"]
+__all__ = ["CLIPS_TOGETHER", "CpuC3D"]
 
 _N_STAGES, _LAST_EARLY_STAGE = 5, 3
-_GROUP = 4  # clips that the late layers see together: their weights outweigh their maps
+CLIPS_TOGETHER = 4  # clips that the late layers see together: their weights outweigh their maps
 _FRAMES_AT_ONCE = 2  # of conv1a: 6 MB of output, which stays in cache until it is pooled
 _FEW_CHANNELS = 32  # up to here the frames under a kernel are seen as channels of one image
 
@@ -54,7 +58,7 @@ class _PlaneConvolution:
             )
 
     def __call__(self, x: Tensor) -> Tensor:
-        image = x.permute(0, 3, 1, 2)
+        image = x.contiguous().permute(0, 3, 1, 2)
         if self._packed:
             y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
                 image, self._kernels, self._bias, self._padding, [1, 1], [1, 1], 1, "none", [], ""
@@ -94,33 +98,54 @@ class _PlainConvolution:
         yield y.permute(0, 2, 3, 4, 1).contiguous()
 
 
-class _Filter(NamedTuple):
-    """A way to filter a run of frames with three taps: outputs = back @ ((taps @ g) * (forth @ frames)).
+def _forth_of_six(x: Sequence[Tensor]) -> list[Tensor]:
+    even, odd = x[4] - x[2], x[3] - x[1]
+    even_4, odd_4 = torch.sub(x[4], x[2], alpha=4), torch.sub(x[3], x[1], alpha=4)
+    return [
+        torch.sub(x[4], x[2], alpha=5).add_(x[0], alpha=4),
+        even_4 + odd_4,
+        even_4 - odd_4,
+        torch.add(even, odd, alpha=2),
+        torch.sub(even, odd, alpha=2),
+        torch.sub(x[5], x[3], alpha=5).add_(x[1], alpha=4),
+    ]
 
-    ``forth`` starts one frame before the first output. One column of ``back`` is all ones: there the
-    bias goes in.
+
+def _back_to_four(m: Sequence[Tensor]) -> list[Tensor]:
+    near, far = m[1] + m[2], m[3] + m[4]
+    near_odd, far_odd = m[1] - m[2], m[3] - m[4]
+    return [
+        m[0].add_(near).add_(far),
+        torch.add(near_odd, far_odd, alpha=2),
+        near.add_(far, alpha=4),
+        m[5].add_(near_odd).add_(far_odd, alpha=8),
+    ]
+
+
+def _forth_of_two(x: Sequence[Tensor]) -> list[Tensor]:
+    return [x[1] + x[2], x[2], x[1]]
+
+
+def _back_to_two(m: Sequence[Tensor]) -> list[Tensor]:
+    return [m[1].add_(m[0]), m[2].add_(m[0])]
+
+
+class _Filter(NamedTuple):
+    """A way to filter a run of frames with three taps: outputs = back((taps @ kernels) * forth(frames)).
+
+    Frames begin one before the first output and end one after the last. ``back`` may overwrite what it
+    is given. Sums only, no matrix products: those round in another order for another number of threads.
     """
 
-    forth: Tensor
+    n_outputs: int
     taps: Tensor
-    back: Tensor
-
-    @property
-    def bias_product(self) -> int:
-        return int((self.back == 1).all(dim=0).nonzero()[0])
+    forth: Callable[[Sequence[Tensor]], list[Tensor]]
+    back: Callable[[Sequence[Tensor]], list[Tensor]]
+    bias_product: int  # the one that goes into every output once: there the bias is added
 
 
 _F43 = _Filter(
-    forth=torch.tensor(
-        [
-            [4.0, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ]
-    ),
+    n_outputs=4,
     taps=torch.tensor(
         [
             [1 / 4, 0, 0],
@@ -131,14 +156,18 @@ _F43 = _Filter(
             [0, 0, 1],
         ]
     ),
-    back=torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    forth=_forth_of_six,
+    back=_back_to_four,
+    bias_product=1,
 )
 """Four outputs of three taps by six products (Lavin and Gray, equation 12)."""
 
 _WHOLE_OF_TWO = _Filter(
-    forth=torch.tensor([[0.0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0]]),
+    n_outputs=2,
     taps=torch.tensor([[0.0, 1, 0], [0, -1, 1], [1, -1, 0]]),
-    back=torch.tensor([[1.0, 1, 0], [1, 0, 1]]),
+    forth=_forth_of_two,
+    back=_back_to_two,
+    bias_product=0,
 )
 """A map of two frames between zeros: b(x+y) + (c-b)y and b(x+y) + (a-b)x, three products instead of four."""
 
@@ -148,32 +177,20 @@ class _FilteredConvolution:
 
     def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int], how: _Filter) -> None:
         self._how = how
-        kernels = torch.einsum("pd,oidhw->poihw", how.taps, weight)
         self._convolve = [
-            _PlaneConvolution(plane, bias if p == how.bias_product else None, size)
-            for p, plane in enumerate(kernels)
+            _PlaneConvolution(
+                (weight * row.view(3, 1, 1)).sum(dim=2), bias if p == how.bias_product else None, size
+            )
+            for p, row in enumerate(how.taps)
         ]
 
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        n_outputs, n_products = self._how.back.shape
-        n, frames, *sides, _ = x.shape
-        for start in range(0, frames, n_outputs):
-            seen = self._transformed(x, start)
-            products = torch.stack(
-                [convolve(plane) for convolve, plane in zip(self._convolve, seen, strict=True)]
-            )
-            found = self._how.back @ products.view(n_products, -1)
-            yield found.view(n_outputs, n, *sides, -1).transpose(0, 1)
-
-    def _transformed(self, x: Tensor, start: int) -> Tensor:
-        """Return (products, N, H, W, C) for the run of outputs that begins at ``start``."""
-        n_products, length = self._how.forth.shape
-        first, last = max(start - 1, 0), min(start - 1 + length, x.shape[1])
-        forth = self._how.forth[:, first - start + 1 : last - start + 1]  # frames outside are zeros
-        seen = x.new_empty((n_products, len(x), x[0, 0].numel()))
-        for i, clip in enumerate(x):
-            torch.mm(forth, clip[first:last].flatten(1), out=seen[:, i])
-        return seen.view(n_products, len(x), *x.shape[2:])
+        zero = torch.zeros_like(x[:, 0])
+        frames = [zero, *x.unbind(1), zero]
+        for start in range(0, x.shape[1], self._how.n_outputs):
+            seen = self._how.forth(frames[start : start + self._how.n_outputs + 2])
+            products = [convolve(plane) for convolve, plane in zip(self._convolve, seen, strict=True)]
+            yield torch.stack(self._how.back(products), dim=1)
 
 
 class _Layer(NamedTuple):
@@ -186,30 +203,49 @@ class _Layer(NamedTuple):
 class CpuC3D:
     """A network of the family on a CPU in fp32.
 
+    Worth its while from some 32 filters on: below, a map fits into the cache as a whole, and filtering
+    takes longer than the products that it saves.
+
     Parameters
     ----------
     architecture, layers
         What is computed.
     state
-        Tensors by the prototxt's names; not kept, but for the fully connected layers'.
+        Tensors by the prototxt's names; not kept.
     batch_size
         Clips that the fully connected layers see together.
+    threads
+        Clips in work at a time, each on a core.
     """
 
     def __init__(
-        self, architecture: Architecture, layers: Sequence[str], state: Mapping[str, Tensor], batch_size: int
+        self,
+        architecture: Architecture,
+        layers: Sequence[str],
+        state: Mapping[str, Tensor],
+        *,
+        batch_size: int,
+        threads: int,
     ) -> None:
         self.batch_size = batch_size
         self.layers = tuple(layers)
         self._architecture = architecture
-        self._group = min(_GROUP, batch_size)
-        made = [self._layer(name, stage, state) for name, stage in _convolutions(architecture)]
+        self._group = min(CLIPS_TOGETHER, batch_size)
+        self._pool = ThreadPoolExecutor(
+            threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        with _one_thread():
+            made = [self._layer(name, stage, state) for name, stage in _convolutions(architecture)]
+            # As a convolution of a row of pixels: unlike torch's matrix product, it sums a row in the same
+            # order wherever in a batch it stands, and its weights are laid out once.
+            self._linear = {
+                name: _PlaneConvolution(
+                    state[f"{name}.weight"][:, :, None, None], state[f"{name}.bias"], (1, 1, batch_size)
+                )
+                for name in architecture.linear_names(layers)
+            }
         self._early = [layer for layer in made if layer.stage <= _LAST_EARLY_STAGE]
         self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
-        self._linear = {
-            name: (state[f"{name}.weight"], state[f"{name}.bias"])
-            for name in architecture.linear_names(layers)
-        }
 
     def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
@@ -218,25 +254,41 @@ class CpuC3D:
         ends_stage = name == self._architecture.conv_names[stage - 1][-1]
         return _Layer(name, stage, ends_stage, _convolution(weight, bias, frames, size))
 
-    def __call__(self, clips: Tensor) -> dict[str, Tensor]:
-        """Return each layer, float32 (N, D), of ``clips`` float32 (N, T, H, W, 3), N ≤ ``batch_size``."""
-        n = len(clips)
-        found: dict[str, Tensor] = {}
-        early = torch.cat([self._run(self._early, clip[None], found) for clip in clips])
-        parts: list[dict[str, Tensor]] = []
-        for group in torch.split(early, self._group):
-            parts.append({})
-            parts[-1]["pool5"] = self._run(self._late, _padded(group, self._group), parts[-1])
-        maps = {name: torch.cat([part[name] for part in parts])[:n] for name in parts[0]}
+    def start(self, clips: Sequence[Callable[[], Tensor]]) -> Callable[[], dict[str, Tensor]]:
+        """Begin with a batch of at most ``batch_size``; return a call that waits for its features.
+
+        Each clip is a call that returns float32 (T, H, W, 3); it is called on the core that takes the
+        clip. Features are float32 (N, D) a layer.
+        """
+        with _one_thread():  # what the pool's threads begin with
+            early = [self._pool.submit(self._run_early, clip) for clip in clips]
+        groups = [early[i : i + self._group] for i in range(0, len(early), self._group)]
+        late = [self._pool.submit(self._run_late, group) for group in groups]
+        return lambda: self._finish([group.result() for group in late], len(clips))
+
+    def _finish(self, groups: list[dict[str, Tensor]], n: int) -> dict[str, Tensor]:
+        maps = {name: torch.cat([group[name] for group in groups])[:n] for name in groups[0]}
         found = {name: y.permute(0, 4, 1, 2, 3).flatten(1) for name, y in maps.items()}
         x = _padded(found["pool5"], self.batch_size)
-        for name, (weight, bias) in self._linear.items():
-            x = F.linear(x, weight, bias)
+        for name, multiply in self._linear.items():
+            x = multiply(x[None, None])[0, 0]
             x = x if name == "fc8" else F.relu_(x)
             found[name] = x[:n]
         if "prob" in self.layers:
             found["prob"] = F.softmax(found["fc8"], dim=1)
         return {layer: found[layer] for layer in self.layers}
+
+    @torch.inference_mode()
+    def _run_early(self, clip: Callable[[], Tensor]) -> Tensor:
+        return self._run(self._early, clip()[None], {})
+
+    @torch.inference_mode()
+    def _run_late(self, early: Sequence[Future[Tensor]]) -> dict[str, Tensor]:
+        # The pool takes work in order: all of these are done or in work, so that waiting cannot lock.
+        group = _padded(torch.cat([clip.result() for clip in early]), self._group)
+        found: dict[str, Tensor] = {}
+        found["pool5"] = self._run(self._late, group, found)
+        return found
 
     def _run(self, layers: Sequence[_Layer], x: Tensor, found: dict[str, Tensor]) -> Tensor:
         for layer in layers:
@@ -249,6 +301,16 @@ class CpuC3D:
                 y = max_pool(x.permute(0, 4, 1, 2, 3), layer.stage, self._architecture.pool5)
                 x = y.permute(0, 2, 3, 4, 1)
         return x
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _convolutions(architecture: Architecture) -> list[tuple[str, int]]:

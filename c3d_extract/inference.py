@@ -8,13 +8,14 @@ uninterrupted one to the bit.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from c3d_extract.cpu_network import CpuC3D
+from c3d_extract.cpu_network import CLIPS_TOGETHER, CpuC3D
 from c3d_extract.errors import DeviceError
 from c3d_extract.model import C3D
 from c3d_extract.settings import PRECISIONS, Precision
@@ -45,6 +46,7 @@ bf16 has 8 bits of mantissa and was measured at 0.3 % on fc6; three times that m
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CPU_BATCH = 8  # fc6 reads 134 MB of weights a batch: 6 ms a clip for 4 clips, 3 for 8, 2 for 16
+_WIDE = 32  # filters of conv1a; narrower networks are faster as a whole batch at a time
 _EXACT_BATCH = 4  # clips that are done again in fp32 together
 _MIN_CUDA_BATCH, _MAX_CUDA_BATCH = 4, 64
 
@@ -142,7 +144,7 @@ class _Part(NamedTuple):
     """Clips that ran together: their features, which a GPU may still be working on."""
 
     clips: NDArray[np.uint8]
-    features: dict[str, torch.Tensor]
+    features: Callable[[], dict[str, torch.Tensor]]
     finite: torch.Tensor | None
     done: torch.cuda.Event | None
 
@@ -202,8 +204,9 @@ class Network:
         self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
         std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
         self._std = None if preprocessing.std == (1.0, 1.0, 1.0) else std
-        self.batch_size = batch_size or self._suitable_batch()
-        in_cache = device.type == "cpu" and precision == "fp32"
+        self.batch_size = self._even(batch_size or self._suitable_batch())
+        wide = checkpoint.architecture.filters[0][0] >= _WIDE
+        in_cache = device.type == "cpu" and precision == "fp32" and wide
         self._model = self._build_in_cache() if in_cache else self._build(_DTYPES[precision])
         self._exact: C3D | None = None
         self._is_half = precision in {"fp16", "bf16"}
@@ -236,17 +239,28 @@ class Network:
 
     def _build_in_cache(self) -> CpuC3D:
         with torch.inference_mode():
-            return CpuC3D(self._checkpoint.architecture, self.layers, self._state(), self.batch_size)
+            return CpuC3D(
+                self._checkpoint.architecture,
+                self.layers,
+                self._state(),
+                batch_size=self.batch_size,
+                threads=torch.get_num_threads(),
+            )
 
     def _suitable_batch(self) -> int:
         if self.device.type != "cuda":
-            return _CPU_BATCH
+            return max(_CPU_BATCH, CLIPS_TOGETHER * torch.get_num_threads())
         # The largest moment is conv1a: its output and its input, and as much again for the algorithm.
         frames, rows, columns = self._checkpoint.architecture.clip
         filters = self._checkpoint.architecture.filters[0][0]
         clip_bytes = 2 * (filters + 3) * frames * rows * columns * _DTYPES[self.precision].itemsize
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(np.clip(free // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))
+
+    def _even(self, size: int) -> int:
+        # A CPU's matrix product shares rows out between cores. With an odd share it sums the last ones in
+        # another order, and a clip's features would depend on its place.
+        return size if self.device.type != "cpu" or size <= 4 else -(-size // 4) * 4
 
     def new_batch(self) -> NDArray[np.uint8]:
         """Return room for a batch, uint8 (batch_size, 16, 112, 112, 3), from which a GPU can copy by itself.
@@ -297,8 +311,8 @@ class Network:
     def _start(self, clips: NDArray[np.uint8], n: int) -> _Part:
         with torch.inference_mode(), self._products():
             if isinstance(self._model, CpuC3D):
-                clips = clips[:n]  # it fills up by itself, where that is cheap
-                return _Part(clips, self._run(self._model, self._input(clips)), None, None)
+                inputs = [functools.partial(self._input, clip) for clip in clips[:n]]
+                return _Part(clips[:n], self._model.start(inputs), None, None)
             if len(clips) < self.batch_size:
                 room = self.new_batch()
                 room[:n], room[n:] = clips[:n], 0
@@ -313,17 +327,18 @@ class Network:
     ) -> _Part:
         """Copy results to the host behind the work, so that nobody waits for either yet."""
         if self.device.type != "cuda":
-            return _Part(clips, features, finite, None)
-        features = {layer: _to_host(value) for layer, value in features.items()}
+            return _Part(clips, lambda: features, finite, None)
+        sent = {layer: _to_host(value) for layer, value in features.items()}
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         finite = None if finite is None else _to_host(finite)
         done.record(torch.cuda.current_stream(self.device))
-        return _Part(clips, features, finite, done)
+        return _Part(clips, lambda: sent, finite, done)
 
     def _finished(self, part: _Part) -> dict[str, NDArray[np.float32]]:
         if part.done is not None:
             part.done.synchronize()
-        features = {layer: value.cpu().numpy() for layer, value in part.features.items()}
+        with torch.inference_mode():
+            features = {layer: value.cpu().numpy() for layer, value in part.features().items()}
         if self._unchecked:
             self._compare(part.clips, features)
         if part.finite is not None and not bool(part.finite.all()):
@@ -376,7 +391,7 @@ class Network:
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
 
     def _input(self, clips: NDArray[np.uint8]) -> torch.Tensor:
-        """Return float32 (N, T, H, W, 3): bytes go over the bus, the mean is subtracted on the device."""
+        """Return float32 ([N,] T, H, W, 3): bytes go over the bus, the mean is subtracted on the device."""
         x = self._on_device(torch.from_numpy(clips)).to(torch.float32).sub_(self._mean)
         return x if self._std is None else x.div_(self._std)
 
@@ -391,9 +406,7 @@ class Network:
         sent.record_stream(compute)
         return sent
 
-    def _run(self, model: C3D | CpuC3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if isinstance(model, CpuC3D):
-            return model(x)
+    def _run(self, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
         dtype = next(model.parameters()).dtype
         # (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
         found: dict[str, torch.Tensor] = model(x.to(dtype).permute(0, 4, 1, 2, 3), self.layers)

@@ -294,8 +294,9 @@ class _Devices:
 
     def __init__(self, networks: Sequence[Network], queued: queue.Queue[_Queued], progress: Progress) -> None:
         self._networks = itertools.cycle(networks)
-        # A GPU has one batch at work and one behind it; a CPU has done its work when `submit` returns.
-        self._depth = 0 if networks[0].device.type == "cpu" else 2 * len(networks) - 1
+        # One batch at work and one behind it on each device, so that none waits for us. On a CPU the
+        # cores that are done with a batch begin the next.
+        self._depth = 2 * len(networks) - 1
         self._queue = queued
         self._progress = progress
         self._in_flight: deque[_InFlight] = deque()
@@ -315,6 +316,7 @@ class _Devices:
 
     def _oldest_is_due(self) -> bool:
         full = sum(entry.pending is not None for entry in self._in_flight) > self._depth
+        # With nothing to start, results that are under way are worth more than waiting.
         return full or self._in_flight[0].pending is None or self._queue.empty()
 
     def _oldest(self) -> _Result:

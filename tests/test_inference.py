@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
+from c3d_extract.cpu_network import CpuC3D
 from c3d_extract.errors import DeviceError
-from c3d_extract.inference import Network, choose_device, choose_precision
-from c3d_extract.model import C3D
+from c3d_extract.inference import Network, choose_device, choose_devices, choose_precision
+from c3d_extract.model import ARCHITECTURES, C3D, Architecture
 from c3d_extract.weights import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ def test_a_clip_has_the_same_bits_wherever_it_stands_in_whatever_batch(
     first = net(clips[:4])
     turned = net(clips[[3, 5, 0, 4]])
     alone = net(clips[3:4])
+    odd = network(checkpoint, 6)
+    np.testing.assert_array_equal(odd(clips[[3]])["fc6"][0], odd(clips)["fc6"][3])
+    np.testing.assert_array_equal(odd(clips[[5]])["fc6"][0], odd(clips)["fc6"][5])
     for layer in LAYERS:
         np.testing.assert_array_equal(turned[layer][0], first[layer][3])
         np.testing.assert_array_equal(turned[layer][2], first[layer][0])
@@ -142,3 +147,114 @@ def test_precisions_that_a_cpu_lacks_are_refused() -> None:
         with pytest.raises(DeviceError, match="only on a GPU"):
             choose_precision(name, CPU)
     assert choose_precision("auto", CPU) in {"fp32", "bf16"}
+
+
+SMALL = {
+    "c3d": ARCHITECTURES["c3d"].scaled(1 / 16),
+    "symmetric": replace(ARCHITECTURES["c3d"].scaled(1 / 16), pool5="symmetric"),
+    "depth-1": ARCHITECTURES["depth-1"].scaled(1 / 16),
+    "increasing": ARCHITECTURES["increasing"].scaled(1 / 16),
+    "32 frames": replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(32, 64, 96)),
+    "24 frames": replace(ARCHITECTURES["depth-3"].scaled(1 / 16), clip=(24, 50, 70)),
+    "wide enough to be filtered": replace(
+        ARCHITECTURES["c3d"].scaled(1 / 4), clip=(16, 48, 48), hidden=(64, 32)
+    ),
+}
+ALL_LAYERS = ("conv5b", "pool5", "fc6", "fc7", "fc8", "prob")
+
+
+def in_cache(
+    arch: Architecture, model: C3D, layers: tuple[str, ...], batch_size: int, threads: int = 2
+) -> CpuC3D:
+    with torch.inference_mode():
+        return CpuC3D(arch, layers, model.state_dict(), batch_size=batch_size, threads=threads)
+
+
+def features(net: CpuC3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    with torch.inference_mode():
+        return net.start([lambda clip=clip: clip for clip in x])()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_filtering_along_time_gives_the_network_of_plain_convolutions(name: str) -> None:
+    arch, n = SMALL[name], 5
+    torch.manual_seed(0)
+    model = C3D(arch).eval()
+    layers = tuple(layer for layer in ALL_LAYERS if layer in arch.layers)
+    x = torch.randn(n, *arch.clip, 3) * 60
+    with torch.inference_mode():
+        got = features(in_cache(arch, model, layers, batch_size=6), x)
+        expected = model.double()(x.double().permute(0, 4, 1, 2, 3), layers)
+    for layer in layers:
+        assert got[layer].shape == expected[layer].shape
+        error = (got[layer] - expected[layer]).norm() / expected[layer].norm()
+        assert error < 1e-5, layer  # against float64; measured 2e-6, as for plain fp32 convolutions
+
+
+def test_filtered_clips_have_the_same_bits_wherever_they_stand() -> None:
+    arch = SMALL["wide enough to be filtered"]
+    model = C3D(arch, ("fc6",)).eval()
+    x = torch.randn(6, *arch.clip, 3) * 60
+    whole = features(in_cache(arch, model, ("fc6",), batch_size=6), x)["fc6"]
+    alone = in_cache(arch, model, ("fc6",), batch_size=6, threads=1)
+    for place in (0, 3, 5):
+        assert torch.equal(features(alone, x[place : place + 1])["fc6"][0], whole[place])
+    single = in_cache(arch, model, ("fc6",), batch_size=1)
+    singles = torch.cat([features(single, clip[None])["fc6"] for clip in x])
+    assert (singles - whole).norm() / whole.norm() < 1e-5  # the bar of batch independence, fp32
+
+
+def test_a_wide_network_on_a_cpu_takes_bytes_mean_and_colour_as_any_other() -> None:
+    arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), hidden=(32, 32), n_classes=5)
+    state = {k: v.detach() for k, v in C3D(arch).state_dict().items()}
+    checkpoint = SimpleNamespace(
+        architecture=arch,
+        state=state,
+        mean=np.full((3, 16, 112, 112), 100, np.float32),
+        preprocessing=SimpleNamespace(colour="rgb", crop=(112, 112), std=(2.0, 4.0, 8.0)),
+    )
+    net = Network(checkpoint, ("fc6",), device=CPU, precision="fp32", batch_size=2)  # type: ignore[arg-type]
+    clips = np.random.default_rng(1).integers(0, 256, (1, 16, 112, 112, 3), dtype=np.uint8)
+    model = C3D(arch, ("fc6",)).eval()
+    model.load_state_dict({k: state[k] for k in model.state_dict()})
+    bgr = (clips.astype(np.float32) - 100) / np.array([2, 4, 8], np.float32)
+    with torch.inference_mode():
+        x = torch.from_numpy(bgr[..., ::-1].copy()).permute(0, 4, 1, 2, 3)
+        expected = model(x, ("fc6",))["fc6"].numpy()
+    assert isinstance(net._model, CpuC3D)
+    assert relative(net(clips)["fc6"], expected) < 1e-5
+
+
+def test_only_the_clip_that_overflows_is_done_again(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = network(checkpoint, 4, "bf16")
+    untouched = half(clips[:4])["fc6"]
+    run = Network._run
+
+    def overflow(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = run(self, model, x)
+        if next(model.parameters()).dtype == torch.bfloat16:
+            found["fc6"][2, 7] = float("inf")
+        return found
+
+    monkeypatch.setattr(Network, "_run", overflow)
+    got = half(clips[:4])["fc6"]
+    assert half.n_overflowed == 1
+    np.testing.assert_array_equal(got[[0, 1, 3]], untouched[[0, 1, 3]])
+    monkeypatch.undo()
+    assert relative(got[2], network(checkpoint, 4)(clips[:4])["fc6"][2]) < 1e-5
+
+
+def test_several_devices_are_of_one_kind_and_each_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [d.type for d in choose_devices("cpu,cpu")] == ["cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert choose_devices("all") == tuple(torch.device("cuda", i) for i in range(3))
+    assert choose_devices("cuda:2,cuda:0") == (torch.device("cuda", 2), torch.device("cuda", 0))
+    for names, why in (("cuda,cuda:0", "twice"), ("cpu,cuda:1", "one kind"), ("cuda:0,cuda:3", "only 3")):
+        with pytest.raises(DeviceError, match=why):
+            choose_devices(names)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        choose_devices("all")

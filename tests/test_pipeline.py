@@ -12,6 +12,7 @@ from conftest import LENGTHS, MEAN
 from c3d_extract import Extractor, FeatureFile
 from c3d_extract.clips import clip_spans
 from c3d_extract.errors import DecoderError, LockedError, PcaError, UsageError, VideoError
+from c3d_extract.inference import Network
 from c3d_extract.settings import ExtractSettings
 
 if TYPE_CHECKING:
@@ -238,3 +239,58 @@ def test_no_decoder_that_starts_ends_the_run_with_one_error(
     monkeypatch.setattr("c3d_extract.decode_pool._Worker", refuse)
     with make(narrow_weights) as extractor, pytest.raises(DecoderError, match="cannot be started"):
         extractor.extract(videos / "a/one.mp4")
+
+
+def test_two_devices_write_the_file_of_one(
+    narrow_weights: Path, videos: Path, reference: Path, tmp_path: Path
+) -> None:
+    # Six videos of up to six clips in batches of two: every longer video's clips are spread over both.
+    for device, name in (("cpu", "one"), ("cpu,cpu", "two")):
+        with Extractor.from_weights(
+            str(narrow_weights), mean=MEAN, device=device, precision="fp32", batch_size=2, workers=2
+        ) as extractor:
+            assert len(extractor.networks) == len(device.split(","))
+            list(extractor.extract_files([videos], tmp_path / f"{name}.h5"))
+    one, two = table(tmp_path / "one.h5"), table(tmp_path / "two.h5")
+    assert one.keys() == two.keys() == table(reference).keys()
+    for name, row in one.items():
+        np.testing.assert_array_equal(two[name], row)
+
+
+def test_results_come_in_order_when_a_device_is_slow(
+    narrow_weights: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from c3d_extract.inference import Pending
+
+    waited: list[Pending] = []
+    submitted: list[Pending] = []
+    submit, result = Network.submit, Pending.result
+
+    def submitting(self: Network, *args: Any) -> Pending:
+        submitted.append(submit(self, *args))
+        return submitted[-1]
+
+    def waiting(self: Pending) -> Any:
+        waited.append(self)
+        return result(self)
+
+    monkeypatch.setattr(Network, "submit", submitting)
+    monkeypatch.setattr(Pending, "result", waiting)
+    with Extractor.from_weights(
+        str(narrow_weights), mean=MEAN, device="cpu,cpu,cpu", precision="fp32", batch_size=1
+    ) as extractor:
+        found = extractor.extract(videos / "long.mp4")
+    assert waited == submitted
+    assert len(waited) == 6
+    np.testing.assert_array_equal(found.start_frames, np.arange(6) * 16)
+
+
+def test_progress_says_where_the_time_went(narrow_weights: Path, videos: Path, tmp_path: Path) -> None:
+    with make(narrow_weights) as extractor:
+        run = extractor.extract_files([videos], tmp_path / "feats.h5")
+        list(run)
+    spent = run.progress
+    assert 0 < spent.startup_seconds < spent.seconds
+    assert spent.network_seconds > 0
+    assert 0 < spent.handover_seconds < spent.seconds
+    assert spent.network_seconds + spent.waiting_seconds + spent.store_seconds <= spent.seconds
