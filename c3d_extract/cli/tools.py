@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("c3d_extract.cli.train", "Train a network of the family."),
     "archs": ("c3d_extract.cli.archs", "Show the architectures: shapes, parameters, cost."),
     "demo": ("c3d_extract.cli.demo", "Render a few short sample videos."),
+    "bench": ("c3d_extract.cli.bench", "Measure this machine: network, decoders, what a run will wait for."),
     "doctor": ("c3d_extract.cli.doctor", "Show versions, devices, codecs, caches and what would be used."),
 }
 """Name → module that holds a click command ``command``, and its one-line help: listing imports nothing."""

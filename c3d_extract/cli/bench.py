@@ -1,0 +1,203 @@
+"""``c3d-tools bench``: how fast this machine is, and what a run on it will wait for."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from c3d_extract.cli.common import debug_option, guarded, note, put_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from c3d_extract.settings import Precision
+    from c3d_extract.weights import Checkpoint
+
+__all__ = ["command"]
+
+_MODEL_SECONDS = 12.0  # a batch size
+_DECODE_SECONDS = 8.0  # a number of workers
+_SAMPLES = (("320x240", (96, 240, 320)), ("1280x720", (48, 720, 1280)))
+_CLIP = 16
+
+
+@click.command(name="bench")
+@click.option("--weights", metavar="NAME|FILE", help="A checkpoint.  [default: C3D with random weights]")
+@click.option("--mean", metavar="FILE|B,G,R", help="Its mean, where its record has none.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, tf32, bf16 or fp16.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@debug_option
+@guarded
+def command(
+    *, weights: str | None, mean: str | None, device: str, precision: Any, as_json: bool, debug: bool
+) -> None:
+    """Measure the network and the decoders here, in under two minutes."""
+    del debug
+    from c3d_extract.inference import choose_device, choose_precision
+
+    where = choose_device(device)
+    how = choose_precision(precision, where)
+    checkpoint = _checkpoint(weights, mean)
+    if not as_json:
+        note(f"Measuring {checkpoint.architecture.name} on {where} in {how}; under two minutes …")
+    findings: dict[str, Any] = {
+        "device": str(where),
+        "precision": how,
+        "network": _network(checkpoint, where, how),
+        "decoding": _decoding(checkpoint),
+    }
+    findings["verdict"] = _verdict(findings, where.type)
+    put_json(findings) if as_json else _show(findings)
+
+
+def _checkpoint(weights: str | None, mean: str | None) -> Checkpoint:
+    from c3d_extract.weights import load_checkpoint
+
+    if weights is not None:
+        return load_checkpoint(weights, layers=("fc6",), mean=mean)
+    return _random_c3d()
+
+
+def _random_c3d() -> Checkpoint:
+    """Make C3D with weights whose features neither vanish nor overflow: speed depends on no value."""
+    from math import prod
+
+    import torch
+
+    from c3d_extract.model import ARCHITECTURES
+    from c3d_extract.weights import load_checkpoint
+
+    shapes = ARCHITECTURES["c3d"].state_shapes(("fc6",))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.pt"
+        renamed = {
+            name.replace("conv1a", "conv1").replace("conv2a", "conv2"): s for name, s in shapes.items()
+        }
+        state = {name: torch.randn(s) * (2 / max(prod(s[1:]), 64)) ** 0.5 for name, s in renamed.items()}
+        torch.save(state, path)
+        return load_checkpoint(path, layers=("fc6",), mean="100,100,100")
+
+
+def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> dict[str, Any]:
+    from c3d_extract.inference import Network
+
+    suited = Network(checkpoint, ("fc6",), device=device, precision=precision).batch_size
+    flop = 2 * sum(checkpoint.architecture.multiply_adds().values())
+    rows = []
+    for size in sorted({1, max(1, suited // 2), suited}):
+        rate = _clips_a_second(checkpoint, device, precision, size)
+        rows.append(
+            {
+                "batch": size,
+                "clips_per_second": round(rate, 2),
+                "frames_per_second": round(rate * _CLIP, 1),
+                "gflops": round(rate * flop / 1e9, 1),
+            }
+        )
+    return {"suited_batch": suited, "rates": rows}
+
+
+def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Precision, size: int) -> float:
+    """Rate with two batches under way, as in a run."""
+    import numpy as np
+
+    from c3d_extract.inference import Network
+
+    network = Network(checkpoint, ("fc6",), device=device, precision=precision, batch_size=size)
+    shape = (network.batch_size, *network.clip_shape)
+    clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    network(clips)
+    started, n = time.monotonic(), 0
+    pending = network.submit(clips)
+    while time.monotonic() - started < _MODEL_SECONDS:
+        following = network.submit(clips)
+        pending.result()
+        pending = following
+        n += len(clips)
+    pending.result()
+    return (n + len(clips)) / (time.monotonic() - started)
+
+
+def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    from c3d_extract.inference import usable_cores
+
+    cores = usable_cores()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in _SAMPLES:
+            video = _sample(Path(folder) / f"{name}.mp4", size)
+            for workers in sorted({1, cores}):
+                rate = _frames_a_second(checkpoint, video, size[0], workers)
+                rows.append({"video": name, "workers": workers, "frames_per_second": round(rate)})
+    return rows
+
+
+def _sample(path: Path, size: tuple[int, int, int]) -> Path:
+    from c3d_extract.synthetic import render_video
+    from c3d_extract.video import write_video
+
+    frames = render_video("walk", 0, size=(size[0], 240, 320), seconds=4.0)
+    times = size[1] // frames.shape[1]
+    larger = frames.repeat(times, axis=1).repeat(size[2] // frames.shape[2], axis=2)
+    write_video(path, larger[..., ::-1], 24)
+    return path
+
+
+def _frames_a_second(checkpoint: Checkpoint, video: Path, n_frames: int, workers: int) -> float:
+    """Frames decoded, cropped and handed over, by ``workers`` that do one video each at a time."""
+    from c3d_extract.decode_pool import DecodeOptions, DecodePool, VideoRead
+
+    options = DecodeOptions(checkpoint.preprocessing, max_pixels=1 << 26)
+    with DecodePool(workers, options) as pool:
+        for _ in pool.run((i, video) for i in range(workers)):
+            pass  # processes start, files come into the cache
+        started, n = time.monotonic(), 0
+
+        def until_time_is_up() -> Any:
+            while time.monotonic() - started < _DECODE_SECONDS / 2:
+                yield 0, video
+
+        for event in pool.run(until_time_is_up()):
+            n += n_frames if isinstance(event, VideoRead) else 0
+        return n / (time.monotonic() - started)
+
+
+def _verdict(findings: dict[str, Any], device_type: str) -> dict[str, Any]:
+    """Compare the network's rate with the decoders', and suggest what to run with."""
+    from c3d_extract.pipeline import suitable_workers
+
+    best = max(findings["network"]["rates"], key=lambda row: row["clips_per_second"])
+    workers = suitable_workers(device_type)
+    network = best["frames_per_second"]
+    bounds = {}
+    for name, _ in _SAMPLES:
+        one, every = (
+            [row["frames_per_second"] for row in findings["decoding"] if row["video"] == name][i]
+            for i in (0, -1)
+        )
+        decoders = min(one * workers, max(one, every))
+        bounds[name] = "the network" if network <= decoders else "decoding"
+    return {"bound_by": bounds, "workers": workers, "batch_size": best["batch"]}
+
+
+def _show(findings: dict[str, Any]) -> None:
+    click.echo(f"network on {findings['device']} in {findings['precision']}")
+    click.echo(f"  {'batch':>5} {'clips/s':>9} {'frames/s':>9} {'GFLOP/s':>9}")
+    for row in findings["network"]["rates"]:
+        click.echo(
+            f"  {row['batch']:5} {row['clips_per_second']:9.2f} {row['frames_per_second']:9.1f} "
+            f"{row['gflops']:9.1f}"
+        )
+    click.echo("decoding, cropping and handing over")
+    click.echo(f"  {'video':>9} {'workers':>8} {'frames/s':>9}")
+    for row in findings["decoding"]:
+        click.echo(f"  {row['video']:>9} {row['workers']:8} {row['frames_per_second']:9}")
+    verdict = findings["verdict"]
+    for name, bound in verdict["bound_by"].items():
+        click.echo(f"A run over {name} videos will wait for {bound}.")
+    click.echo(f"Suggested: --workers {verdict['workers']} --batch-size {verdict['batch_size']}")
