@@ -208,4 +208,7 @@ def test_quiet_says_nothing_and_verbose_says_where_the_time_went(run: Call, vide
     assert run(videos, "-q", "-o", "q.h5").output == ""
     loud = run(videos, "-v", "-o", "v.h5")
     assert "ok: long.mp4: 100 frames, 6 clips" in loud.stderr
-    assert last_line(loud).startswith("Time: ")
+    where = loud.stderr[loud.stderr.index("Time: ") :].splitlines()
+    stages = ["network", "decoders", "hand-over", "storing"]
+    assert [line.split()[0] for line in where[1:]] == stages
+    assert max(map(len, where)) <= 80
