@@ -148,7 +148,8 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
         Where the video cannot be read.
     """
     from c3d_extract.preprocess import FrameSampler
-    from c3d_extract.video import open_video, resample, steady_times
+    from c3d_extract.times import resample, steady_times
+    from c3d_extract.video import open_video
 
     sampler = FrameSampler(options.preprocessing)
     with open_video(path, max_pixels=options.max_pixels) as reader:

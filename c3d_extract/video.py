@@ -3,7 +3,7 @@
 What is done here, and why, was measured on several hundred real and damaged files:
 
 * Frames are taken in the order of the decoder. Time stamps of packed-B-frame AVIs (all of UCF101) run
-  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see `steady_times`.
+  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see `times`.
 * One decoder thread. FFmpeg's frame threads give other frames on damaged files, according to the
   number of cores.
 * Only containers that hold their own pictures are opened, and only the file itself: a playlist or a
@@ -17,17 +17,15 @@ What is done here, and why, was measured on several hundred real and damaged fil
 from __future__ import annotations
 
 import errno
-import heapq
 import math
 import os
 import re
 import stat
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, cast
 
 import av
 import numpy as np
@@ -36,6 +34,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from c3d_extract.errors import VideoError
+from c3d_extract.times import frame_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,8 +51,6 @@ __all__ = [
     "codec_report",
     "open_video",
     "read_frame_folder",
-    "resample",
-    "steady_times",
     "write_video",
 ]
 
@@ -87,9 +84,7 @@ _NO_VIDEOS = (
     ((b"version https://git-lfs",), "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"),
 )
 _MATRICES = {1, 4, 7, 9, 10}  # BT.709, FCC, SMPTE 240M, BT.2020: those that are not BT.601's
-_FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
-_REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
 
 
 @dataclass(frozen=True)
@@ -373,7 +368,7 @@ class VideoReader:
         if not alone or self._first_pts is None or self._last_pts is None or math.isnan(stated):
             return None
         # Some containers count the length from their first frame, some from zero: the more lenient.
-        read = self._last_pts - min(self._first_pts, 0.0) + _step(self.info.fps)
+        read = self._last_pts - min(self._first_pts, 0.0) + frame_seconds(self.info.fps)
         if stated - read > max(1.0, 0.1 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
@@ -518,11 +513,6 @@ def _pixels(frame: VideoFrame, n_channels: int) -> NDArray[np.uint8]:
     return np.ndarray(shape, np.uint8, plane, strides=strides)
 
 
-def _step(fps: float) -> float:
-    """Return the seconds of one frame; 1/25 where the rate is 0 or NaN."""
-    return 1 / fps if fps > 0 and math.isfinite(fps) else 1 / _FALLBACK_FPS
-
-
 def _clock_seconds(text: str) -> float | None:
     """Return the seconds of ``00:00:04.000000000``, or None."""
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
@@ -583,79 +573,6 @@ def _has_box(path: Path, kinds: set[bytes]) -> bool:
 def _plain(error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]
-
-
-Item = TypeVar("Item")
-
-
-def steady_times(frames: Iterable[tuple[Item, float | None]], fps: float) -> Iterator[tuple[Item, float]]:
-    """Give every frame a time in seconds that grows, leaving the frames in their order.
-
-    The i-th frame gets the i-th smallest stamp of its neighbourhood, so that stamps 1, 2, 4, 3, 5 of
-    packed B-frames become 1, 2, 3, 4, 5; a missing or backward stamp becomes the time before plus
-    1 / fps.
-
-    Parameters
-    ----------
-    frames
-        Pairs of anything and its time stamp in seconds, or None.
-    fps
-        Frames a second where stamps say nothing; NaN or 0 counts as 25.
-    """
-    step = _step(fps)
-    waiting: deque[tuple[Item, float | None]] = deque()
-    stamps: list[float] = []
-    last: float | None = None
-
-    def take() -> tuple[Item, float]:
-        item, stamp = waiting.popleft()
-        time = None if stamp is None else heapq.heappop(stamps)
-        if time is None or (last is not None and time <= last):
-            time = 0.0 if last is None else last + step
-        return item, time
-
-    for item, stamp in frames:
-        waiting.append((item, stamp))
-        if stamp is not None:
-            heapq.heappush(stamps, stamp)
-        if len(waiting) > _REORDER_DEPTH:
-            taken = take()
-            last = taken[1]
-            yield taken
-    while waiting:
-        taken = take()
-        last = taken[1]
-        yield taken
-
-
-def resample(
-    frames: Iterable[tuple[Item, float]], fps: float, *, native_fps: float, longest_gap_seconds: float
-) -> Iterator[tuple[Item, float]]:
-    """Resample by time: output k shows the frame that is on screen k / fps seconds after the first.
-
-    A frame stays on screen until the next one's time, the last one for 1 / native_fps. A gap longer
-    than ``longest_gap_seconds`` is a broken stamp: the frame is shown for 1 / native_fps.
-    """
-    step = _step(native_fps)
-    shown: Item = cast("Any", None)
-    shown_time: float | None = None
-    on_screen = 0.0  # seconds since the first frame at which `shown` appeared
-    n_out = 0
-    # Rounding guard: at equal rates, k / fps and the frame's own time are the same moment.
-    guard = 1e-6
-    for item, time in frames:
-        if shown_time is not None:
-            gap = time - shown_time
-            until = on_screen + (gap if gap <= longest_gap_seconds else step)
-            while n_out / fps < until - guard:
-                yield shown, shown_time + n_out / fps - on_screen
-                n_out += 1
-            on_screen = until
-        shown, shown_time = item, time
-    if shown_time is not None:
-        while n_out / fps < on_screen + step - guard:
-            yield shown, shown_time + n_out / fps - on_screen
-            n_out += 1
 
 
 class FrameFolder:

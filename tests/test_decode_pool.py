@@ -17,7 +17,8 @@ from video_samples import moving_frames, write
 import c3d_extract
 from c3d_extract.decode_pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
 from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.video import VideoReader, resample, steady_times
+from c3d_extract.times import resample, steady_times
+from c3d_extract.video import VideoReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,6 +25,7 @@ from video_samples import moving_frames, write
 
 from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
+from c3d_extract.times import resample, steady_times
 from c3d_extract.video import (
     FrameFolder,
     VideoReader,
@@ -32,8 +33,6 @@ from c3d_extract.video import (
     codec_report,
     open_video,
     read_frame_folder,
-    resample,
-    steady_times,
     write_video,
 )
 
