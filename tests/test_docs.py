@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -67,3 +68,14 @@ def test_the_readmes_first_run_works_without_a_download(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert "motion-mini" in done.stdout
+
+
+def test_weights_show_says_what_motion_mini_really_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "c3d_extract", "weights", "show", "motion-mini", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = json.loads(done.stdout)
+    assert (shown["resize"], shown["crop"]) == ([64, 86], [56, 56])

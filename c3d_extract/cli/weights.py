@@ -127,6 +127,9 @@ def _own_description(name: str) -> dict[str, Any]:
     checkpoint = load_checkpoint(name, offline=True)
     architecture = checkpoint.architecture
     return checkpoint.identity() | {
+        "resize": checkpoint.preprocessing.resize,
+        "crop": checkpoint.preprocessing.crop,
+        "std": checkpoint.preprocessing.std,
         "filters": [n for stage in architecture.filters for n in stage],
         "hidden": architecture.hidden,
         "n_classes": architecture.n_classes,
