@@ -27,7 +27,7 @@ from c3d_extract.errors import PcaError, UsageError, VideoError
 from c3d_extract.inference import Network, choose_devices, choose_precision, usable_cores
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources import Found, Source, find_videos
-from c3d_extract.store import ClipRows, RunIdentity, RunStore, Summary, VideoRow
+from c3d_extract.store import ClipRows, OutputPaths, RunIdentity, RunStore, Summary, VideoRow
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
@@ -541,14 +541,37 @@ class Extractor:
         UsageError, StoreError, PcaError
             At once, before any work.
         """
-        output = Path(output)
-        names = [output, output.with_name(f"{output.name}.partial"), *([Path(clips)] if clips else [])]
-        found = find_videos(paths, listed=listed, ours=names, frame_folders=frame_folders)
+        ours = OutputPaths(Path(output), Path(clips) if clips else None).every
+        found = find_videos(paths, listed=listed, ours=ours, frame_folders=frame_folders)
+        return self.extract_found(
+            found,
+            output,
+            clips=clips,
+            basis=basis,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            on_error=on_error,
+            progress=progress,
+        )
+
+    def extract_found(
+        self,
+        found: Found,
+        output: str | os.PathLike[str],
+        *,
+        clips: str | os.PathLike[str] | None = None,
+        basis: PcaBasis | None = None,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        on_error: Literal["skip", "fail"] = "skip",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Extraction:
+        """Extract videos that were found already; the rest as in `extract_files`."""
         found.check_any()
         return Extraction(
             self,
             found,
-            output,
+            Path(output),
             clips=Path(clips) if clips else None,
             basis=basis,
             overwrite=overwrite,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from c3d_extract.pca import PcaBasis
     from c3d_extract.pipeline import Extraction, Extractor, Outcome, Progress
     from c3d_extract.settings import ExtractSettings
+    from c3d_extract.sources import Found
 
 __all__ = ["command", "main"]
 
@@ -258,18 +259,14 @@ def _interrupt_on_sigterm() -> None:
 
 def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int:
     from c3d_extract.cli.progress import FetchBar, RunBar
-    from c3d_extract.sources import find_videos
 
-    # What can be refused cheaply is refused before weights are loaded or fetched.
-    find_videos(inputs.named, listed=inputs.listed, frame_folders=options.frame_folders).check_any()
+    found = _find(options, inputs)  # what can be refused cheaply is refused before weights are loaded
     with FetchBar(quiet=options.quiet) as fetch_bar, _extractor(options, settings, fetch_bar) as extractor:
         _introduce(options, extractor)
         with RunBar(quiet=options.quiet) as bar:
-            extraction = extractor.extract_files(
-                inputs.named,
+            extraction = extractor.extract_found(
+                found,
                 options.output,
-                listed=inputs.listed,
-                frame_folders=options.frame_folders,
                 clips=options.clips,
                 basis=_basis(options),
                 overwrite=options.overwrite,
@@ -279,6 +276,16 @@ def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int
             )
             failures = _run(options, extraction, bar)
         return _conclude(options, extractor, extraction, failures)
+
+
+def _find(options: Options, inputs: Inputs) -> Found:
+    from c3d_extract.sources import find_videos
+    from c3d_extract.store import OutputPaths
+
+    ours = OutputPaths(Path(options.output), Path(options.clips) if options.clips else None).every
+    found = find_videos(inputs.named, listed=inputs.listed, ours=ours, frame_folders=options.frame_folders)
+    found.check_any()
+    return found
 
 
 def _extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar) -> Extractor:
@@ -443,11 +450,9 @@ def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcom
 
 def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> None:
     """Say what a run would do, without weights, decoders, or a file written."""
-    from c3d_extract.sources import find_videos
     from c3d_extract.store import FeatureFile
 
-    found = find_videos(inputs.named, listed=inputs.listed, frame_folders=options.frame_folders)
-    found.check_any()
+    found = _find(options, inputs)
     output = Path(options.output)
     finished: set[str] = set()
     if output.exists() and not options.overwrite:

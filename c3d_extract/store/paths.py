@@ -42,6 +42,11 @@ class OutputPaths:
         """``feats.pca.h5``."""
         return self.features.with_name(f"{self.features.stem}.pca.h5")
 
+    @property
+    def every(self) -> tuple[Path, ...]:
+        """All of them, there or not."""
+        return tuple(filter(None, (self.features, self.clips, self.journal, self.report, self.basis)))
+
     def check(self) -> None:
         """Raise unless the names differ, the folders can be written, and no folder is in the way."""
         others = (self.features, self.journal, self.report, self.basis)
