@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["Found", "Source", "find_videos"]
 
@@ -110,14 +110,18 @@ def find_videos(
     found = Found()
     own_names = {Path(path).name for path in ours}
     excluded = {os.path.realpath(path) for path in ours}
+
+    def is_ours(path: Path) -> bool:
+        return path.name in own_names and os.path.realpath(path) in excluded
+
     candidates: dict[Path, _Candidate] = {}
     for path in [*_expand(inputs), *map(_absolute, listed)]:
         if _is_folder(path) and not (frame_folders and _is_frame_folder(path)):
-            inside = _walk(path, frame_folders, found.passed_over)
+            inside = _walk(path, frame_folders, found.passed_over, is_ours)
         else:
             inside = iter([_Candidate(path, 1)])
         for candidate in inside:
-            if candidate.path.name not in own_names or os.path.realpath(candidate.path) not in excluded:
+            if not is_ours(candidate.path):
                 candidates.setdefault(candidate.path, candidate)
     names = _names(list(candidates.values()))
     found.videos = sorted(
@@ -148,7 +152,12 @@ def _expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
         yield from map(_absolute, matches)
 
 
-def _walk(root: Path, frame_folders: bool, passed_over: list[tuple[str, str]]) -> Iterator[_Candidate]:
+def _walk(
+    root: Path,
+    frame_folders: bool,
+    passed_over: list[tuple[str, str]],
+    is_ours: Callable[[Path], bool],
+) -> Iterator[_Candidate]:
     """Walk a folder in sorted order, through links to folders, each real folder once."""
     seen: set[str] = set()
 
@@ -168,7 +177,7 @@ def _walk(root: Path, frame_folders: bool, passed_over: list[tuple[str, str]]) -
         if is_video:
             yield _Candidate(here, max(depth, 1))
         for file in sorted(files):
-            if is_video and _is_frame(file):
+            if (is_video and _is_frame(file)) or is_ours(here / file):
                 continue
             why = _why_not(here / file)
             if why is None:

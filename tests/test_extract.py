@@ -69,6 +69,7 @@ def test_the_cards_second_call_takes_the_current_folder(run: Call, videos: Path,
     again = run("--layer", "fc6", "--pca", 10)
     assert again.exit_code == 0
     assert "12 skipped" in last_line(again)
+    assert "passed over" not in last_line(again), "its own files are no news"
 
 
 def test_a_failed_video_exits_with_3_and_has_its_line_in_the_report(
