@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -28,14 +28,25 @@ def noise(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+class NumPySampler(FrameSampler):
+    """What samples where nothing could be compiled."""
+
+    compiled = False
+
+
+SAMPLERS = [NumPySampler, *([FrameSampler] if FrameSampler.compiled else [])]
+
+
 def check_against_opencv(frame: NDArray[np.uint8]) -> None:
-    ours, theirs = FrameSampler(Preprocessing())(frame), opencv_crop(frame)
-    assert ours.shape == (112, 112, 3)
-    assert ours.dtype == np.uint8
-    difference = np.abs(ours.astype(int) - theirs)
-    # Where OpenCV's vector code rounds otherwise than its own formula: the bar is 1 in 1,000 by one level.
-    assert difference.max() <= 1
-    assert np.count_nonzero(difference) <= difference.size / 1000
+    theirs = opencv_crop(frame)
+    for sampler in SAMPLERS:
+        ours = sampler(Preprocessing())(frame)
+        assert ours.shape == (112, 112, 3)
+        assert ours.dtype == np.uint8
+        difference = np.abs(ours.astype(int) - theirs)
+        # Where OpenCV's vector code rounds otherwise than its formula: the bar is 1 in 1,000 by one level.
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= difference.size / 1000
 
 
 @given(sides, sides, st.integers(0, 1000))
@@ -64,6 +75,40 @@ def test_views_and_turned_frames_are_sampled_as_copies_are() -> None:
         assert (sampler(view) == sampler(np.ascontiguousarray(view))).all()
 
 
+@pytest.mark.skipif(not FrameSampler.compiled, reason="there was no C compiler")
+def test_the_compiled_loop_refuses_what_would_read_or_write_outside() -> None:
+    from c3d_extract import _bilinear
+
+    frame, out = noise(20, 30, 1), np.empty((4, 5, 3), np.uint8)
+    rows, columns = np.zeros((4, 4), np.int32), np.zeros((4, 5), np.int32)
+    _bilinear.sample(frame, rows, columns, out)
+
+    def changed(table: NDArray[np.int32], row: int, value: int) -> NDArray[np.int32]:
+        copy = table.copy()
+        copy[row, -1] = value
+        return copy
+
+    wrong: list[tuple[Any, ...]] = [
+        *((frame, changed(rows, k, v), columns, out) for k in (0, 1) for v in (-1, 20)),
+        *((frame, rows, changed(columns, k, v), out) for k in (0, 1) for v in (-1, 30)),
+        *((frame, changed(rows, k, v), columns, out) for k in (2, 3) for v in (-1, 2049)),
+        (frame, rows, columns, np.empty((4, 4, 3), np.uint8)),
+        (frame, rows, columns.astype(np.int64), out),
+        (frame, rows, columns[:3].copy(), out),
+        (frame, rows, np.zeros((4, 4097), np.int32), np.empty((4, 4097, 3), np.uint8)),
+        (frame[..., ::-1], rows, columns, out),
+        (frame[:, ::2], rows, columns, out),
+        (frame[..., :2].copy(), rows, columns, out),
+        (frame.astype(np.uint16), rows, columns, out),
+    ]
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="do not fit together"):
+            _bilinear.sample(*arguments)
+    out.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        _bilinear.sample(frame, rows, columns, out)
+
+
 def test_the_source_frame_is_left_alone_and_crops_are_independent() -> None:
     sampler, first = FrameSampler(Preprocessing()), noise(240, 320, 1)
     before = first.copy()
@@ -81,6 +126,14 @@ def test_sizes_may_change_from_frame_to_frame() -> None:
         assert (sampler(frame) == FrameSampler(Preprocessing())(frame)).all()
 
 
+def check_lines(lines: NDArray[np.intp], n_lines: int) -> None:
+    assert (np.diff(lines) > 0).all()
+    assert (lines[::2] % 2 == 0).all()
+    assert (lines[1::2] == lines[::2] + 1).all()
+    assert 0 <= lines[0] <= lines[-1] < n_lines
+    assert len(lines) <= 4 * 112
+
+
 @given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([3, 4]), st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_the_lines_it_asks_for_are_enough(
@@ -88,23 +141,12 @@ def test_the_lines_it_asks_for_are_enough(
 ) -> None:
     height, width = 2 * half_height, 2 * half_width
     frame = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    sampler = FrameSampler(Preprocessing())
-    rows, columns = sampler.lines(height, width)
-    for lines, n_lines in ((rows, height), (columns, width)):
-        assert (np.diff(lines) > 0).all()
-        assert (lines[::2] % 2 == 0).all()
-        assert (lines[1::2] == lines[::2] + 1).all()
-        assert 0 <= lines[0] <= lines[-1] < n_lines
-        assert len(lines) <= 4 * 112
-    crop = sampler(np.ascontiguousarray(frame[rows][:, columns]), size=(height, width))
-    assert (crop == sampler(np.ascontiguousarray(frame[..., :3]))).all()
-
-
-def test_the_result_can_be_put_where_it_belongs() -> None:
-    frame, slots = noise(240, 320, 1), np.zeros((2, 112, 112, 3), np.uint8)
-    FrameSampler(Preprocessing())(frame, slots[1])
-    assert (slots[1] == FrameSampler(Preprocessing())(frame)).all()
-    assert not slots[0].any()
+    for sampler in (kind(Preprocessing()) for kind in SAMPLERS):
+        rows, columns = sampler.lines(height, width)
+        check_lines(rows, height)
+        check_lines(columns, width)
+        crop = sampler(np.ascontiguousarray(frame[rows][:, columns]), size=(height, width))
+        assert (crop == sampler(np.ascontiguousarray(frame[..., :3]))).all()
 
 
 def test_other_crops_are_cut_from_the_same_resized_frame() -> None:
