@@ -17,37 +17,50 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Array", "Camera", "Canvas", "Look", "Window", "film", "random_colour", "random_ground"]
+__all__ = ["Array", "Camera", "Canvas", "Look", "film", "random_colour", "random_ground"]
 
 Array = NDArray[np.floating[Any]]
 Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
 N_SHEETS, SHEET_SIZE = 24, 512
 
 
-class Window(NamedTuple):
-    """A box of the same size in every frame, following what is painted.
+class Near(NamedTuple):
+    """The N pixels near L things in T frames, thing after thing, in R rows of neighbours.
+
+    What depends on the row alone is worked out once a row, and ``values[row]`` brings it to the pixels.
 
     Attributes
     ----------
-    x, y
-        float32 (T, 1, w) and (T, h, 1): pixel coordinates.
+    box
+        int (R,): thing and frame of each row, as a position in an array (L, T).
+    y, x
+        int (R,) and (N,): pixel coordinates.
+    row
+        int (N,): the row of each pixel.
     where
-        int (T, h, w): positions in a flattened channel of the canvas.
+        int (N,): positions in a flattened channel of the canvas.
     """
 
-    x: Floats
-    y: Floats
-    where: NDArray[np.intp]
+    box: Indices
+    y: Indices
+    x: Indices
+    row: Indices
+    where: Indices
 
 
 @dataclass(frozen=True)
 class Look:
-    """Two colours (B, G, R in 0–1) and the pattern they form: plain, stripes, checks or dots."""
+    """Two colours (B, G, R in 0–1) and the pattern they form: plain, stripes, checks or dots.
+
+    Nothing covers more than ``strength`` (0–1) of what is under it.
+    """
 
     colour: Array
     second: Array
     pattern: str
     frequency: float
+    strength: float = 1.0
 
     def is_second(self, u: Array, v: Array) -> NDArray[np.bool_]:
         """Where the second colour shows, at the object's own coordinates, about -1 to 1 across it."""
@@ -64,75 +77,86 @@ class Canvas:
 
     def __init__(self, pixels: Floats) -> None:
         self.pixels = pixels
-        self._channels = pixels.reshape(3, -1)
+        self._levels = pixels.reshape(-1)
+        self._channels = np.arange(3)[:, None] * (pixels.size // 3)
 
-    def window(self, low: Array, high: Array) -> Window:
-        """Return the window around boxes from ``low`` to ``high``, (T, 2) each as x, y."""
-        size, start = self._boxes(low[None], high[None])
-        return self._window(size[0], start[0])
+    def near(self, starts: Array, ends: Array, reach: Array) -> Near:
+        """Return the pixels within ``reach`` (L, T or 1) of lines between points (L, T, 2), and few more."""
+        n_frames, height, width = self.pixels.shape[1:]
+        (x, y), (across, down) = (points.reshape(-1, 2).T for points in (starts, ends - starts))
+        reach = np.broadcast_to(reach, starts.shape[:2]).ravel()
+        box, rows = _runs(np.minimum(y, y + down) - reach, np.maximum(y, y + down) + reach, height)
+        # Only the stretch of a line whose height is within reach of a row can have pixels near it there.
+        down += 1e-9  # level lines are near as a whole
+        above, below = ((rows - y[box] + side) / down[box] for side in (-reach[box], reach[box]))
+        ends_x = x[box] + across[box] * np.minimum(np.maximum([above, below], 0), 1)
+        row, columns = _runs(ends_x.min(axis=0) - reach[box], ends_x.max(axis=0) + reach[box], width)
+        first = (box % n_frames * height + rows) * width
+        return Near(box, rows, columns, row, first[row] + columns)
 
-    def _boxes(self, low: Array, high: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        # Sizes (L, 2) and starts (L, T, 2) of the windows of L things; a box beyond the edge is moved inside,
-        # where the distances say that nothing of it shows.
-        limits = np.array(self.pixels.shape[:1:-1])
-        size = np.minimum(np.ceil((high - low).max(axis=1)) + 3, limits).astype(np.intp)
-        start = np.minimum(np.maximum(np.floor(low) - 1, 0), (limits - size)[:, None]).astype(np.intp)
-        return size, start
+    def lay(self, where: Indices, cover: Floats, look: Look, u: Array, v: Array) -> None:
+        """Lay a look over pixels by their cover (N,) in 0–1; ``u``, ``v`` (N,): the look's coordinates."""
+        if look.strength < 1:
+            cover = np.minimum(cover, np.float32(look.strength))
+        colour = look.colour[:, None]
+        if look.pattern != "plain":
+            colour = np.where(look.is_second(u, v), look.second[:, None], colour)
+        where = where + self._channels
+        under = self._levels[where]
+        change = colour - under
+        change *= cover
+        under += change
+        self._levels[where] = under
 
-    def _window(self, size: NDArray[np.intp], start: NDArray[np.intp]) -> Window:
-        _, n_frames, height, width = self.pixels.shape
-        columns = (start[:, :1] + np.arange(size[0]))[:, None]
-        rows = (start[:, 1:] + np.arange(size[1]))[:, :, None]
-        lines = (rows + np.arange(n_frames)[:, None, None] * height) * width
-        return Window(columns.astype(np.float32), rows.astype(np.float32), lines + columns)
-
-    def blend(self, window: Window, cover: Floats, look: Look, u: Array, v: Array) -> None:
-        """Lay a look over the window by its cover (T, h, w) in 0–1; ``u``, ``v``: the look's coordinates."""
-        shown = np.flatnonzero(cover > 0)
-        index, share = window.where.ravel()[shown], cover.ravel()[shown]
-        second = None if look.pattern == "plain" else look.is_second(u.ravel()[shown], v.ravel()[shown])
-        for channel, one, two in zip(self._channels, look.colour, look.second, strict=True):
-            under = channel[index]
-            colour = one if second is None else np.where(second, np.float32(two), np.float32(one))
-            channel[index] = under + share * (colour - under)
-
-    def rods(
-        self, starts: Array, ends: Array, radii: Array, looks: Sequence[Look], *, strength: float = 1.0
-    ) -> None:
+    def rods(self, starts: Array, ends: Array, radii: Array, looks: Sequence[Look]) -> None:
         """Paint L rods with round ends, in their order, between points (L, T, 2); ``radii`` (L,) pixels."""
-        reach = (radii + 1.0)[:, None, None]
-        size, corner = self._boxes(np.minimum(starts, ends) - reach, np.maximum(starts, ends) + reach)
-        axis = (ends - starts).astype(np.float32)[..., None, None]
-        length2 = np.maximum((axis**2).sum(axis=2), np.float32(1e-6))
-        origin = starts.astype(np.float32)[..., None, None]
-        for rod, look in enumerate(looks):
-            window = self._window(size[rod], corner[rod])
-            dx, dy = window.x - origin[rod, :, 0], window.y - origin[rod, :, 1]
-            along = dx * axis[rod, :, 0] + dy * axis[rod, :, 1]
-            share = along / length2[rod]
-            np.maximum(share, np.float32(0), out=share)
-            np.minimum(share, np.float32(1), out=share)
-            # |d - share·axis|² = |d|² + share·(share·|axis|² - 2 d·axis)
-            distance2 = share * length2[rod]
-            distance2 -= along
-            distance2 -= along
-            distance2 *= share
-            distance2 += dx * dx
-            distance2 += dy * dy
-            cover = _rim(distance2, float(radii[rod]), strength)
-            self.blend(
-                window, cover, look, share * np.float32(2), share if look.pattern == "stripes" else dx + dy
-            )
+        near = self.near(starts, ends, radii[:, None] + 0.6)
+        row, rod = near.row, near.box // starts.shape[1]
+        dx, dy, share, distance2 = _from_rods(near, starts, ends)
+        cover = _rim(distance2, radii, rod, row)
+        edges = np.searchsorted(row, np.searchsorted(rod, np.arange(len(looks) + 1)))
+        for look, start, end in zip(looks, edges[:-1], edges[1:], strict=True):
+            part = slice(start, end)
+            u = v = share[part]
+            if look.pattern != "plain":
+                u, v = u * np.float32(2), v if look.pattern == "stripes" else dx[part] + dy[row[part]]
+            self.lay(near.where[part], cover[part], look, u, v)
 
 
-def _rim(distance2: Floats, radius: float, strength: float) -> Floats:
+def _runs(low: Array, high: Array, size: int) -> tuple[Indices, Indices]:
+    # The whole numbers from each low to its high, inside the canvas, one run after another, and their runs.
+    first = np.maximum(np.ceil(low), 0).astype(np.intp)
+    count = np.maximum(np.minimum(np.floor(high), size - 1).astype(np.intp) + 1 - first, 0)
+    run = np.repeat(np.arange(len(count)), count)
+    return run, np.arange(len(run)) + (first - (np.cumsum(count) - count))[run]
+
+
+def _from_rods(near: Near, starts: Array, ends: Array) -> tuple[Floats, Floats, Floats, Floats]:
+    # How far pixels are from a rod's start, x (N,) and y (R,); how far along it, 0-1, and from it, squared (N,).
+    box, row = near.box, near.row
+    (x, y), (across, down) = (points.reshape(-1, 2).astype(np.float32).T for points in (starts, ends - starts))
+    dx, dy = near.x.astype(np.float32) - x[box][row], near.y.astype(np.float32) - y[box]
+    length2 = np.maximum(across**2 + down**2, np.float32(1e-6))[box][row]
+    along = dx * across[box][row]
+    along += (dy * down[box])[row]
+    share = along / length2
+    np.clip(share, 0, 1, out=share)
+    # |d - share·axis|² = |d|² + share·(share·|axis|² - 2 d·axis)
+    distance2 = share * length2
+    distance2 -= along
+    distance2 -= along
+    distance2 *= share
+    distance2 += dx * dx
+    distance2 += (dy * dy)[row]
+    return dx, dy, share, distance2
+
+
+def _rim(distance2: Floats, radii: Array, rod: Indices, row: Indices) -> Floats:
     # 0 half a pixel outside the radius, 1 half a pixel inside, straight in the squared distance between.
-    outer, inner = (radius + 0.5) ** 2, max(radius - 0.5, 0) ** 2
-    cover = np.float32(outer) - distance2
-    cover *= np.float32(1 / (outer - inner))
-    np.maximum(cover, np.float32(0), out=cover)
-    np.minimum(cover, np.float32(strength), out=cover)
-    return cover
+    outer, inner = (radii + 0.5) ** 2, np.maximum(radii - 0.5, 0) ** 2
+    cover = outer.astype(np.float32)[rod][row] - distance2
+    cover *= (1 / (outer - inner)).astype(np.float32)[rod][row]
+    return np.clip(cover, 0, 1, out=cover)
 
 
 def random_colour(rng: np.random.Generator) -> Floats:
@@ -289,21 +313,20 @@ def film(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
         _compress(levels, rng.uniform(6, 30))
     if rng.random() < 0.7:
         _add_grain(rng, levels, rng.uniform(0.5, 9.0))
-    np.maximum(levels, np.float32(0), out=levels)
-    np.minimum(levels, np.float32(255), out=levels)
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(1, 2, 3, 0))
+    np.clip(levels, np.float32(0), np.float32(255), out=levels)
+    return np.stack(list(levels.astype(np.uint8)), axis=-1)
 
 
 def _blurred(pixels: Floats, side: np.float32) -> Floats:
     # Each pixel gives a share to its four neighbours in turn: first along columns, then along rows.
-    middle, share = np.float32(1) - 2 * side, side
     blurred = pixels.copy()
-    blurred[:, :, 1:-1] *= middle
-    blurred[:, :, 1:-1] += share * (pixels[:, :, :-2] + pixels[:, :, 2:])
-    across = blurred.copy()
-    across[..., 1:-1] *= middle
-    across[..., 1:-1] += share * (blurred[..., :-2] + blurred[..., 2:])
-    return across
+    for axis in (2, 3):
+        line = np.moveaxis(blurred, axis, 0)
+        beside = line[:-2] + line[2:]
+        beside *= side
+        line[1:-1] *= np.float32(1) - 2 * side
+        line[1:-1] += beside
+    return blurred
 
 
 @cache
@@ -322,11 +345,10 @@ def _compress(levels: Floats, step: float) -> None:
     steps = (step * (0.5 + 0.25 * (k + n))).astype(np.float32).ravel()
     blocks = levels[:, :, :h, :w].reshape(3, n_frames, h // 8, 8, w // 8, 8).transpose(0, 1, 2, 4, 3, 5)
     coefficients = blocks.reshape(-1, 64) @ _cosines().T
-    coefficients = np.rint(coefficients / steps) * steps
-    blocks = (
-        (coefficients @ _cosines()).reshape(3, n_frames, h // 8, w // 8, 8, 8).transpose(0, 1, 2, 4, 3, 5)
-    )
-    levels[:, :, :h, :w] = blocks.reshape(3, n_frames, h, w)
+    coefficients /= steps
+    np.rint(coefficients, out=coefficients)
+    coefficients *= steps
+    blocks[:] = (coefficients @ _cosines()).reshape(3, n_frames, h // 8, w // 8, 8, 8)
 
 
 @cache

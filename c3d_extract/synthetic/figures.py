@@ -474,19 +474,17 @@ SHADE = Look(np.zeros(3, np.float32), np.zeros(3, np.float32), "plain", 1)
 def _paint_puppet(
     canvas: Canvas, points: Points, build: Build, *, view: View, camera: Camera, shadow: float
 ) -> None:
-    height, width = canvas.pixels.shape[2:]
     rods = sorted(_rods(build), key=lambda rod: _nearness(points, rod))
-    starts = np.stack([points[rod[0]] for rod in rods])
-    ends = np.stack([points[rod[1]] for rod in rods])
-    radii = np.array([rod[3] for rod in rods])
-    looks = [build.looks[rod[2]] for rod in rods]
+    starts, ends = ([points[rod[end]] for rod in rods] for end in (0, 1))
     scale = view.height * float(camera.zoom.mean())
+    radii = [max(rod[3] * scale, 0.45) for rod in rods]
+    looks = [build.looks[rod[2]] for rod in rods]
     if shadow > 0:
         below, reach = points["pelvis"] * [1, 0, 1], np.array([0.12, 0, 0])
-        lying = camera.place(view.project(np.stack([below - reach, below + reach])), (height, width))
-        canvas.rods(lying[:1], lying[1:], np.array([0.045 * scale]), [SHADE], strength=shadow)
-    placed = camera.place(view.project(np.stack([starts, ends])), (height, width))
-    canvas.rods(placed[0], placed[1], np.maximum(radii * scale, 0.45), looks)
+        starts, ends = [below - reach, *starts], [below + reach, *ends]
+        radii, looks = [0.045 * scale, *radii], [replace(SHADE, strength=shadow), *looks]
+    placed = camera.place(view.project(np.array([starts, ends])), canvas.pixels.shape[2:])
+    canvas.rods(placed[0], placed[1], np.array(radii), looks)
 
 
 Rod = tuple[str, str, str, float]

@@ -164,15 +164,14 @@ def paint_shapes(motion: str, shape: str, size: tuple[int, int, int], rng: np.ra
 def _paint_shape(
     canvas: Canvas, shape: str, look: Look, *, centre: Array, radius: Array, angle: Array
 ) -> None:
-    reach = radius[:, None] * 1.15 + 1
-    window = canvas.window(centre - reach, centre + reach)
-    dx = window.x - centre[:, :1, None].astype(np.float32)
-    dy = window.y - centre[:, 1:, None].astype(np.float32)
-    cos = (np.cos(angle) / radius).astype(np.float32)[:, None, None]
-    sin = (np.sin(angle) / radius).astype(np.float32)[:, None, None]
-    u, v = dx * cos + dy * sin, dy * cos - dx * sin
-    distance = SHAPES[shape](u, v) * radius.astype(np.float32)[:, None, None]
-    canvas.blend(window, np.minimum(np.maximum(np.float32(0.5) - distance, 0), 1), look, u, v)
+    near = canvas.near(centre[None], centre[None], radius[None] * 1.15 + 1)
+    frame, row = near.box, near.row
+    x, y = centre.astype(np.float32).T
+    cos, sin = ((turn / radius).astype(np.float32)[frame] for turn in (np.cos(angle), np.sin(angle)))
+    dx, dy = near.x.astype(np.float32) - x[frame][row], near.y.astype(np.float32) - y[frame]
+    u, v = dx * cos[row] + (dy * sin)[row], (dy * cos)[row] - dx * sin[row]
+    distance = SHAPES[shape](u, v) * radius.astype(np.float32)[frame][row]
+    canvas.lay(near.where, np.clip(np.float32(0.5) - distance, 0, 1), look, u, v)
 
 
 def _paint_pole(canvas: Canvas, rng: np.random.Generator) -> None:
