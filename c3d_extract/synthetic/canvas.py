@@ -81,17 +81,17 @@ class Canvas:
         self._channels = np.arange(3)[:, None] * (pixels.size // 3)
 
     def near(self, starts: Array, ends: Array, reach: Array) -> Near:
-        """Return the pixels within ``reach`` (L, T or 1) of lines between points (L, T, 2), and few more."""
+        """Return the pixels within ``reach`` (L, T) of the lines between points (L, T, 2), and few more."""
         n_frames, height, width = self.pixels.shape[1:]
         (x, y), (across, down) = (points.reshape(-1, 2).T for points in (starts, ends - starts))
-        reach = np.broadcast_to(reach, starts.shape[:2]).ravel()
+        reach = reach.ravel()
         box, rows = _runs(np.minimum(y, y + down) - reach, np.maximum(y, y + down) + reach, height)
-        # Only the stretch of a line whose height is within reach of a row can have pixels near it there.
-        down += 1e-9  # level lines are near as a whole
-        above, below = ((rows - y[box] + side) / down[box] for side in (-reach[box], reach[box]))
-        ends_x = x[box] + across[box] * np.minimum(np.maximum([above, below], 0), 1)
-        row, columns = _runs(ends_x.min(axis=0) - reach[box], ends_x.max(axis=0) + reach[box], width)
         first = (box % n_frames * height + rows) * width
+        # A row has pixels near only that stretch of a line which is within reach in height.
+        down += 1e-9  # a level line as a whole
+        x, y, across, down, reach = (values[box] for values in (x, y, across, down, reach))
+        one, other = (x + across * np.clip((rows - y + way) / down, 0, 1) for way in (-reach, reach))
+        row, columns = _runs(np.minimum(one, other) - reach, np.maximum(one, other) + reach, width)
         return Near(box, rows, columns, row, first[row] + columns)
 
     def lay(self, where: Indices, cover: Floats, look: Look, u: Array, v: Array) -> None:
@@ -110,8 +110,9 @@ class Canvas:
 
     def rods(self, starts: Array, ends: Array, radii: Array, looks: Sequence[Look]) -> None:
         """Paint L rods with round ends, in their order, between points (L, T, 2); ``radii`` (L,) pixels."""
-        near = self.near(starts, ends, radii[:, None] + 0.6)
-        row, rod = near.row, near.box // starts.shape[1]
+        n_frames = starts.shape[1]
+        near = self.near(starts, ends, radii[:, None] + np.full(n_frames, 0.6))
+        row, rod = near.row, near.box // n_frames
         dx, dy, share, distance2 = _from_rods(near, starts, ends)
         cover = _rim(distance2, radii, rod, row)
         edges = np.searchsorted(row, np.searchsorted(rod, np.arange(len(looks) + 1)))
@@ -134,7 +135,9 @@ def _runs(low: Array, high: Array, size: int) -> tuple[Indices, Indices]:
 def _from_rods(near: Near, starts: Array, ends: Array) -> tuple[Floats, Floats, Floats, Floats]:
     # How far pixels are from a rod's start, x (N,) and y (R,); how far along it, 0-1, and from it, squared (N,).
     box, row = near.box, near.row
-    (x, y), (across, down) = (points.reshape(-1, 2).astype(np.float32).T for points in (starts, ends - starts))
+    (x, y), (across, down) = (
+        points.reshape(-1, 2).astype(np.float32).T for points in (starts, ends - starts)
+    )
     dx, dy = near.x.astype(np.float32) - x[box][row], near.y.astype(np.float32) - y[box]
     length2 = np.maximum(across**2 + down**2, np.float32(1e-6))[box][row]
     along = dx * across[box][row]
@@ -195,7 +198,7 @@ def _sheet(rng: np.random.Generator, height: int, width: int) -> Floats:
     step = 2 if max(height, width) * 2 <= SHEET_SIZE and rng.random() < 0.5 else 1
     top, left = (int(rng.integers(0, max(SHEET_SIZE - n * step, 0) + 1)) for n in (height, width))
     cut = sheet[top : top + height * step : step, left : left + width * step : step]
-    flip_rows, flip_columns = rng.choice([-1, 1], 2)
+    flip_rows, flip_columns = 2 * rng.integers(0, 2, 2) - 1
     cut = cut[::flip_rows, ::flip_columns]
     missing = height - cut.shape[0], width - cut.shape[1]
     return np.pad(cut, ((0, missing[0]), (0, missing[1])), mode="symmetric") if max(missing) > 0 else cut
@@ -276,18 +279,15 @@ class Camera:
         columns = _lines(ground.shape[2], size[1], self.zoom, self.shift[:, 0])
         seen = np.empty((3, n_frames, *size), np.float32)
         for t in range(n_frames):
-            lines = ground[:, rows.first[t]]
-            lines += rows.share[t][:, None] * (ground[:, rows.first[t] + 1] - lines)
-            frame = lines[:, :, columns.first[t]]
-            frame += columns.share[t] * (lines[:, :, columns.first[t] + 1] - frame)
-            seen[:, t] = frame
+            lines = _between(ground, rows.first[t], rows.share[t][:, None], axis=1)
+            seen[:, t] = _between(lines, columns.first[t], columns.share[t], axis=2)
         return seen
 
 
 class _Lines(NamedTuple):
     """Source line of each output line (T, n), and how far it lies towards the next."""
 
-    first: NDArray[np.intp]
+    first: Indices
     share: Floats
 
 
@@ -298,6 +298,14 @@ def _lines(n_ground: int, n_seen: int, zoom: Array, shift: Array) -> _Lines:
     position = np.minimum(np.maximum(position, 0), n_ground - 1.001)
     first = position.astype(np.intp)
     return _Lines(first, (position - first).astype(np.float32))
+
+
+def _between(picture: Floats, first: Indices, share: Floats, *, axis: int) -> Floats:
+    lines, change = picture.take(first, axis), picture.take(first + 1, axis)
+    change -= lines
+    change *= share
+    lines += change
+    return lines
 
 
 def film(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:

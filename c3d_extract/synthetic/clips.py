@@ -13,6 +13,8 @@ from c3d_extract.synthetic.figures import ACTIONS, paint_figures
 from c3d_extract.synthetic.shapes import MOTIONS, REVERSALS, SHAPES, paint_shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
 __all__ = ["KINDS", "SyntheticClips", "render_video"]
@@ -62,15 +64,19 @@ class SyntheticClips:
         """Return clip ``index``: frames uint8 (T, H, W, 3), B, G, R, and the labels that are right for it."""
         rng = np.random.default_rng((self.seed, index))
         if self.kind == "figures" or (self.kind == "all" and index % 3):
-            action = str(rng.choice(list(ACTIONS)))
+            action = _one_of(ACTIONS, rng)
             return film(rng, paint_figures(action, self.size, rng).pixels), self._indices(f"action {action}")
         motions = [name for pair in REVERSALS for name in pair] if self.kind == "reversal" else MOTIONS
-        motion, shape = str(rng.choice(motions)), str(rng.choice(list(SHAPES)))
+        motion, shape = _one_of(motions, rng), _one_of(SHAPES, rng)
         frames = film(rng, paint_shapes(motion, shape, self.size, rng).pixels)
         return frames, self._indices(f"motion {motion}", f"shape {shape}")
 
     def _indices(self, *names: str) -> tuple[int, ...]:
         return tuple(self.labels.index(name) for name in names if name in self.labels)
+
+
+def _one_of(names: Collection[str], rng: np.random.Generator) -> str:
+    return list(names)[rng.integers(len(names))]
 
 
 def render_video(name: str, seed: int, *, size: tuple[int, int, int], seconds: float) -> NDArray[np.uint8]:
@@ -79,5 +85,5 @@ def render_video(name: str, seed: int, *, size: tuple[int, int, int], seconds: f
     if name in ACTIONS:
         canvas: Canvas = paint_figures(name, size, rng, seconds=seconds)
     else:
-        canvas = paint_shapes(name, str(rng.choice(list(SHAPES))), size, rng)
+        canvas = paint_shapes(name, _one_of(SHAPES, rng), size, rng)
     return film(rng, canvas.pixels)

@@ -359,64 +359,60 @@ def _clothes(rng: np.random.Generator) -> Look:
 Points = dict[str, Array]
 
 
-def _arm(pose: Pose, build: Build, left: int) -> tuple[Array, Array]:
-    # Elbow and hand from the shoulder, (T, 3) in the torso's forward, up, left.
-    side = 1.0 if left == 0 else -1.0
+SIDES = np.array([[1.0], [-1.0]])
+"""Left, right."""
 
+
+def _arms(pose: Pose, build: Build) -> tuple[Array, Array]:
+    # Elbows and hands from the shoulders, (2, T, 3) in the torso's forward, up, left.
     def rod(pitch: Array, spread: Array, length: float) -> Array:
+        across = np.cos(spread)
         return length * np.stack(
-            [np.sin(pitch) * np.cos(spread), -np.cos(pitch) * np.cos(spread), side * np.sin(spread)], axis=1
+            [np.sin(pitch) * across, -np.cos(pitch) * across, SIDES * np.sin(spread)], axis=-1
         )
 
-    pitch, spread = pose.arm_pitch[left], pose.arm_spread[left] + 0.12
+    pitch, spread = pose.arm_pitch, pose.arm_spread + 0.12
     elbow = rod(pitch, spread, build.upper_arm)
-    return elbow, elbow + rod(pitch + pose.elbow[left] + 0.1, spread + pose.elbow_spread[left], build.forearm)
+    return elbow, elbow + rod(pitch + pose.elbow + 0.1, spread + pose.elbow_spread, build.forearm)
 
 
-def _leg(pose: Pose, build: Build, left: int) -> tuple[Array, Array]:
-    # Knee and ankle from the hip joint, (T, 3) in the body's forward, up, left.
-    thigh, shin = pose.hip[left], pose.hip[left] - pose.knee[left]
+def _legs(pose: Pose, build: Build) -> tuple[Array, Array]:
+    # Knees and ankles from the hip joints, (2, T, 3) in the body's forward, up, left.
+    thigh, shin = pose.hip, pose.hip - pose.knee
     still = np.zeros_like(thigh)
-    knee = build.thigh * np.stack([np.sin(thigh), -np.cos(thigh), still], axis=1)
-    return knee, knee + build.shin * np.stack([np.sin(shin), -np.cos(shin), still], axis=1)
+    knee = build.thigh * np.stack([np.sin(thigh), -np.cos(thigh), still], axis=-1)
+    return knee, knee + build.shin * np.stack([np.sin(shin), -np.cos(shin), still], axis=-1)
+
+
+def _torso_axes(torso: Array) -> Array:
+    # The torso's forward, up and left (T, 3, 3), each in the body's.
+    axes = np.zeros((len(torso), 3, 3))
+    axes[:, 0, 0] = axes[:, 1, 1] = np.cos(torso)
+    axes[:, 1, 0] = np.sin(torso)
+    axes[:, 0, 1] = -axes[:, 1, 0]
+    axes[:, 2, 2] = 1
+    return axes
 
 
 def _skeleton(pose: Pose, build: Build) -> Points:
     """Joints (T, 3) in the body's forward, up, left; the lower foot stands on the ground unless it jumps."""
-    points: Points = {}
-    legs = [_leg(pose, build, left) for left in (0, 1)]
-    height = -np.minimum(legs[0][1][:, 1], legs[1][1][:, 1]) + 0.03 + pose.rise
-    pelvis = np.stack([pose.advance, height, np.zeros_like(height)], axis=1)
-    lean, upright = np.sin(pose.torso), np.cos(pose.torso)
-    flat = np.zeros_like(lean)
-    axes = np.stack(  # the torso's forward, up and left in the body's
-        [
-            np.stack([upright, -lean, flat], 1),
-            np.stack([lean, upright, flat], 1),
-            np.stack([flat, flat, flat + 1], 1),
-        ],
-        1,
-    )
+    knee, ankle = _legs(pose, build)
+    pelvis = np.zeros((len(pose.rise), 3))
+    pelvis[:, 0] = pose.advance
+    pelvis[:, 1] = -ankle[..., 1].min(axis=0) + 0.03 + pose.rise
+    axes = _torso_axes(pose.torso)
     neck = pelvis + build.torso * axes[:, 1]
-    points["pelvis"], points["neck"] = pelvis, neck
-    points["head"] = neck + (0.03 + build.head) * axes[:, 1] + 0.01 * axes[:, 0]
-    points["hair"] = points["head"] + 0.03 * axes[:, 1] - 0.02 * axes[:, 0]
-    for left, name in enumerate(("left", "right")):
-        side = np.array([0, 0, 1.0 if left == 0 else -1.0])
-        shoulder = neck - 0.03 * axes[:, 1] + build.shoulder * side
-        elbow, hand = (np.einsum("ti,tij->tj", joint, axes) for joint in _arm(pose, build, left))
-        joint = pelvis + build.hip * side
-        points |= {
-            f"{name} shoulder": shoulder,
-            f"{name} elbow": shoulder + elbow,
-            f"{name} hand": shoulder + hand,
-        }
-        points |= {
-            f"{name} hip": joint,
-            f"{name} knee": joint + legs[left][0],
-            f"{name} ankle": joint + legs[left][1],
-        }
-        points[f"{name} toe"] = points[f"{name} ankle"] + [0.08, -0.01, 0]
+    head = neck + (0.03 + build.head) * axes[:, 1] + 0.01 * axes[:, 0]
+    hair = head + 0.03 * axes[:, 1] - 0.02 * axes[:, 0]
+    points = {"pelvis": pelvis, "neck": neck, "head": head, "hair": hair}
+    to_side = SIDES[..., None] * [0, 0, 1]
+    shoulder, hip = neck - 0.03 * axes[:, 1] + build.shoulder * to_side, pelvis + build.hip * to_side
+    elbow, hand = (shoulder + np.einsum("sti,tij->stj", joint, axes) for joint in _arms(pose, build))
+    knee, ankle = hip + knee, hip + ankle
+    pairs = {"shoulder": shoulder, "elbow": elbow, "hand": hand, "hip": hip, "knee": knee, "ankle": ankle}
+    pairs["toe"] = ankle + [0.08, -0.01, 0]
+    for name, (left, right) in pairs.items():
+        points |= {f"left {name}": left, f"right {name}": right}
     return points
 
 

@@ -171,7 +171,9 @@ def _paint_shape(
     dx, dy = near.x.astype(np.float32) - x[frame][row], near.y.astype(np.float32) - y[frame]
     u, v = dx * cos[row] + (dy * sin)[row], (dy * cos)[row] - dx * sin[row]
     distance = SHAPES[shape](u, v) * radius.astype(np.float32)[frame][row]
-    canvas.lay(near.where, np.clip(np.float32(0.5) - distance, 0, 1), look, u, v)
+    cover = np.clip(np.float32(0.5) - distance, 0, 1)
+    shown = np.flatnonzero(cover)
+    canvas.lay(near.where[shown], cover[shown], look, u[shown], v[shown])
 
 
 def _paint_pole(canvas: Canvas, rng: np.random.Generator) -> None:
