@@ -48,6 +48,7 @@ def c3d_extract(path: Path) -> int:
     with VideoReader(path) as reader:
         for frame in reader.frames(sampler.lines):
             sampler(frame.bgr, size=frame.size)
+            del frame  # as the decoder process does
             n += 1
     return n
 

@@ -15,13 +15,14 @@
 #pragma GCC optimize("O3") /* some Pythons compile with -O2, which leaves loops scalar */
 #endif
 
-#define MAX_COLUMNS 4096 /* of a crop, as Preprocessing.from_json allows */
+#define MAX_COLUMNS 4096 /* of a crop, as Preprocessing.from_json allows; even */
 
 /* Where the lines of a crop sample the frame: an array int32 (4, n) of the first and second source lines
    and their weights in 1/2048. */
 typedef struct {
     const int32_t *first, *second, *weight_first, *weight_second;
     Py_ssize_t n;
+    int32_t last; /* the largest of the lines */
 } Axis;
 
 typedef struct {
@@ -29,14 +30,19 @@ typedef struct {
     Py_ssize_t height, width, channels, step; /* step: bytes from row to row */
 } Frame;
 
+/* One column of the crop: where its two pixels start in a line, and their weights, 16 bits each. */
+typedef struct {
+    int32_t first, second;
+    int32_t weights;
+} Column;
+
 /* sums[4 j + c] = (p·w + p'·w') >> 4 for column j of the crop: at most 255 * 2048 / 16, which 15 bits hold. */
 static void
-across_any(const uint8_t *line, Py_ssize_t channels, const Axis *columns, int16_t *sums)
+across(const uint8_t *line, const Column *columns, Py_ssize_t n, int16_t *sums)
 {
-    for (Py_ssize_t j = 0; j < columns->n; j++) {
-        const uint8_t *p = line + channels * columns->first[j];
-        const uint8_t *q = line + channels * columns->second[j];
-        const int32_t a = columns->weight_first[j], b = columns->weight_second[j];
+    for (Py_ssize_t j = 0; j < n; j++) {
+        const uint8_t *p = line + columns[j].first, *q = line + columns[j].second;
+        const int32_t a = columns[j].weights & 0xffff, b = columns[j].weights >> 16;
         for (int c = 0; c < 3; c++)
             sums[4 * j + c] = (int16_t)((p[c] * a + q[c] * b) >> 4);
         sums[4 * j + 3] = 0;
@@ -45,38 +51,34 @@ across_any(const uint8_t *line, Py_ssize_t channels, const Axis *columns, int16_
 
 #ifdef __SSE2__
 static inline __m128i
-pixel(const uint8_t *line, int32_t column)
+four_bytes(const uint8_t *pixel)
 {
     int32_t value;
-    memcpy(&value, line + 4 * (Py_ssize_t)column, 4);
+    memcpy(&value, pixel, 4);
     return _mm_cvtsi32_si128(value);
 }
 
-/* The same for pixels of four bytes, with all channels of one column in a register. */
-static void
-across_four(const uint8_t *line, const Axis *columns, int16_t *sums)
+static inline __m128i
+weighted(const uint8_t *line, const Column *column)
 {
-    for (Py_ssize_t j = 0; j < columns->n; j++) {
-        __m128i both = _mm_unpacklo_epi8(pixel(line, columns->first[j]), pixel(line, columns->second[j]));
-        both = _mm_unpacklo_epi8(both, _mm_setzero_si128());
-        const __m128i weights = _mm_set1_epi32(columns->weight_first[j] | columns->weight_second[j] << 16);
-        const __m128i sum = _mm_srai_epi32(_mm_madd_epi16(both, weights), 4);
-        _mm_storel_epi64((__m128i *)(sums + 4 * j), _mm_packs_epi32(sum, sum));
-    }
+    const __m128i both = _mm_unpacklo_epi8(four_bytes(line + column->first), four_bytes(line + column->second));
+    const __m128i wide = _mm_unpacklo_epi8(both, _mm_setzero_si128());
+    return _mm_srai_epi32(_mm_madd_epi16(wide, _mm_set1_epi32(column->weights)), 4);
 }
-#endif
 
+/* The same with a pixel in a register, the byte after it included: not for the last pixel of three bytes.
+   Works on columns in twos: `columns` and `sums` have one more than n where n is odd. */
 static void
-across(const uint8_t *line, Py_ssize_t channels, const Axis *columns, int16_t *sums)
+across_fast(const uint8_t *line, const Column *columns, Py_ssize_t n, int16_t *sums)
 {
-#ifdef __SSE2__
-    if (channels == 4) {
-        across_four(line, columns, sums);
-        return;
+    for (Py_ssize_t j = 0; j < n; j += 2) {
+        const __m128i two = _mm_packs_epi32(weighted(line, columns + j), weighted(line, columns + j + 1));
+        _mm_storeu_si128((__m128i *)(sums + 4 * j), two);
     }
-#endif
-    across_any(line, channels, columns, sums);
 }
+#else
+#define across_fast across
+#endif
 
 /* ((u·w >> 16) + (l·w' >> 16) + 2) >> 2 of an upper and a lower line of sums. */
 static void
@@ -88,8 +90,9 @@ down(const int16_t *restrict upper, int16_t a, const int16_t *restrict lower, in
         const int16_t u = (int16_t)((upper[k] * a) >> 16), l = (int16_t)((lower[k] * b) >> 16);
         made[k] = (uint8_t)((int16_t)(u + l + 2) >> 2);
     }
-    for (Py_ssize_t j = 0; j < n_columns; j++)
-        memcpy(out + 3 * j, made + 4 * j, 3);
+    for (Py_ssize_t j = 0; j < n_columns - 1; j++)
+        memcpy(out + 3 * j, made + 4 * j, 4); /* the fourth byte is written over by the next pixel */
+    memcpy(out + 3 * (n_columns - 1), made + 4 * (n_columns - 1), 3);
 }
 
 static void
@@ -98,6 +101,13 @@ make_crop(const Frame *frame, const Axis *rows, const Axis *columns, uint8_t *ou
     /* Lines of the frame are summed once: the second of one row is often the first of the next. */
     int16_t lines[2][4 * MAX_COLUMNS];
     int32_t held[2] = {-1, -1};
+    Column places[MAX_COLUMNS + 1];
+    const int32_t step = (int32_t)frame->channels;
+    for (Py_ssize_t j = 0; j < columns->n; j++)
+        places[j] = (Column){step * columns->first[j], step * columns->second[j],
+                             columns->weight_first[j] | columns->weight_second[j] << 16};
+    places[columns->n] = places[columns->n - 1];
+    const int fast = frame->channels == 4 || columns->last < frame->width - 1;
     for (Py_ssize_t i = 0; i < rows->n; i++) {
         const int32_t wanted[2] = {rows->first[i], rows->second[i]};
         int slot[2];
@@ -107,7 +117,8 @@ make_crop(const Frame *frame, const Axis *rows, const Axis *columns, uint8_t *ou
                 continue;
             slot[k] = k == 0 ? held[0] == wanted[1] : 1 - slot[0]; /* spare the line that the other needs */
             held[slot[k]] = wanted[k];
-            across(frame->pixels + frame->step * wanted[k], frame->channels, columns, lines[slot[k]]);
+            (fast ? across_fast : across)(frame->pixels + frame->step * wanted[k], places, columns->n,
+                                          lines[slot[k]]);
         }
         down(lines[slot[0]], (int16_t)rows->weight_first[i], lines[slot[1]], (int16_t)rows->weight_second[i],
              columns->n, out + 3 * columns->n * i);
@@ -118,13 +129,16 @@ static int
 read_axis(const Py_buffer *table, Py_ssize_t n_lines, Axis *axis)
 {
     const int32_t *values = table->buf;
-    if (table->itemsize != 4 || table->ndim != 2 || table->shape[0] != 4 || table->shape[1] > MAX_COLUMNS)
+    if (table->itemsize != 4 || table->ndim != 2 || table->shape[0] != 4 || table->shape[1] < 1 ||
+        table->shape[1] > MAX_COLUMNS)
         return 0;
     const Py_ssize_t n = table->shape[1];
-    *axis = (Axis){values, values + n, values + 2 * n, values + 3 * n, n};
-    for (Py_ssize_t k = 0; k < 2 * n; k++)
+    *axis = (Axis){values, values + n, values + 2 * n, values + 3 * n, n, 0};
+    for (Py_ssize_t k = 0; k < 2 * n; k++) {
         if (values[k] < 0 || values[k] >= n_lines || values[2 * n + k] < 0 || values[2 * n + k] > 2048)
             return 0;
+        axis->last = values[k] > axis->last ? values[k] : axis->last;
+    }
     return 1;
 }
 

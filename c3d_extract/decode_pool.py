@@ -158,7 +158,9 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
             for frame in reader.frames(sampler.lines):
                 if heartbeat is not None:
                     heartbeat()
-                yield sampler(frame.bgr, size=frame.size), frame.pts_seconds
+                crop, pts_seconds = sampler(frame.bgr, size=frame.size), frame.pts_seconds
+                del frame  # so that the reader can use its memory again
+                yield crop, pts_seconds
 
         timed = steady_times(crops(), reader.info.fps)
         if options.fps is not None:
