@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -30,34 +31,80 @@ from c3d_extract.synthetic import REVERSALS, SyntheticClips
 from c3d_extract.train import Plan, Recipe, Trainer, VideoList, VideoSource, read_videos
 from c3d_extract.train.recipes import RECIPES
 
+
+def _swaps(*pairs: tuple[str, str]) -> dict[str, str]:
+    return {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+
+
 NETS = ("depth-1", "depth-3", "depth-5", "depth-7", "increasing", "decreasing")
 
 
-class KeptClips:
-    """Clips made once and shared by all nets: a `ClipSource`."""
+# The class that each motion becomes in a mirror, upside down, and run backwards.
+MIRRORED = _swaps(REVERSALS[0], REVERSALS[2], REVERSALS[4])
+UPSIDE_DOWN = _swaps(REVERSALS[1], REVERSALS[2])
+BACKWARDS = _swaps(*REVERSALS)
 
-    def __init__(self, clips: np.ndarray, classes: list[tuple[int, ...]], labels: tuple[str, ...]) -> None:
-        self.clips, self.classes, self.labels = clips, classes, labels
+
+class KeptClips:
+    """Clips made once and shared by all nets: a `ClipSource`.
+
+    Parameters
+    ----------
+    clips
+        uint8 (N, T, H, W, 3).
+    classes
+        The classes of each.
+    views
+        Whether a clip of motion is shown to the net mirrored, upside down, backwards and in other colours,
+        by chance, each with the label that it then has. What is tested on is never changed.
+    """
+
+    def __init__(
+        self,
+        clips: np.ndarray,
+        classes: list[tuple[int, ...]],
+        labels: tuple[str, ...],
+        *,
+        views: bool = False,
+    ) -> None:
+        self.clips, self.classes, self.labels, self.views = clips, classes, labels, views
         self.n_items: int | None = len(clips)
 
     def clip(self, item: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, ...]]:
-        del rng
-        return self.clips[item], self.classes[item]
+        clip, classes = self.clips[item], self.classes[item]
+        return self._view(clip, classes, rng) if self.views else (clip, classes)
+
+    def _view(
+        self, clip: np.ndarray, classes: tuple[int, ...], rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[int, ...]]:
+        name = self.labels[classes[0]].removeprefix("motion ")
+        for axis, swaps in ((2, MIRRORED), (1, UPSIDE_DOWN), (0, BACKWARDS)):
+            if rng.random() < 0.5:
+                clip, name = np.flip(clip, axis), swaps.get(name, name)
+        clip = clip[..., rng.permutation(3)]
+        clip = 255 - clip if rng.random() < 0.5 else clip
+        return np.ascontiguousarray(clip), (self.labels.index(f"motion {name}"),)
 
     def test_clips(self, item: int) -> list[tuple[np.ndarray, tuple[int, ...]]]:
         return [(self.clips[item], self.classes[item])]
 
 
-def kept(kind: str, seed: int, n: int, size: int, folder: Path) -> KeptClips:
-    """Render ``n`` clips, or read those rendered before."""
+def kept(kind: str, seed: int, n: int, size: int, folder: Path, *, views: bool = False) -> KeptClips:
+    """Render ``n`` clips, or take those rendered before."""
     made = SyntheticClips(kind, seed, (16, size, size))
-    path = folder / f"{kind}-{seed}-{n}-{size}.npz"
-    if not path.exists():
-        pairs = [made.clip(index) for index in range(n)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, clips=np.stack([c for c, _ in pairs]), classes=np.array([k for _, k in pairs]))
-    found = np.load(path)
-    return KeptClips(found["clips"], [tuple(map(int, row)) for row in found["classes"]], made.labels)
+    clips, classes = (folder / f"{kind}-{seed}-{n}-{size}-{what}.npy" for what in ("clips", "classes"))
+    if not classes.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.lib.format.open_memmap(clips, "w+", np.uint8, (n, 16, size, size, 3))
+        found = []
+        with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
+            for index, (clip, label) in enumerate(pool.map(made.clip, range(n), chunksize=50)):
+                pixels[index] = clip
+                found.append(label)
+        pixels.flush()
+        np.save(classes, np.array(found))
+    known = [tuple(map(int, row)) for row in np.load(classes)]
+    return KeptClips(np.load(clips, mmap_mode="r"), known, made.labels, views=views)
 
 
 @torch.no_grad()
@@ -92,9 +139,12 @@ def plan_for(
     return Plan(architecture, preprocessing, mean, recipe, labels, {"data": data}, seed=seed)
 
 
-def train(folder: Path, plan: Plan, source: object, test: object, epoch: int) -> tuple[Trainer, list[float]]:
-    """Train one net, or go on; return it and the test accuracy after each epoch."""
-    trainer = Trainer(folder, plan, source, test, test_every=epoch, report_every=epoch, save_every=epoch)  # type: ignore[arg-type]
+def train(
+    folder: Path, plan: Plan, source: object, test: object, *, n_tests: int
+) -> tuple[Trainer, list[float]]:
+    """Train one net, or go on; return it and the test accuracies on the way."""
+    every = -(-plan.recipe.iterations // n_tests)
+    trainer = Trainer(folder, plan, source, test, test_every=every, report_every=every, save_every=every)  # type: ignore[arg-type]
     for report in trainer.run():
         print(
             f"  {folder.name}: {report.iteration} loss {report.loss:.3f} test {report.test_clips}", flush=True
@@ -105,19 +155,19 @@ def train(folder: Path, plan: Plan, source: object, test: object, epoch: int) ->
 
 
 def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
-    learn = kept("motion", 100, arguments.clips, arguments.size, arguments.output / "clips")
-    test = kept("motion", 101, 400, arguments.size, arguments.output / "clips")
+    learn = kept("motion", 100, arguments.clips, arguments.size, arguments.output / "clips", views=True)
+    test = kept("motion", 101, 1000, arguments.size, arguments.output / "clips")
     pairs = kept("reversal", 102, 200, arguments.size, arguments.output / "clips")
     recipe = RECIPES["synthetic"].with_changes(
         {"batch_size": 30, "epochs": arguments.epochs, "iterations": None}
     )
     recipe = dataclasses.replace(recipe, epochs=arguments.epochs).fixed(len(learn.clips))
-    found: dict[str, dict[str, list]] = {net: {"curves": [], "reversal": []} for net in NETS}
+    found: dict[str, dict[str, list]] = {net: {"curves": [], "reversal": []} for net in arguments.nets}
     for seed in range(arguments.seeds):
-        for net in NETS:
+        for net in arguments.nets:
             plan = plan_for(net, learn.labels, recipe, arguments, seed=seed, data="synthetic motion")
             run = arguments.output / f"motion-{net}-{seed}"
-            trainer, curve = train(run, plan, learn, test, -(-len(learn.clips) // recipe.batch_size))
+            trainer, curve = train(run, plan, learn, test, n_tests=arguments.tests)
             found[net]["curves"].append(curve)
             found[net]["reversal"].append(reversal_accuracy(trainer, pairs))
     return found
@@ -141,8 +191,8 @@ def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
     """Two folds: sequences (third field of the name) of odd number, and of even number."""
     every = read_videos(arguments.videos)
     recipe = RECIPES["synthetic"].with_changes({"batch_size": 30, "mirror": 0.5})
-    recipe = dataclasses.replace(recipe, epochs=arguments.epochs)
-    found: dict[str, dict[str, list]] = {net: {"curves": []} for net in NETS}
+    recipe = dataclasses.replace(recipe, epochs=arguments.video_epochs)
+    found: dict[str, dict[str, list]] = {net: {"curves": []} for net in arguments.nets}
     for fold in (0, 1):
         parts = [
             VideoList(
@@ -156,30 +206,29 @@ def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
         test = VideoSource(parts[1], shape, recipe, seed=0)
         fixed = recipe.fixed(len(learn.clips))
         for seed in range(arguments.seeds):
-            for net in NETS:
+            for net in arguments.nets:
                 plan = plan_for(net, every.labels, fixed, arguments, seed=seed, data=f"videos, fold {fold}")
                 run = arguments.output / f"videos{fold}-{net}-{seed}"
-                epoch = -(-len(learn.clips) // fixed.batch_size)
-                found[net]["curves"].append(train(run, plan, learn, test, epoch * arguments.epochs)[1])
+                found[net]["curves"].append(train(run, plan, learn, test, n_tests=1)[1])
     return found
 
 
-def draw(found: dict[str, dict[str, list]], output: Path, title: str) -> None:
-    """Accuracy over epochs: constant depths in one picture, varying ones in the other, as Figure 2."""
+def draw(found: dict[str, dict[str, list]], output: Path, title: str, *, n_seen: int) -> None:
+    """Accuracy while learning: constant depths in one picture, varying ones in the other, as Figure 2."""
     from matplotlib.figure import Figure
 
     pictures = {"homogeneous": NETS[:4], "varying": ("depth-3", "increasing", "decreasing")}
     for name, nets in pictures.items():
         figure = Figure(figsize=(5, 4), layout="constrained")
         axes = figure.subplots()
-        for net in nets:
+        for net in (n for n in nets if n in found):
             curves = np.array(found[net]["curves"])
-            epochs = np.arange(1, curves.shape[1] + 1)
-            (line,) = axes.plot(epochs, curves.mean(axis=0), marker=".", label=net)
+            seen = np.arange(1, curves.shape[1] + 1) / curves.shape[1] * n_seen / 1000
+            (line,) = axes.plot(seen, curves.mean(axis=0), marker=".", label=net)
             axes.fill_between(
-                epochs, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=line.get_color()
+                seen, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=line.get_color()
             )
-        axes.set(xlabel="epoch", ylabel="clip accuracy", title=title)
+        axes.set(xlabel="clips seen (thousands)", ylabel="clip accuracy", title=title)
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
         figure.savefig(output / f"depth_{name}.png", dpi=110)
@@ -207,11 +256,14 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path)
     parser.add_argument("--videos", type=Path)
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=NETS)
     parser.add_argument("--width", type=float, default=1 / 16)
     parser.add_argument("--size", type=int, default=40)
     parser.add_argument("--clips", type=int, default=3000, help="synthetic clips to learn from")
     parser.add_argument("--video-clips", type=int, default=600)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--video-epochs", type=int, default=8)
+    parser.add_argument("--tests", type=int, default=8, help="tests on the way, for the curves")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -220,13 +272,13 @@ def main() -> None:
         studies["videos"] = video_study(arguments)
     told = {
         name: getattr(arguments, name)
-        for name in ("width", "size", "clips", "video_clips", "epochs", "seeds")
+        for name in ("width", "size", "clips", "epochs", "video_clips", "video_epochs", "seeds")
     }
     (arguments.output / "results.json").write_text(
         json.dumps({"settings": told, "results": studies}, indent=1)
     )
-    draw(studies["synthetic motion"], arguments.output, f"Synthetic motion, width {arguments.width:g}")
-    shutil.rmtree(arguments.output / "clips", ignore_errors=True)
+    title = f"Synthetic motion, width {arguments.width:g}"
+    draw(studies["synthetic motion"], arguments.output, title, n_seen=arguments.clips * arguments.epochs)
     print(table(studies))
 
 
