@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from c3d_extract.cpu_network import CLIPS_TOGETHER, CpuC3D
 from c3d_extract.errors import DeviceError
-from c3d_extract.model import C3D
+from c3d_extract.model import C3D, max_pool
 from c3d_extract.settings import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ __all__ = [
     "choose_device",
     "choose_devices",
     "choose_precision",
+    "device_name",
+    "fp32_products",
+    "has_bf16",
+    "in_one_line",
+    "layout",
     "usable_cores",
 ]
 
@@ -69,7 +74,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("mps" if _has_metal() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -83,8 +88,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         n = torch.cuda.device_count()
         raise DeviceError(f"only {n} CUDA devices here, cuda:0 to cuda:{n - 1}", subject=f"--device {name}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("no Metal device is usable here", subject=f"--device {name}")
+    if device.type == "mps" and not _has_metal():
+        raise DeviceError("no Metal device that this torch can use", subject=f"--device {name}")
     if device.type not in {"cpu", "cuda", "mps"}:
         raise DeviceError("not supported; known: auto, cpu, cuda, cuda:N, mps", subject=f"--device {name}")
     return device
@@ -112,6 +117,53 @@ def choose_devices(names: str) -> tuple[torch.device, ...]:
     return devices
 
 
+def _has_metal() -> bool:
+    # Older releases of torch cannot pool in 3-D on Metal (pytorch#158723).
+    if not torch.backends.mps.is_available():
+        return False
+    try:
+        max_pool(torch.zeros(1, 1, 2, 2, 2, device="mps"), 2, "ceil")
+    except RuntimeError:  # NotImplementedError is one
+        return False
+    return True
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called, with a GPU's model: ``cuda:0 NVIDIA H100 PCIe``, ``cpu``."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Say whether a GPU has units for bf16 and TF32, as NVIDIA's have since Ampere; torch emulates bf16."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def layout(device: torch.device) -> torch.memory_format:
+    """Return the memory format in which a device convolves fastest, and rightly.
+
+    Metal has read weights and inputs in any other order than the plain one wrongly (pytorch#192212, #141471).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
+
+
+@contextlib.contextmanager
+def in_one_line(device: torch.device) -> Iterator[None]:
+    """Turn what torch says of a GPU (memory, driver, a model too old) into a DeviceError.
+
+    On a CPU a RuntimeError is a mistake of ours, and stays one.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if device.type == "cpu":
+            raise
+        raise DeviceError(_first_line(error), subject=device, hint="see c3d-tools doctor") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
 def choose_precision(name: Precision | Literal["auto"], device: torch.device) -> Precision:
     """Turn ``auto`` into the fastest precision that keeps the error bound, and check the others.
 
@@ -128,6 +180,12 @@ def choose_precision(name: Precision | Literal["auto"], device: torch.device) ->
         raise DeviceError("only on a GPU; a CPU takes fp32 or bf16", subject=f"--precision {name}")
     if name == "tf32" and device.type != "cuda":
         raise DeviceError("only on an NVIDIA GPU", subject=f"--precision {name}")
+    if name in {"tf32", "bf16"} and device.type == "cuda" and not has_bf16(device):
+        raise DeviceError(
+            f"not in {device_name(device)}, which is older than compute capability 8.0",
+            subject=f"--precision {name}",
+            hint="use fp16 or fp32",
+        )
     return name
 
 
@@ -201,17 +259,20 @@ class Network:
         self._checkpoint = checkpoint
         preprocessing = checkpoint.preprocessing
         self.clip_shape = (checkpoint.architecture.clip[0], *preprocessing.crop, 3)
-        self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
-        std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
-        self._std = None if preprocessing.std == (1.0, 1.0, 1.0) else std
-        self.batch_size = self._even(batch_size or self._suitable_batch())
+        self._is_half = precision in {"fp16", "bf16"}
+        self._exact: C3D | None = None
+        # Metal's own fp32 has been wrong without a word (pytorch#197114): a CPU has the last word there.
+        self._exact_device = torch.device("cpu") if device.type == "mps" else device
+        self._unchecked = device.type == "mps" or (self._is_half and device.type == "cuda")
         wide = checkpoint.architecture.filters[0][0] >= _WIDE
         in_cache = device.type == "cpu" and precision == "fp32" and wide
-        self._model = self._build_in_cache() if in_cache else self._build(_DTYPES[precision])
-        self._exact: C3D | None = None
-        self._is_half = precision in {"fp16", "bf16"}
-        self._unchecked = self._is_half and device.type == "cuda"
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        with in_one_line(device):
+            self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
+            std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
+            self._std = None if preprocessing.std == (1.0, 1.0, 1.0) else std
+            self.batch_size = self._even(batch_size or self._suitable_batch())
+            self._model = self._build_in_cache() if in_cache else self._build(_DTYPES[precision], device)
+            self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @property
     def warnings(self) -> list[str]:
@@ -230,11 +291,11 @@ class Network:
             state["conv1a.weight"] = state["conv1a.weight"].flip(1)
         return state
 
-    def _build(self, dtype: torch.dtype) -> C3D:
+    def _build(self, dtype: torch.dtype, device: torch.device) -> C3D:
         with torch.device("meta"):
             model = C3D(self._checkpoint.architecture, self.layers)
         model.load_state_dict(self._state(), assign=True)
-        model = model.to(self.device, dtype).to(memory_format=torch.channels_last_3d)
+        model = model.to(device, dtype).to(memory_format=layout(device))
         return model.eval().requires_grad_(False)
 
     def _build_in_cache(self) -> CpuC3D:
@@ -255,7 +316,10 @@ class Network:
         filters = self._checkpoint.architecture.filters[0][0]
         clip_bytes = 2 * (filters + 3) * frames * rows * columns * _DTYPES[self.precision].itemsize
         free, _ = torch.cuda.mem_get_info(self.device)
-        return int(np.clip(free // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))
+        size = int(np.clip(free // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))
+        # A power of two: a little more or less free memory must not give the next run other batches, for a
+        # GPU takes other kernels for them, which round otherwise.
+        return 1 << (size.bit_length() - 1)
 
     def _even(self, size: int) -> int:
         # A CPU's matrix product shares rows out between cores. With an odd share it sums the last ones in
@@ -295,18 +359,21 @@ class Network:
         n = len(clips) if n is None else n
         while True:
             size = self.batch_size
-            try:
-                starts = range(0, n, size)
-                return Pending(self, [self._start(clips[i : i + size], min(size, n - i)) for i in starts])
-            except torch.OutOfMemoryError as error:
-                self._back_off(error)
+            with in_one_line(self.device):
+                try:
+                    starts = range(0, n, size)
+                    return Pending(self, [self._start(clips[i : i + size], min(size, n - i)) for i in starts])
+                except RuntimeError as error:
+                    if size == 1 or not _is_out_of_memory(error):
+                        raise
+            # Out here the error is gone, and with it its hold on all tensors of the batch that failed.
+            self._back_off()
 
-    def _back_off(self, error: torch.OutOfMemoryError) -> None:
-        if self.batch_size == 1:
-            raise DeviceError("out of memory with a single clip", subject=self.device) from error
+    def _back_off(self) -> None:
         self.batch_size //= 2
         self._backed_off.append(f"{self.device}: out of memory; going on with batches of {self.batch_size}")
-        torch.cuda.empty_cache()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _start(self, clips: NDArray[np.uint8], n: int) -> _Part:
         with torch.inference_mode(), self._products():
@@ -335,14 +402,15 @@ class Network:
         return _Part(clips, lambda: sent, finite, done)
 
     def _finished(self, part: _Part) -> dict[str, NDArray[np.float32]]:
-        if part.done is not None:
-            part.done.synchronize()
-        with torch.inference_mode():
-            features = {layer: value.cpu().numpy() for layer, value in part.features().items()}
-        if self._unchecked:
-            self._compare(part.clips, features)
-        if part.finite is not None and not bool(part.finite.all()):
-            features = self._redone(part, features)
+        with in_one_line(self.device):
+            if part.done is not None:
+                part.done.synchronize()
+            with torch.inference_mode():
+                features = {layer: value.cpu().numpy() for layer, value in part.features().items()}
+            if self._unchecked:
+                self._compare(part.clips, features)
+            if part.finite is not None and not bool(part.finite.all()):
+                features = self._redone(part, features)
         return features
 
     def _redone(
@@ -359,34 +427,34 @@ class Network:
         return features
 
     def _compare(self, clips: NDArray[np.uint8], features: dict[str, NDArray[np.float32]]) -> None:
-        """Hold the first batch on a GPU against fp32."""
+        """Hold the first batch on a GPU against fp32, its last clip too: large batches break at their end."""
         self._unchecked = False
-        exact = self._in_fp32(clips[:_EXACT_BATCH])
+        places = np.unique(np.linspace(0, len(clips) - 1, _EXACT_BATCH).astype(np.intp))
+        exact = self._in_fp32(clips[places])
         self._exact = None  # fp32 weights are built again if a clip overflows
-        for layer, right in exact.items():
-            found = features[layer][: len(right)]
-            kept = np.isfinite(found).all(axis=1)
-            error = float(np.linalg.norm(found[kept] - right[kept])) / max(
-                float(np.linalg.norm(right[kept])), 1e-30
+        error = max(_relative_error(features[layer][places], right) for layer, right in exact.items())
+        if error > HALF_ERROR_BOUND:
+            metal = self.device.type == "mps"
+            reference = "a CPU" if metal else f"fp32 on this GPU, cuDNN {_cudnn()}"
+            raise DeviceError(
+                f"{self.precision} is off by {error:.1%} from {reference}",
+                subject=self.device,
+                hint="use --device cpu, or a newer macOS or torch"
+                if metal
+                else "use --precision fp32 or another torch; see c3d-tools doctor",
             )
-            if error > HALF_ERROR_BOUND:
-                raise DeviceError(
-                    f"{self.precision} is off by {error:.1%} from fp32 on this GPU, cuDNN {_cudnn()}",
-                    subject=self.device,
-                    hint="use --precision fp32 or another torch; see c3d-tools doctor",
-                )
 
     def _in_fp32(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Run a few clips in fp32, always as many at a time."""
         if self._exact is None:
-            self._exact = self._build(torch.float32)
+            self._exact = self._build(torch.float32, self._exact_device)
         parts = []
         with torch.inference_mode(), self._products():
             for i in range(0, len(clips), _EXACT_BATCH):
                 some = clips[i : i + _EXACT_BATCH]
                 room = np.zeros((_EXACT_BATCH, *self.clip_shape), np.uint8)
                 room[: len(some)] = some
-                found = self._run(self._exact, self._input(room))
+                found = self._run(self._exact, self._input(room).to(self._exact_device))
                 parts.append({layer: value[: len(some)].cpu().numpy() for layer, value in found.items()})
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
 
@@ -409,7 +477,8 @@ class Network:
     def _run(self, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
         dtype = next(model.parameters()).dtype
         # (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
-        found: dict[str, torch.Tensor] = model(x.to(dtype).permute(0, 4, 1, 2, 3), self.layers)
+        x = x.to(dtype).permute(0, 4, 1, 2, 3).contiguous(memory_format=layout(x.device))
+        found: dict[str, torch.Tensor] = model(x, self.layers)
         return {layer: value.float() for layer, value in found.items()}
 
     @staticmethod
@@ -429,6 +498,19 @@ def _to_host(value: torch.Tensor) -> torch.Tensor:
     return room.copy_(value, non_blocking=True)
 
 
+def _relative_error(found: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    """‖found - right‖/‖right‖ of the rows that are finite; the others are done again anyway."""
+    kept = np.isfinite(found).all(axis=1)
+    norm = float(np.linalg.norm(right[kept]))
+    return float(np.linalg.norm(found[kept] - right[kept])) / max(norm, 1e-30)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # cuDNN and cuBLAS say it in words of their own, and Metal raises a plain RuntimeError.
+    signs = ("out of memory", "ALLOC_FAILED", "unable to find an engine", "valid cuDNN algorithm")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
 def _cudnn() -> str:
     return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
 
@@ -440,11 +522,40 @@ def _on_gpu(device: torch.device, *, tf32: bool) -> Iterator[None]:
     Picking algorithms by timing (``cudnn.benchmark``) may pick others in the next run, and a resumed
     run would then no longer equal an uninterrupted one to the bit.
     """
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    cudnn = torch.backends.cudnn
+    repeatable = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    with torch.cuda.device(device), _set(repeatable), fp32_products(tf32=tf32):
+        yield
+
+
+@contextlib.contextmanager
+def fp32_products(*, tf32: bool) -> Iterator[None]:
+    """Say what a GPU makes of fp32 (TF32 or not), and that half precision is summed in fp32 throughout.
+
+    torch's defaults differ between convolutions and matrix products, and between releases.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    flags: list[tuple[Any, str, Any]] = [
+        (matmul, "allow_fp16_reduced_precision_reduction", False),
+        (matmul, "allow_bf16_reduced_precision_reduction", False),
+    ]
+    if hasattr(cudnn, "conv"):
+        # Since torch 2.9. A program that uses these names can no longer read the old ones (pytorch#179445).
+        kind = "tf32" if tf32 else "ieee"
+        flags += [(cudnn.conv, "fp32_precision", kind), (matmul, "fp32_precision", kind)]
+    else:
+        flags += [(cudnn, "allow_tf32", tf32), (matmul, "allow_tf32", tf32)]
+    with _set(flags):
+        yield
+
+
+@contextlib.contextmanager
+def _set(flags: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    before = [getattr(owner, name) for owner, name, _ in flags]
     try:
-        with torch.cuda.device(device), flags:
-            yield
+        for owner, name, value in flags:
+            setattr(owner, name, value)
+        yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        for (owner, name, _), value in zip(flags, before, strict=True):
+            setattr(owner, name, value)

@@ -24,7 +24,7 @@ import numpy as np
 from c3d_extract.clips import Clip, ClipAssembler, ClipSpan
 from c3d_extract.decode_pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
 from c3d_extract.errors import PcaError, UsageError, VideoError
-from c3d_extract.inference import Network, choose_devices, choose_precision, usable_cores
+from c3d_extract.inference import Network, choose_devices, choose_precision, device_name, usable_cores
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources import Found, Source, find_videos
 from c3d_extract.store import ClipRows, OutputPaths, RunIdentity, RunStore, Summary, VideoRow
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from c3d_extract.inference import Pending
@@ -382,7 +383,7 @@ class Extractor:
                 raise UsageError(f"must be above 0, not {value}", subject=option)
         self.devices = choose_devices(device)
         self.device = self.devices[0]
-        self.precision = choose_precision(precision, self.device)
+        (self.precision,) = {choose_precision(precision, device) for device in self.devices}
         self._batch_size = batch_size
         self._timeout_seconds = timeout_seconds
         self.workers = workers or suitable_workers(self.device.type)
@@ -438,8 +439,9 @@ class Extractor:
 
     @property
     def warnings(self) -> list[str]:
-        """What the networks had to do differently: overflows redone, batches halved."""
-        return [warning for network in self._networks for warning in network.warnings]
+        """What bears on the numbers: GPUs of several models, clips done again in fp32, batches halved."""
+        unlike = _unlike(self.devices)
+        return unlike + [warning for network in self._networks for warning in network.warnings]
 
     @property
     def networks(self) -> list[Network]:
@@ -589,7 +591,8 @@ class Extractor:
         identity = self.checkpoint.identity()
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
         weights = {**identity, "record": record}
-        return RunIdentity(settings, weights, sizes, library_versions())
+        versions = library_versions() | {"device": ", ".join(map(device_name, self.devices))}
+        return RunIdentity(settings, weights, sizes, versions)
 
     def _stream(
         self,
@@ -828,6 +831,14 @@ class _ClipBuffer:
 
 def _outcome(source: Source, row: VideoRow) -> Outcome:
     return Outcome(source.name, source.path, row.status, row.error, row.n_clips, row.n_frames)
+
+
+def _unlike(devices: Sequence[torch.device]) -> list[str]:
+    names = [device_name(device) for device in devices]
+    if len({name.partition(" ")[2] for name in names}) == 1:
+        return []
+    chance = "which of them has which clips is chance: another run's features differ in the last digits"
+    return [f"{', '.join(names)} round differently, and {chance}"]
 
 
 def suitable_workers(device_type: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -12,8 +13,16 @@ import torch
 
 from c3d_extract.cpu_network import CpuC3D
 from c3d_extract.errors import DeviceError
-from c3d_extract.inference import Network, choose_device, choose_devices, choose_precision
+from c3d_extract.inference import (
+    Network,
+    choose_device,
+    choose_devices,
+    choose_precision,
+    fp32_products,
+    in_one_line,
+)
 from c3d_extract.model import ARCHITECTURES, C3D, Architecture
+from c3d_extract.pipeline import Extractor
 from c3d_extract.weights import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -258,3 +267,121 @@ def test_several_devices_are_of_one_kind_and_each_is_named_once(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="no CUDA device"):
         choose_devices("all")
+
+
+# What bears on GPUs, as far as a machine without one can tell
+
+
+def test_a_batch_that_did_not_fit_is_let_go_of_before_the_next_is_tried(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)
+    whole, back_off = Network._run, Network._back_off
+    held: list[weakref.ref[torch.Tensor]] = []
+    gone = []
+
+    def small_memory(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return whole(self, model, x)
+
+    def watched(self: Network) -> None:
+        gone.append(held[-1]() is None)
+        back_off(self)
+
+    monkeypatch.setattr(Network, "_run", small_memory)
+    monkeypatch.setattr(Network, "_back_off", watched)
+    net(clips[:4])
+    assert gone == [True]
+    assert net.batch_size == 2
+
+
+def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 6, "bf16")
+    net._unchecked = True
+    net(clips)
+    assert not net._unchecked
+    whole = Network._run
+
+    def broken_at_the_end(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = whole(self, model, x)
+        if len(x) > 4:  # fp32 comes in batches of 4
+            found["fc7"][5] *= 1.1
+        return found
+
+    monkeypatch.setattr(Network, "_run", broken_at_the_end)
+    net._unchecked = True
+    with pytest.raises(DeviceError, match="bf16 is off by"):
+        net(clips)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other names")
+def test_fp32_is_what_was_asked_for_and_a_programs_own_choice_comes_back() -> None:
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    try:
+        for own in ("tf32", "ieee"):
+            conv.fp32_precision = matmul.fp32_precision = own
+            for asked in ("tf32", "ieee"):
+                with fp32_products(tf32=asked == "tf32"):
+                    assert (conv.fp32_precision, matmul.fp32_precision) == (asked, asked)
+                    assert not matmul.allow_fp16_reduced_precision_reduction
+                assert (conv.fp32_precision, matmul.fp32_precision) == (own, own)
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+    with fp32_products(tf32=False):
+        pass
+    assert torch.get_float32_matmul_precision() == "highest"  # raises where old and new names were mixed
+    assert matmul.allow_fp16_reduced_precision_reduction
+
+
+def test_what_torch_says_of_a_gpu_becomes_one_line_and_a_mistake_of_ours_does_not() -> None:
+    said = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
+    with pytest.raises(DeviceError, match=r"^cuda:1: CUDA error: no kernel.*; see c3d-tools doctor$"):  # noqa: SIM117
+        with in_one_line(torch.device("cuda", 1)):
+            raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="no kernel"), in_one_line(CPU):
+        raise RuntimeError(said)
+
+
+def test_a_gpu_without_units_for_bf16_is_asked_for_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7 + device.index, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model {device.index}")
+    monkeypatch.setattr(torch.version, "hip", None)
+    old, new = torch.device("cuda", 0), torch.device("cuda", 1)
+    asked: tuple[Precision, ...] = ("bf16", "tf32")
+    for precision in asked:
+        with pytest.raises(DeviceError, match=r"not in cuda:0 model 0.*use fp16"):
+            choose_precision(precision, old)
+        assert choose_precision(precision, new) == precision
+    assert choose_precision("auto", old) == "fp16"
+
+
+def test_a_metal_device_that_cannot_pool_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+    def no_pool(*_: object) -> None:
+        raise NotImplementedError("The operator 'aten::max_pool3d_with_indices' is not implemented for MPS")
+
+    monkeypatch.setattr("c3d_extract.inference.max_pool", no_pool)
+    assert choose_device("auto") == CPU
+    with pytest.raises(DeviceError, match="no Metal device that this torch can use"):
+        choose_device("mps")
+
+
+def test_gpus_of_several_models_are_recorded_and_warned_of(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["A100", "A100", "T4"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    alike, unlike = Extractor(checkpoint, device="cuda:0,cuda:1"), Extractor(checkpoint, device="all")
+    assert alike.warnings == []
+    assert "cuda:0 A100, cuda:1 A100, cuda:2 T4 round differently" in unlike.warnings[0]
+    assert unlike.identity().versions["device"] == "cuda:0 A100, cuda:1 A100, cuda:2 T4"
