@@ -28,7 +28,7 @@ N_SHEETS, SHEET_SIZE = 24, 512
 class Near(NamedTuple):
     """The N pixels near L things in T frames, thing after thing, in R rows of neighbours.
 
-    What depends on the row alone is worked out once a row, and ``values[row]`` brings it to the pixels.
+    What depends on the row alone is best worked out once a row: ``values[row]`` brings it to the pixels.
 
     Attributes
     ----------
@@ -47,6 +47,10 @@ class Near(NamedTuple):
     x: Indices
     row: Indices
     where: Indices
+
+    def each(self, values: Floats) -> Floats:
+        """Bring the values of things and frames (L·T,) to their pixels (N,)."""
+        return values[self.box][self.row]
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,21 @@ class Canvas:
         """Return the pixels within ``reach`` (L, T) of the lines between points (L, T, 2), and few more."""
         n_frames, height, width = self.pixels.shape[1:]
         (x, y), (across, down) = (points.reshape(-1, 2).T for points in (starts, ends - starts))
-        reach = reach.ravel()
-        box, rows = _runs(np.minimum(y, y + down) - reach, np.maximum(y, y + down) + reach, height)
+        radius: Array = reach.ravel()
+        box, rows = _runs(np.minimum(y, y + down) - radius, np.maximum(y, y + down) + radius, height)
         first = (box % n_frames * height + rows) * width
-        # A row has pixels near only that stretch of a line which is within reach in height.
-        down += 1e-9  # a level line as a whole
-        x, y, across, down, reach = (values[box] for values in (x, y, across, down, reach))
-        one, other = (x + across * np.clip((rows - y + way) / down, 0, 1) for way in (-reach, reach))
-        row, columns = _runs(np.minimum(one, other) - reach, np.maximum(one, other) + reach, width)
+        down += 1e-9  # never quite level: below it divides
+        lean: Array = radius * across / np.hypot(across, down) / np.abs(down)
+        x, y, across, down, radius, lean = (values[box] for values in (x, y, across, down, radius, lean))
+
+        def edge(side: int) -> Array:
+            # A row ends with the disc about that point of the line whose disc reaches furthest to the side.
+            share = np.clip((rows - y) / down + side * lean, 0, 1)
+            half2 = radius**2 - (rows - y - share * down) ** 2
+            edge: Array = x + share * across + side * np.sqrt(np.maximum(half2, 0))
+            return edge
+
+        row, columns = _runs(edge(-1), edge(1), width)
         return Near(box, rows, columns, row, first[row] + columns)
 
     def lay(self, where: Indices, cover: Floats, look: Look, u: Array, v: Array) -> None:
@@ -112,15 +123,14 @@ class Canvas:
         """Paint L rods with round ends, in their order, between points (L, T, 2); ``radii`` (L,) pixels."""
         n_frames = starts.shape[1]
         near = self.near(starts, ends, radii[:, None] + np.full(n_frames, 0.6))
-        row, rod = near.row, near.box // n_frames
         dx, dy, share, distance2 = _from_rods(near, starts, ends)
-        cover = _rim(distance2, radii, rod, row)
-        edges = np.searchsorted(row, np.searchsorted(rod, np.arange(len(looks) + 1)))
+        cover = _rim(distance2, radii.repeat(n_frames), near)
+        edges = np.searchsorted(near.row, np.searchsorted(near.box, np.arange(len(looks) + 1) * n_frames))
         for look, start, end in zip(looks, edges[:-1], edges[1:], strict=True):
             part = slice(start, end)
             u = v = share[part]
             if look.pattern != "plain":
-                u, v = u * np.float32(2), v if look.pattern == "stripes" else dx[part] + dy[row[part]]
+                u, v = u * np.float32(2), v if look.pattern == "stripes" else dx[part] + dy[near.row[part]]
             self.lay(near.where[part], cover[part], look, u, v)
 
 
@@ -133,14 +143,13 @@ def _runs(low: Array, high: Array, size: int) -> tuple[Indices, Indices]:
 
 
 def _from_rods(near: Near, starts: Array, ends: Array) -> tuple[Floats, Floats, Floats, Floats]:
-    # How far pixels are from a rod's start, x (N,) and y (R,); how far along it, 0-1, and from it, squared (N,).
+    # From a rod's start, x (N,) and y (R,); along the rod, 0-1, and from it, squared (N,).
     box, row = near.box, near.row
-    (x, y), (across, down) = (
-        points.reshape(-1, 2).astype(np.float32).T for points in (starts, ends - starts)
-    )
-    dx, dy = near.x.astype(np.float32) - x[box][row], near.y.astype(np.float32) - y[box]
-    length2 = np.maximum(across**2 + down**2, np.float32(1e-6))[box][row]
-    along = dx * across[box][row]
+    x, y = starts.reshape(-1, 2).astype(np.float32).T
+    across, down = (ends - starts).reshape(-1, 2).astype(np.float32).T
+    dx, dy = near.x.astype(np.float32) - near.each(x), near.y.astype(np.float32) - y[box]
+    length2 = near.each(np.maximum(across**2 + down**2, np.float32(1e-6)))
+    along = dx * near.each(across)
     along += (dy * down[box])[row]
     share = along / length2
     np.clip(share, 0, 1, out=share)
@@ -154,12 +163,13 @@ def _from_rods(near: Near, starts: Array, ends: Array) -> tuple[Floats, Floats, 
     return dx, dy, share, distance2
 
 
-def _rim(distance2: Floats, radii: Array, rod: Indices, row: Indices) -> Floats:
+def _rim(distance2: Floats, radii: Array, near: Near) -> Floats:
     # 0 half a pixel outside the radius, 1 half a pixel inside, straight in the squared distance between.
     outer, inner = (radii + 0.5) ** 2, np.maximum(radii - 0.5, 0) ** 2
-    cover = outer.astype(np.float32)[rod][row] - distance2
-    cover *= (1 / (outer - inner)).astype(np.float32)[rod][row]
-    return np.clip(cover, 0, 1, out=cover)
+    cover = near.each(outer.astype(np.float32)) - distance2
+    cover *= near.each((1 / (outer - inner)).astype(np.float32))
+    np.clip(cover, 0, 1, out=cover)
+    return cover
 
 
 def random_colour(rng: np.random.Generator) -> Floats:
@@ -326,15 +336,18 @@ def film(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
 
 
 def _blurred(pixels: Floats, side: np.float32) -> Floats:
-    # Each pixel gives a share to its four neighbours in turn: first along columns, then along rows.
-    blurred = pixels.copy()
-    for axis in (2, 3):
-        line = np.moveaxis(blurred, axis, 0)
-        beside = line[:-2] + line[2:]
+    # Each pixel gives a share to its four neighbours in turn: first along columns, then along rows. All
+    # pixels are taken as one long line, which is fast, and those at an edge are then put back.
+    for axis, step in ((2, pixels.shape[3]), (3, 1)):
+        line = pixels.reshape(-1)
+        beside = line[: -2 * step] + line[2 * step :]
         beside *= side
-        line[1:-1] *= np.float32(1) - 2 * side
-        line[1:-1] += beside
-    return blurred
+        blurred = pixels * (np.float32(1) - 2 * side)
+        blurred.reshape(-1)[step:-step] += beside
+        after, before = np.moveaxis(blurred, axis, 0), np.moveaxis(pixels, axis, 0)
+        after[0], after[-1] = before[0], before[-1]
+        pixels = blurred
+    return pixels
 
 
 @cache

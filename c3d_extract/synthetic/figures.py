@@ -410,7 +410,7 @@ def _skeleton(pose: Pose, build: Build) -> Points:
     elbow, hand = (shoulder + np.einsum("sti,tij->stj", joint, axes) for joint in _arms(pose, build))
     knee, ankle = hip + knee, hip + ankle
     pairs = {"shoulder": shoulder, "elbow": elbow, "hand": hand, "hip": hip, "knee": knee, "ankle": ankle}
-    pairs["toe"] = ankle + [0.08, -0.01, 0]
+    pairs["toe"] = ankle + np.array([0.08, -0.01, 0])
     for name, (left, right) in pairs.items():
         points |= {f"left {name}": left, f"right {name}": right}
     return points
@@ -471,7 +471,7 @@ def _paint_puppet(
     canvas: Canvas, points: Points, build: Build, *, view: View, camera: Camera, shadow: float
 ) -> None:
     rods = sorted(_rods(build), key=lambda rod: _nearness(points, rod))
-    starts, ends = ([points[rod[end]] for rod in rods] for end in (0, 1))
+    starts, ends = [points[rod[0]] for rod in rods], [points[rod[1]] for rod in rods]
     scale = view.height * float(camera.zoom.mean())
     radii = [max(rod[3] * scale, 0.45) for rod in rods]
     looks = [build.looks[rod[2]] for rod in rods]

@@ -165,12 +165,12 @@ def _paint_shape(
     canvas: Canvas, shape: str, look: Look, *, centre: Array, radius: Array, angle: Array
 ) -> None:
     near = canvas.near(centre[None], centre[None], radius[None] * 1.15 + 1)
-    frame, row = near.box, near.row
+    frame, row = near.box, near.row  # one thing: a box is a frame
     x, y = centre.astype(np.float32).T
     cos, sin = ((turn / radius).astype(np.float32)[frame] for turn in (np.cos(angle), np.sin(angle)))
-    dx, dy = near.x.astype(np.float32) - x[frame][row], near.y.astype(np.float32) - y[frame]
+    dx, dy = near.x.astype(np.float32) - near.each(x), near.y.astype(np.float32) - y[frame]
     u, v = dx * cos[row] + (dy * sin)[row], (dy * cos)[row] - dx * sin[row]
-    distance = SHAPES[shape](u, v) * radius.astype(np.float32)[frame][row]
+    distance = SHAPES[shape](u, v) * near.each(radius.astype(np.float32))
     cover = np.clip(np.float32(0.5) - distance, 0, 1)
     shown = np.flatnonzero(cover)
     canvas.lay(near.where[shown], cover[shown], look, u[shown], v[shown])
