@@ -17,10 +17,11 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from c3d_extract import Extractor
-from c3d_extract.cli.train import command
-from c3d_extract.errors import MismatchError, UsageError
+from c3d_extract.cli.train import _device, _precision, command
+from c3d_extract.errors import DeviceError, MismatchError, UsageError
 from c3d_extract.model import ARCHITECTURES, C3D
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.synthetic import SyntheticClips, render_video
@@ -176,6 +177,63 @@ def test_two_processes_follow_the_loss_of_one_with_the_doubled_batch(tmp_path: P
     states = [load_checkpoint(tmp_path / name / "model.safetensors").state for name in ("one", "two")]
     for name, value in states[0].items():
         assert torch.allclose(value, states[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_process_left_without_clips_stays_on_its_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tensors without numbers stand in for a GPU's: an operation across devices is refused all the same.
+    gpu, trainer = torch.device("cuda", 0), Trainer(tmp_path, _plan(), _synthetic())
+    n_classes = len(trainer.plan.labels)
+    monkeypatch.setattr(trainer, "device", gpu)
+    monkeypatch.setattr(trainer, "input", lambda clips: clips)
+    monkeypatch.setattr(trainer, "_total", lambda _: 3)
+
+    def scores(clips: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(clips), n_classes, device=gpu)
+
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):  # "is the loss finite?" needs numbers
+        trainer._step(scores, collate(["lost", "lost"], n_classes=n_classes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "finds"),
+    [("auto", "1", "cuda:1"), ("cuda", "0", "cuda:0"), ("cuda:1", None, "cuda:1"), ("cpu", "1", "cpu")],
+)
+def test_each_process_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, rank: str | None, finds: str
+) -> None:
+    chosen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("WORLD_SIZE", "1" if rank is None else "2")
+    monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert _device(name) == torch.device(finds)
+    assert chosen == ([torch.device(finds)] if finds.startswith("cuda") else [])
+
+
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match="cannot share a GPU; use --device cuda"):
+        _device("cuda:0")
+    with pytest.raises(DeviceError, match="only 2 CUDA devices here"):
+        _device("cuda")
+
+
+def test_mixed_precision_is_for_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "V100")
+    gpu = torch.device("cuda", 0)
+    for capability, finds in (((7, 0), "fp32"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert _precision("auto", gpu) == finds
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    with pytest.raises(DeviceError, match="not in cuda:0 V100"):
+        _precision("bf16", gpu)
 
 
 # The network

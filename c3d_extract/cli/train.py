@@ -135,11 +135,10 @@ def command(data: str, folder: Path, **options: Any) -> None:
     say = (lambda _: None) if options["quiet"] else note
     device = _device(options["device"])
     _join(device)
-    try:
-        last = _train(data, folder, options, device=device, say=say)
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    last = _train(data, folder, options, device=device, say=say)
+    # Not after an error: NCCL would wait for processes that wait for this one, and torchrun ends them all.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if last is not None and options["as_json"]:
         put_json({"model": str(folder / "model.safetensors"), **last})
 
@@ -188,32 +187,53 @@ def _train(
 
 
 def _device(name: str) -> Any:
+    """Choose a device; under torchrun each process takes a GPU of its own."""
     import torch
 
     from c3d_extract.inference import choose_device
 
     rank = os.environ.get("LOCAL_RANK")
-    if name in {"auto", "cuda"} and rank is not None and torch.cuda.is_available():
-        torch.cuda.set_device(int(rank))
-        return torch.device("cuda", int(rank))
-    return choose_device(name)
+    if rank is not None and name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "several processes cannot share a GPU", subject=f"--device {name}", hint="use --device cuda"
+        )
+    if rank is not None and name in {"auto", "cuda"} and torch.cuda.is_available():
+        name = f"cuda:{rank}"
+    device = choose_device(name)
+    if name == "auto" and device.type == "mps":
+        # Batch norm of 3-D maps has ended the process on Metal (pytorch#190645).
+        return torch.device("cpu")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def _join(device: Any) -> None:
     """Join the other processes where torchrun started this one."""
+    from datetime import timedelta
+
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    gpu = device.type == "cuda"
+    # The first process tests while the others wait for its next gradient: longer than NCCL's ten minutes.
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo", timeout=timedelta(days=1), device_id=device if gpu else None
+    )
 
 
 def _precision(asked: str, device: Any) -> str:
+    from c3d_extract.inference import choose_precision, has_bf16
+
+    if asked == "auto":
+        return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
     if asked == "bf16" and device.type != "cuda":
         # Gradients of 3-D convolutions in bf16 came out wrong on CPUs in several releases of torch.
         raise UsageError(
             "mixed precision is for GPUs", subject="--precision bf16", hint="train in fp32 on a CPU"
         )
-    return ("bf16" if device.type == "cuda" else "fp32") if asked == "auto" else asked
+    return choose_precision("bf16" if asked == "bf16" else "fp32", device)
 
 
 def _workers(asked: int | None) -> int:

@@ -5,6 +5,7 @@ A run lives in a folder: ``state.pt`` to go on from, ``model.safetensors`` to us
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError, VideoError
+from c3d_extract.inference import fp32_products, layout
 from c3d_extract.train.data import Batch, TrainingClips, collate
 from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet
@@ -212,7 +214,7 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.net = TrainingNet(plan.architecture, plan.recipe)
         self.new_tensors = self.net.start_from(plan.start) if plan.start else []
-        self.net = self.net.to(self.device).to(memory_format=torch.channels_last_3d)
+        self.net = self.net.to(self.device).to(memory_format=layout(self.device))
         self.optimizer = _optimizer(self.net, plan.recipe)
         self._mean = torch.from_numpy(plan.mean)[None].to(self.device)
         self._std = torch.tensor(plan.preprocessing.std, device=self.device).view(1, 3, 1, 1, 1)
@@ -224,7 +226,8 @@ class Trainer:
         if not path.exists():
             return
         try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
+            # On the CPU: loading copies each tensor to where it belongs, and AdamW counts its steps there.
+            saved = torch.load(path, map_location="cpu", weights_only=True)
             was, now = json.loads(saved["plan"]), self.plan.to_json()
         except Exception as error:  # torch raises what its reader meets
             raise StoreError(f"not a training state that can be read ({error})", subject=path) from error
@@ -325,23 +328,31 @@ class Trainer:
         n_everywhere = self._total(n_clips)
         if n_everywhere == 0:
             return 0.0, 0, 0, 0
-        clips, targets = batch.clips, batch.targets.to(self.device)
-        if n_clips == 0:  # the other processes wait for a gradient: of an empty clip that counts nothing
-            size = (1, self.plan.architecture.clip[0], *self.plan.preprocessing.crop, 3)
-            clips, targets = torch.zeros(size, dtype=torch.uint8), torch.zeros((1, len(self.plan.labels)))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            scores = step(self.input(clips)).float()
-        loss = -(targets * F.log_softmax(scores, dim=1)).sum()
-        if not torch.isfinite(loss):
-            raise C3DError(
-                f"the loss is not finite in iteration {self.iteration}",
-                hint="lower the rate; the last state is kept",
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel averages gradients over the processes; a mean over all clips is wanted.
-        torch.autograd.backward(loss * (self.world / n_everywhere))
+        # The other processes wait for a gradient: without a clip, of an empty one that counts nothing.
+        shown = batch if n_clips else self._empty_batch()
+        targets = shown.targets.to(self.device)
+        with self._products():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                scores = step(self.input(shown.clips)).float()
+            loss = -(targets * F.log_softmax(scores, dim=1)).sum()
+            if not torch.isfinite(loss):
+                raise C3DError(
+                    f"the loss is not finite in iteration {self.iteration}",
+                    hint="lower the rate; the last state is kept",
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            # DistributedDataParallel averages gradients over the processes; a mean over all clips is wanted.
+            torch.autograd.backward(loss * (self.world / n_everywhere))
         self.optimizer.step()
         return loss.item(), n_clips, *hits(scores.detach(), targets, self.plan.labels)
+
+    def _empty_batch(self) -> Batch:
+        size = (1, self.plan.architecture.clip[0], *self.plan.preprocessing.crop, 3)
+        return Batch(torch.zeros(size, dtype=torch.uint8), torch.zeros((1, len(self.plan.labels))), [])
+
+    def _products(self) -> contextlib.AbstractContextManager[None]:
+        # torch's default on a GPU is TF32 in convolutions, and fp32 is asked for.
+        return fp32_products(tf32=False) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _total(self, count: int) -> int:
         if self.world == 1:
@@ -353,7 +364,7 @@ class Trainer:
     def input(self, clips: torch.Tensor) -> torch.Tensor:
         """Bring clips uint8 (N, T, H, W, 3), B, G, R, to what the network takes: float (N, 3, T, H, W)."""
         x = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float() - self._mean
-        x = x / self._std
+        x = (x / self._std).contiguous(memory_format=layout(self.device))
         return x.flip(1) if self.plan.preprocessing.colour == "rgb" else x
 
     def _report(self, sums: _Sums, failures: list[str], seconds: float) -> Report:
@@ -380,7 +391,8 @@ class Trainer:
             batch = collate([clip for video in found for clip in video], len(self.plan.labels))
             if not len(batch.clips):
                 continue
-            scores = torch.cat([self.net(self.input(part)) for part in torch.split(batch.clips, 32)])
+            with self._products():
+                scores = torch.cat([self.net(self.input(part)) for part in torch.split(batch.clips, 32)])
             targets = batch.targets.to(self.device)
             loss = float(-(targets * F.log_softmax(scores, dim=1)).sum())
             clips = clips.plus(loss, len(targets), *hits(scores, targets, self.plan.labels))
