@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from checkpoint_writers import DAVIDEA, MMACTION2, WRITERS, random_state, write_
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.model import ARCHITECTURES, C3D, Architecture
 from c3d_extract.weights import load_checkpoint
+from c3d_extract.weights.contents import is_finite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -254,3 +256,17 @@ def test_mmaction2_classifier_is_found_beside_the_backbone(state: State, tmp_pat
     assert "cls_head.fc_cls.weight" in names
     assert "backbone.conv1a.conv.weight" in names
     assert same(load_checkpoint(tmp_path / "x", mean="1,2,3").state, state)
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([0.0, 1.0], True),
+        ([3e38] * 9, True),  # whose sum is not
+        ([1.0, math.inf], False),
+        ([math.inf, 1.0, -math.inf], False),
+        ([math.nan, 1.0], False),
+    ],
+)
+def test_values_are_finite_or_not_whatever_their_sum_is(values: list[float], finite: bool) -> None:
+    assert is_finite(torch.tensor(values)) == finite

@@ -1,0 +1,106 @@
+"""What half precision does to fc6, and to a linear classifier on it.
+
+    python benchmarks/precision.py WEIGHTS ../shared/data/actions/ut_interaction [--videos 60]
+
+Half precision with sums in fp32, as tensor cores and processors with bf16 do it, is fp32 with weights, input
+and the result of every layer rounded to it: products of two halves are exact in fp32. So any machine can say what the
+numbers would be, at the speed of fp32. The folder is as for embedded.py; the videos that are left out of
+``--videos N`` are spread evenly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from embedded import score
+
+from c3d_extract.decode_pool import DecodeOptions, decode
+from c3d_extract.model import C3D
+from c3d_extract.video import MAX_PIXELS
+from c3d_extract.weights import load_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from c3d_extract.weights import Checkpoint
+
+HALVES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def clips_of(video: Path, checkpoint: Checkpoint) -> torch.Tensor:
+    """Every 16 frames as the network's input, float32 (N, 3, 16, H, W)."""
+    options = DecodeOptions(checkpoint.preprocessing, max_pixels=MAX_PIXELS)
+    frames = np.stack([crop for crop, _ in decode(video, options) if crop is not None])
+    n = max(len(frames) // 16, 1)
+    clips = np.resize(frames, (n, 16, *frames.shape[1:])) if len(frames) < 16 else frames[: 16 * n]
+    x = torch.from_numpy(clips.reshape(n, 16, *frames.shape[1:])).float().permute(0, 4, 1, 2, 3)
+    x = x - torch.from_numpy(checkpoint.mean)[None]
+    return (x.flip(1) if checkpoint.preprocessing.colour == "rgb" else x).contiguous()
+
+
+def rounded(model: C3D, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return fc6 of the network as it is in ``dtype`` with sums in fp32."""
+    model = copy.deepcopy(model)
+
+    def to_half(x: torch.Tensor) -> torch.Tensor:
+        return x.to(dtype).float()
+
+    for tensor in model.parameters():
+        tensor.data = to_half(tensor.data)
+    for module in model.children():
+        module.register_forward_hook(lambda _module, _inputs, output: to_half(output))
+    return lambda x: model(to_half(x), ("fc6",))["fc6"]
+
+
+@torch.no_grad()
+def features(videos: list[Path], checkpoint: Checkpoint) -> dict[str, list[np.ndarray]]:
+    model = C3D(checkpoint.architecture, ("fc6",)).eval()
+    model.load_state_dict({name: checkpoint.state[name] for name in model.state_dict()})
+    nets = {name: rounded(model, dtype) for name, dtype in HALVES.items()}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in HALVES}
+    for video in videos:
+        parts = torch.split(clips_of(video, checkpoint), 4)
+        for name, net in nets.items():
+            found[name].append(torch.cat([net(part) for part in parts]).double().numpy())
+    return found
+
+
+def relative(found: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(found - right, axis=-1) / np.linalg.norm(right, axis=-1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--videos", type=int, default=60)
+    parser.add_argument("--mean", help="B,G,R, where the file has none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    every = sorted(arguments.folder.glob("*/*"))
+    videos = [every[k * len(every) // arguments.videos] for k in range(arguments.videos)]
+    checkpoint = load_checkpoint(arguments.weights, layers=("fc6",), mean=arguments.mean)
+    found = features(videos, checkpoint)
+    averages = {name: np.stack([clips.mean(axis=0) for clips in per]) for name, per in found.items()}
+    clips = {name: np.concatenate(per) for name, per in found.items()}
+    print(f"{len(videos)} videos, {len(clips['fp32'])} clips")
+    print("      relative error of fc6 against fp32          accuracy of a linear SVM,")
+    print("      a clip: median, largest   a video: largest  C = 1 and C chosen")
+    for name in HALVES:
+        a_clip, a_video = relative(clips[name], clips["fp32"]), relative(averages[name], averages["fp32"])
+        told = "  {:.3f}  {:.3f}".format(*score(averages[name], videos)) if len(videos) == len(every) else ""
+        print(
+            f"{name}  {np.median(a_clip):14.2e} {a_clip.max():9.2e} {a_video.max():18.2e}         {told}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
