@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Measure the network and the decoders here, in under two minutes."""
     del debug
-    from c3d_extract.inference import choose_device, choose_precision
+    from c3d_extract.inference import choose_device, choose_precision, device_name
 
     where = choose_device(device)
     how = choose_precision(precision, where)
@@ -46,7 +46,7 @@ def command(
     if not as_json:
         note(f"Measuring {checkpoint.architecture.name} on {where} in {how}; under two minutes …")
     findings: dict[str, Any] = {
-        "device": str(where),
+        "device": device_name(where),
         "precision": how,
         "network": _network(checkpoint, where, how),
         "decoding": _decoding(checkpoint),
@@ -109,8 +109,8 @@ def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Pre
     from c3d_extract.inference import Network
 
     network = Network(checkpoint, ("fc6",), device=device, precision=precision, batch_size=size)
-    shape = (network.batch_size, *network.clip_shape)
-    clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    clips = network.new_batch()  # page-locked for a GPU, as in a run
+    clips[:] = np.random.default_rng(0).integers(0, 256, clips.shape, dtype=np.uint8)
     network(clips)
     started, n = time.monotonic(), 0
     pending = network.submit(clips)

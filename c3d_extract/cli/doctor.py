@@ -7,11 +7,14 @@ import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, put_json
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["command"]
 
@@ -70,20 +73,53 @@ def _devices(problems: list[str]) -> dict[str, str]:
     import torch
 
     found = {"cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"}
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        facts = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         found["mps"] = "Metal"
-    cudnn: int | None = torch.backends.cudnn.version() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
-    if cudnn is not None:
-        found["cuDNN"] = f"{cudnn}, CUDA {torch.version.cuda}"
-        if cudnn in _BAD_CUDNN:
-            problems.append(
-                f"cuDNN {cudnn} can be wrong in half-precision 3-D convolutions: "
-                "use torch 2.10 or newer, or --precision fp32"
-            )
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            found[f"cuda:{index}"] = _gpu(torch.device("cuda", index), problems)
+        found["cuDNN"] = _cudnn(problems)
     return found
+
+
+def _gpu(device: torch.device, problems: list[str]) -> str:
+    """Say what a GPU is, and try the kind of work that it would get."""
+    import torch
+
+    from c3d_extract.errors import DeviceError
+    from c3d_extract.inference import in_one_line
+
+    try:
+        with in_one_line(device):
+            facts = torch.cuda.get_device_properties(device)
+    except DeviceError as error:
+        problems.append(f"{device} cannot be used: {error.reason}")
+        return "cannot be used"
+    try:
+        with in_one_line(device):
+            clip = torch.ones(1, 3, 4, 8, 8, dtype=torch.float16, device=device)
+            torch.nn.functional.conv3d(clip, clip[..., :3, :3, :3]).sum().item()
+    except DeviceError as error:
+        problems.append(f"{device} cannot convolve: {error.reason}")
+    memory = f"{facts.total_memory / 2**30:.0f} GiB"
+    return f"{facts.name}, {memory}, compute capability {facts.major}.{facts.minor}"
+
+
+def _cudnn(problems: list[str]) -> str:
+    import torch
+
+    try:
+        version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # another release than torch was built with, or none for GPUs this old
+        problems.append(str(error).partition("\n")[0])
+        return "cannot be used"
+    if version in _BAD_CUDNN:
+        problems.append(
+            f"cuDNN {version} can be wrong in half-precision 3-D convolutions: "
+            "use torch 2.10 or newer, or --precision fp32"
+        )
+    built = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    return f"{version or 'none'}, {built}"
 
 
 def _would_use() -> dict[str, str]:

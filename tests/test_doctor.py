@@ -1,0 +1,39 @@
+"""``c3d-tools doctor`` says what is wrong with a machine instead of falling over it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import torch
+from click.testing import CliRunner
+
+from c3d_extract.cli.doctor import command
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_it_finds_what_a_run_needs() -> None:
+    found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
+    assert torch.__version__.startswith(found["packages"]["torch"])
+    assert "threads" in found["devices"]["cpu"]
+    assert found["would use"]["precision"] in {"fp32", "bf16", "fp16"}
+
+
+def test_a_gpu_that_does_not_work_is_a_problem_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(name="Tesla P100", total_memory=16 << 30, major=6, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\n\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch, "ones", refuse)
+    result = CliRunner().invoke(command, ["--json"])
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert found["devices"]["cuda:0"] == "Tesla P100, 16 GiB, compute capability 6.0"
+    assert "cuda:0 cannot convolve: CUDA error: no kernel image is available" in found["problems"]
