@@ -17,9 +17,9 @@ import numpy as np
 from c3d_extract.errors import WeightsError
 
 try:
-    from c3d_extract import _bilinear
+    from c3d_extract import _kernels
 except ImportError:  # there was no C compiler when this was installed
-    _bilinear = None  # type: ignore[assignment]
+    _kernels = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +105,7 @@ def _axis(n_source: int, n_resized: int, offset: int, n_cropped: int, *, columns
 
 
 class _Compiled:
-    """How the crop of one frame size is made, by ``_bilinear.c``."""
+    """How the crop of one frame size is made, by ``_kernels.c``."""
 
     def __init__(self, rows: _Axis, columns: _Axis, shape: tuple[int, ...]) -> None:
         self.rows, self.columns = np.stack(rows).astype(np.int32), np.stack(columns).astype(np.int32)
@@ -114,7 +114,7 @@ class _Compiled:
     def __call__(self, frame: NDArray[np.uint8], crop: NDArray[np.uint8]) -> None:
         if frame.strides[1:] != self.pixel:  # mirrored or turned
             frame = np.ascontiguousarray(frame)
-        _bilinear.sample(frame, self.rows, self.columns, crop)
+        _kernels.sample(frame, self.rows, self.columns, crop)
 
 
 class _InNumPy:
@@ -184,7 +184,7 @@ class FrameSampler:
     size midway costs nothing more.
     """
 
-    compiled = _bilinear is not None
+    compiled = _kernels is not None
     """Whether the inner loop is the compiled one; the pixels are the same."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:

@@ -36,6 +36,11 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from c3d_extract.errors import VideoError
 from c3d_extract.times import frame_seconds
 
+try:
+    from c3d_extract import _kernels
+except ImportError:  # there was no C compiler when this was installed
+    _kernels = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -83,9 +88,9 @@ _NO_VIDEOS = (
     ((b"<!doctype html", b"<html"), "a web page, not a video"),
     ((b"version https://git-lfs",), "a Git LFS pointer, not the video itself; fetch it with `git lfs pull`"),
 )
-# Gathering the needed lines costs more than it saves where they are a larger share of the frame: measured,
-# 854x480 (0.28) takes 1.3 times as long in part, 1280x720 (0.12) 0.8 and 1920x1080 (0.05) half as long.
-_WORTH_CUTTING = 0.2
+# Gathering the needed lines costs more than it saves where they are a larger share of the frame. Measured, in
+# part against whole: 640x480 (0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05) 0.25.
+_WORTH_CUTTING = 0.3
 _BICUBIC = Interpolation.BICUBIC  # its name would be looked up for every frame
 _MATRICES = {1, 4, 7, 9, 10}  # BT.709, FCC, SMPTE 240M, BT.2020: those that are not BT.601's
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
@@ -446,14 +451,15 @@ class _Part:
 
     def __init__(self, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
         self.size = frame.height, frame.width
-        self._rows, self._columns = _blocks(rows), _blocks(columns)
-        self._shape = len(rows), len(columns)
+        self._n_columns = len(columns)
+        blocks = [(lines[::2] // 2).astype(np.int32) for lines in (rows, columns)]
+        self._luma, self._chroma = (rows.astype(np.int32), blocks[1], 2), (blocks[0], blocks[1], 1)
         width = -(-len(columns) // 16) * 16  # whole vectors
         self._small = av.VideoFrame(width, len(rows), frame.format.name)
         self._small.colorspace, self._small.color_range = frame.colorspace, frame.color_range
-        for plane in self._small.planes:
-            _rows(plane, plane.line_size)[:] = 128
-        self._targets = [target[:, ..., : len(columns) // 2] for target in _by_block(self._small)]
+        self._targets = [_rows(plane, plane.line_size) for plane in self._small.planes]
+        for target in self._targets:
+            target[:] = 128
         self._reformatter = VideoReformatter()
         self._colours = _colours(self._small)
 
@@ -473,31 +479,26 @@ class _Part:
 
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return the needed lines of a frame as uint8 (rows, columns, 4); valid until the next call."""
-        for source, target in zip(_by_block(frame), self._targets, strict=True):
-            target[...] = source[self._rows][..., self._columns]
+        places = self._luma, self._chroma, self._chroma
+        for plane, target, (rows, columns, width) in zip(frame.planes, self._targets, places, strict=True):
+            _gather(_rows(plane, plane.width), rows, columns, target, width)
         made = self._reformatter.reformat(self._small, format="bgra", interpolation=_BICUBIC, **self._colours)
-        return _pixels(made, 4)[:, : self._shape[1]]
+        return _pixels(made, 4)[:, : self._n_columns]
 
 
-def _blocks(lines: NDArray[np.intp]) -> slice | NDArray[np.intp]:
-    """Return which pairs of lines these are: a slice where they follow each other, which copies faster."""
-    blocks = lines[::2] // 2
-    whole = blocks[-1] - blocks[0] + 1 == len(blocks)
-    return slice(int(blocks[0]), int(blocks[-1]) + 1) if whole else blocks
-
-
-def _by_block(frame: VideoFrame) -> list[NDArray[Any]]:
-    """View a 4:2:0 frame's planes by blocks of 2 x 2 pixels.
-
-    Luma as uint16 (H / 2, 2, W / 2), two pixels each, chroma as uint8 (H / 2, W / 2).
-    """
-    high, wide = frame.height // 2, frame.width // 2
-    luma, *chroma = (cast("Any", plane) for plane in frame.planes)
-    step = luma.line_size
-    return [
-        np.ndarray((high, 2, wide), np.uint16, luma, strides=(2 * step, step, 2)),
-        *(np.ndarray((high, wide), np.uint8, plane, strides=(plane.line_size, 1)) for plane in chroma),
-    ]
+def _gather(
+    plane: NDArray[np.uint8],
+    rows: NDArray[np.int32],
+    columns: NDArray[np.int32],
+    out: NDArray[np.uint8],
+    width: int,
+) -> None:
+    """Copy these rows of a plane, and of them these columns of ``width`` bytes, to where ``out`` begins."""
+    if _kernels is not None:
+        _kernels.gather(plane, rows, columns, out, width)
+    else:
+        of_width = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
+        out[:, : width * len(columns)] = of_width[:, columns].view(np.uint8)
 
 
 def _noise(like: VideoFrame) -> VideoFrame:

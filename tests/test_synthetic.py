@@ -75,7 +75,8 @@ def _distances(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     pixels = np.stack(np.meshgrid(np.arange(40.0), np.arange(30.0)), axis=-1)
     axis = end - start
     along = np.clip((pixels - start) @ axis / max(axis @ axis, 1e-12), 0, 1)
-    return np.linalg.norm(pixels - start - along[..., None] * axis, axis=-1)
+    distances: np.ndarray = np.linalg.norm(pixels - start - along[..., None] * axis, axis=-1)
+    return distances
 
 
 def test_near_a_line_are_the_pixels_within_reach_each_once() -> None:
@@ -98,9 +99,8 @@ def test_rods_are_painted_in_their_order_with_soft_rims() -> None:
     rng = np.random.default_rng(2)
     starts, ends = _random_lines(rng, 20, 3)
     radii = rng.uniform(0.45, 6, 20)
-    looks = [
-        Look(*rng.random((2, 3)).astype(np.float32), "plain", 1, strength=rng.choice([0.3, 1])) for _ in radii
-    ]
+    colours = rng.random((20, 2, 3)).astype(np.float32)
+    looks = [Look(one, two, "plain", 1, strength=rng.choice([0.3, 1])) for one, two in colours]
     canvas = Canvas(np.full((3, 3, 30, 40), 0.5, np.float32))
     canvas.rods(starts, ends, radii, looks)
     expected = np.full((3, 3, 30, 40), 0.5)

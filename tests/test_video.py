@@ -298,6 +298,8 @@ def test_converting_the_needed_lines_alone_changes_no_pixel(
         patch.setattr(video, "_WORTH_CUTTING", 1)
         path = write(Path(folder) / "a.nut", moving_frames(2, height, width, seed), codec="rawvideo")
         partial = same_crops(path)
+        patch.setattr(video, "_kernels", None)  # as where it could not be compiled
+        assert same_crops(path) == partial
     if platform.machine() == "x86_64":
         assert partial, "the fast way must be the one that is taken"
 

@@ -1,8 +1,9 @@
-/* The inner loop of preprocess.FrameSampler: OpenCV's 8-bit bilinear, on the pixels of a crop alone.
+/* The inner loops over pixels: of video.py, which gathers the parts of a frame that are needed, and of
+   preprocess.py, which samples them as OpenCV's 8-bit bilinear does.
 
-   One call makes one crop. Every index and weight is checked against the frame before it is used, so
-   wrong tables raise ValueError and never read outside. NumPy does the same arithmetic in preprocess.py
-   where this module could not be compiled; tests hold both to OpenCV's pixels. */
+   Every index and weight is checked against the frame before it is used, so wrong tables raise ValueError
+   and never read or write outside. NumPy does the same in those modules where this could not be compiled;
+   tests hold both to OpenCV's pixels. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -165,25 +166,97 @@ sample_buffers(const Py_buffer *pixels, const Py_buffer *row_table, const Py_buf
     return 1;
 }
 
+static int
+get_buffers(PyObject *const objects[4], const int kinds[4], Py_buffer buffers[4])
+{
+    for (int n = 0; n < 4; n++)
+        if (PyObject_GetBuffer(objects[n], &buffers[n], kinds[n]) < 0) {
+            while (n > 0)
+                PyBuffer_Release(&buffers[--n]);
+            return 0;
+        }
+    return 1;
+}
+
+static PyObject *
+done(Py_buffer buffers[4], int fits)
+{
+    for (int n = 0; n < 4; n++)
+        PyBuffer_Release(&buffers[n]);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "arrays that do not fit together");
+        return NULL;
+    }
+    return Py_NewRef(Py_None);
+}
+
 static PyObject *
 sample(PyObject *Py_UNUSED(module), PyObject *args)
 {
     static const int kinds[4] = {PyBUF_STRIDES, PyBUF_ND, PyBUF_ND, PyBUF_ND | PyBUF_WRITABLE};
     PyObject *objects[4];
     Py_buffer buffers[4];
-    int n = 0, fits = 0;
     if (!PyArg_ParseTuple(args, "OOOO:sample", &objects[0], &objects[1], &objects[2], &objects[3]))
         return NULL;
-    while (n < 4 && PyObject_GetBuffer(objects[n], &buffers[n], kinds[n]) == 0)
-        n++;
-    if (n == 4) {
-        fits = sample_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3]);
-        if (!fits)
-            PyErr_SetString(PyExc_ValueError, "frame, rows, columns and out do not fit together");
-    }
-    while (n > 0)
-        PyBuffer_Release(&buffers[--n]);
-    return fits ? Py_NewRef(Py_None) : NULL;
+    if (!get_buffers(objects, kinds, buffers))
+        return NULL;
+    return done(buffers, sample_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3]));
+}
+
+static int
+are_within(const Py_buffer *indices, Py_ssize_t end)
+{
+    if (indices->itemsize != 4 || indices->ndim != 1)
+        return 0;
+    for (Py_ssize_t k = 0; k < indices->shape[0]; k++)
+        if (((const int32_t *)indices->buf)[k] < 0 || ((const int32_t *)indices->buf)[k] >= end)
+            return 0;
+    return 1;
+}
+
+static int
+is_plane(const Py_buffer *buffer)
+{
+    return buffer->itemsize == 1 && buffer->ndim == 2 && buffer->strides[1] == 1;
+}
+
+/* Blocks of one or two bytes: memcpy of a length known here is one load and one store. */
+static void
+gather_line(const uint8_t *line, const int32_t *columns, Py_ssize_t n, Py_ssize_t width, uint8_t *out)
+{
+    if (width == 2)
+        for (Py_ssize_t j = 0; j < n; j++)
+            memcpy(out + 2 * j, line + 2 * (Py_ssize_t)columns[j], 2);
+    else
+        for (Py_ssize_t j = 0; j < n; j++)
+            out[j] = line[columns[j]];
+}
+
+static int
+gather_buffers(const Py_buffer *plane, const Py_buffer *rows, const Py_buffer *columns, Py_buffer *out, int width)
+{
+    if ((width != 1 && width != 2) || !is_plane(plane) || !is_plane(out) || !are_within(rows, plane->shape[0]) ||
+        !are_within(columns, plane->shape[1] / width) || out->shape[0] != rows->shape[0] ||
+        out->shape[1] < width * columns->shape[0])
+        return 0;
+    for (Py_ssize_t i = 0; i < rows->shape[0]; i++)
+        gather_line((const uint8_t *)plane->buf + plane->strides[0] * ((const int32_t *)rows->buf)[i], columns->buf,
+                    columns->shape[0], width, (uint8_t *)out->buf + out->strides[0] * i);
+    return 1;
+}
+
+static PyObject *
+gather(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static const int kinds[4] = {PyBUF_STRIDES, PyBUF_ND, PyBUF_ND, PyBUF_STRIDES | PyBUF_WRITABLE};
+    PyObject *objects[4];
+    Py_buffer buffers[4];
+    int width;
+    if (!PyArg_ParseTuple(args, "OOOOi:gather", &objects[0], &objects[1], &objects[2], &objects[3], &width))
+        return NULL;
+    if (!get_buffers(objects, kinds, buffers))
+        return NULL;
+    return done(buffers, gather_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3], width));
 }
 
 static PyMethodDef methods[] = {
@@ -191,15 +264,19 @@ static PyMethodDef methods[] = {
      "sample(frame, rows, columns, out)\n--\n\n"
      "Write the crop of ``frame``, uint8 (H, W, 3 or 4), to ``out``, uint8 (rows, columns, 3).\n\n"
      "``rows`` and ``columns`` are int32 (4, n): first and second source line, their weights in 1/2048."},
+    {"gather", gather, METH_VARARGS,
+     "gather(plane, rows, columns, out, width)\n--\n\n"
+     "Write these rows and columns of ``plane``, uint8 (H, W), to ``out``; columns are ``width`` bytes, 1 or 2.\n\n"
+     "``rows`` and ``columns`` are int32 (n,)."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_bilinear", NULL, 0, methods, slots, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", NULL, 0, methods, slots, NULL, NULL, NULL};
 
 PyMODINIT_FUNC
-PyInit__bilinear(void)
+PyInit__kernels(void)
 {
     return PyModuleDef_Init(&definition);
 }
