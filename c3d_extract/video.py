@@ -498,7 +498,7 @@ def _gather(
         _kernels.gather(plane, rows, columns, out, width)
     else:
         of_width = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
-        out[:, : width * len(columns)] = of_width[:, columns].view(np.uint8)
+        out[:, : width * len(columns)] = of_width.take(columns, axis=1).view(np.uint8)
 
 
 def _noise(like: VideoFrame) -> VideoFrame:
