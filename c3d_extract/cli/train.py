@@ -136,9 +136,7 @@ def command(data: str, folder: Path, **options: Any) -> None:
     device = _device(options["device"])
     _join(device)
     last = _train(data, folder, options, device=device, say=say)
-    # Not after an error: NCCL would wait for processes that wait for this one, and torchrun ends them all.
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    _leave()
     if last is not None and options["as_json"]:
         put_json({"model": str(folder / "model.safetensors"), **last})
 
@@ -221,6 +219,20 @@ def _join(device: Any) -> None:
     torch.distributed.init_process_group(
         "nccl" if gpu else "gloo", timeout=timedelta(days=1), device_id=device if gpu else None
     )
+
+
+def _leave() -> None:
+    """Part from the other processes, all at once.
+
+    The first still tests and writes when the others are done. One that ended then could meet Python's end
+    while gloo's threads hold its tensors, and abort (pytorch#179291). After an error nobody waits: torchrun
+    ends the others.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _precision(asked: str, device: Any) -> str:
