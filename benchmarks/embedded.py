@@ -2,7 +2,7 @@
 
     python benchmarks/embedded.py ../shared/data/actions/ut_interaction [CHECKPOINT]
 
-It is held against the same net with random weights and against a grey thumbnail. VIDEOS is a folder of
+It is held against the same net with random weights and against grey thumbnails. VIDEOS is a folder of
 class folders; the third field of a name (``set1_17_3_0.avi``: 3) is its sequence, and one sequence at a
 time is left out. Each video is the average of its clips' features, L2-normalised; the classifier is the
 package's: a linear SVM. Only the SVM is trained on these videos.
@@ -48,18 +48,17 @@ def random_twin(checkpoint: Path, seed: int, folder: Path) -> Path:
     return path
 
 
-def thumbnail(video: Path) -> np.ndarray:
-    """Mean over the frames of a 24x32 grey picture, flattened."""
+def thumbnails(video: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over the frames of a 24x32 grey picture, flattened."""
+    small = []
     with open_video(video) as reader:
-        total, n = np.zeros((24, 32)), 0
         for frame in reader.frames():
             grey = frame.bgr.mean(axis=2)
             rows = np.array_split(np.arange(grey.shape[0]), 24)
             columns = np.array_split(np.arange(grey.shape[1]), 32)
             lines = np.stack([grey[r].mean(axis=0) for r in rows])
-            total += np.stack([lines[:, c].mean(axis=1) for c in columns], axis=1)
-            n += 1
-    return (total / n).ravel()
+            small.append(np.stack([lines[:, c].mean(axis=1) for c in columns], axis=1).ravel())
+    return np.mean(small, axis=0), np.std(small, axis=0)
 
 
 def score(features: np.ndarray, videos: list[Path]) -> np.ndarray:
@@ -92,8 +91,10 @@ def main() -> None:
         _tell(layer, "trained", score(trained[layer], videos))
         for seed, found in enumerate(random):
             _tell(layer, f"random {seed}", score(found[layer], videos))
-    grey = np.stack([thumbnail(video) for video in videos])
-    _tell("24x32", "grey thumbnail", score(grey, videos))
+    for what, grey in zip(
+        ("grey, mean", "grey, deviation"), zip(*map(thumbnails, videos), strict=True), strict=True
+    ):
+        _tell("24x32", what, score(np.stack(grey), videos))
 
 
 def _tell(layer: str, what: str, accuracy: np.ndarray) -> None:
