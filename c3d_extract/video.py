@@ -93,6 +93,8 @@ _NO_VIDEOS = (
 _WORTH_CUTTING = 0.3
 _BICUBIC = Interpolation.BICUBIC  # its name would be looked up for every frame
 _MATRICES = {1, 4, 7, 9, 10}  # BT.709, FCC, SMPTE 240M, BT.2020: those that are not BT.601's
+# A search goes by packets and may end after the time that was asked for, in some containers by a second.
+_SEEK_MARGINS_SECONDS = (1, 10)
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
 
 
@@ -256,38 +258,74 @@ class VideoReader:
                 subject=self.path,
             )
 
-    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:
+    def frames(self, lines: Lines | None = None, *, start_seconds: float = 0.0) -> Iterator[Frame]:
         """Yield every frame that can be decoded; errors on the way are counted in ``n_decode_errors``.
 
         Parameters
         ----------
         lines
             Which rows and columns are needed. Frames may then come with these alone, which is much faster.
+        start_seconds
+            Frames that are shown earlier than this after the stream's start are left out, and those before
+            the nearest key frame not even decoded where the file can be searched. Meant for one clip of a
+            long video: what a decoder makes of damaged places may depend on where it began.
 
         Raises
         ------
         VideoError
             At the end, where no frame came; or where a frame is larger than ``max_pixels``.
         """
-        for packet in self._packets():
-            for frame in self._decode(packet):
-                self._check_size(frame.width, frame.height)
-                part = None if lines is None else self._part(frame, lines)
-                bgr = self._convert(frame) if part is None else part.convert(frame)
-                if bgr is None:
-                    continue
-                size = None if part is None else part.size
-                pts_seconds = self._pts_seconds(frame)
-                self._note_time(pts_seconds)
-                if self.n_frames == 0:
-                    height, width = size or bgr.shape[:2]
-                    self.info = VideoInfo(width, height, *_rest(self.info))
-                self.n_frames += 1
-                yield Frame(bgr, pts_seconds, size)
-                del bgr  # the next frame gets the same memory, which the cache still holds
+        for frame in self._decoded_since(start_seconds) if start_seconds > 0 else self._decoded():
+            self._check_size(frame.width, frame.height)
+            part = None if lines is None else self._part(frame, lines)
+            bgr = self._convert(frame) if part is None else part.convert(frame)
+            if bgr is None:
+                continue
+            size = None if part is None else part.size
+            pts_seconds = self._pts_seconds(frame)
+            self._note_time(pts_seconds)
+            if self.n_frames == 0:
+                height, width = size or bgr.shape[:2]
+                self.info = VideoInfo(width, height, *_rest(self.info))
+            self.n_frames += 1
+            yield Frame(bgr, pts_seconds, size)
+            del bgr  # the next frame gets the same memory, which the cache still holds
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._packets():
+            yield from self._decode(packet)
+
+    def _decoded_since(self, seconds: float) -> Iterator[VideoFrame]:
+        first = float((self._stream.start_time or 0) * (self._time_base or 0))
+        for frame in self._decoded_from_before(first + seconds):
+            pts_seconds = self._pts_seconds(frame)
+            if pts_seconds is None or pts_seconds >= first + seconds:
+                yield frame
+
+    def _decoded_from_before(self, start: float) -> Iterator[VideoFrame]:
+        """Yield frames from some place on that is not after ``start``, which is a time stamp in seconds."""
+        for margin in _SEEK_MARGINS_SECONDS:
+            frames = self._decoded()
+            earliest = self._first_after_search(start - margin, frames)
+            pts_seconds = None if earliest is None else self._pts_seconds(earliest)
+            if earliest is not None and pts_seconds is not None and pts_seconds <= start:
+                yield earliest
+                yield from frames
+                return
+        self.close()
+        self._container = self._open()
+        self._stream = self._choose_stream()
+        yield from self._decoded()
+
+    def _first_after_search(self, seconds: float, frames: Iterator[VideoFrame]) -> VideoFrame | None:
+        try:
+            self._container.seek(int(seconds * av.time_base))
+        except Exception:  # noqa: BLE001 - not every file can be searched; see _packets
+            return None
+        return next(frames, None)
 
     def _pts_seconds(self, frame: VideoFrame) -> float | None:
         # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.

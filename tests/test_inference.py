@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -321,7 +321,7 @@ def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other names")
 def test_fp32_is_what_was_asked_for_and_a_programs_own_choice_comes_back() -> None:
-    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    conv, matmul = cast("Any", torch.backends.cudnn).conv, torch.backends.cuda.matmul
     before = conv.fp32_precision, matmul.fp32_precision
     try:
         for own in ("tf32", "ieee"):

@@ -362,6 +362,42 @@ def test_where_the_proof_fails_frames_are_converted_whole(
     assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"g": "12", "bf": "2"}),
+        ("a.mkv", "libx264", {"g": "250"}),
+        ("a.ts", "libx264", {"g": "12"}),
+        ("a.avi", "mpeg4", {"g": "12", "bf": "2"}),
+        ("a.mpg", "mpeg1video", {"g": "12"}),
+        ("a.m4v", "mpeg4", {"g": "12"}),  # no index and no time stamps to go by
+        ("a.nut", "rawvideo", {}),
+    ],
+)
+def test_frames_from_a_time_on_are_those_of_the_whole_video(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = write(tmp_path / name, moving_frames(90, 48, 64), codec=codec, options=options)
+    with VideoReader(path) as reader:
+        every = [frame.bgr.copy() for frame in reader.frames()]
+        fps = reader.info.fps
+    for start in (0, 1, 37, 88):
+        with VideoReader(path) as reader:
+            late = [frame.bgr.copy() for frame in reader.frames(start_seconds=(start - 0.5) / fps)]
+        # AVI counts time from the first packet, and the frame that comes of it may be shown a frame later.
+        assert len(every) - start <= len(late) <= len(every) - start + (name == "a.avi" and start > 0)
+        assert all((a == b).all() for a, b in zip(late, every[-len(late) :], strict=True))
+    with VideoReader(path) as reader, pytest.raises(VideoError, match="no frame"):
+        list(reader.frames(start_seconds=1000))
+
+
+def test_what_lies_long_before_a_time_is_not_decoded(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", moving_frames(300, 48, 64), codec="libx264", options={"g": "12"})
+    with VideoReader(path) as reader:
+        assert len(list(reader.frames(start_seconds=290 / reader.info.fps))) == 10
+        assert reader._n_packets < 60
+
+
 # --- damage -----------------------------------------------------------------------------------------
 
 

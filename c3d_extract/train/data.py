@@ -6,6 +6,7 @@ done, and any number of processes that share the positions see the same clips as
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,7 @@ from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from c3d_extract.synthetic import SyntheticClips
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
+    from c3d_extract.video import Frame, FrameFolder, VideoReader
 
 __all__ = ["Batch", "ClipSource", "SyntheticSource", "TrainingClips", "VideoSource", "collate"]
 
@@ -158,9 +160,27 @@ def _frames_at(
         length = min(total, max(n_frames, int(segment_seconds * fps))) if segment_seconds else total
         start = int(first * max(total - length, 0)) if segment_seconds else 0
         start += int(second * (max(length - n_frames, 0) + 1))
-        window: deque[NDArray[np.uint8]] = deque(maxlen=n_frames)
-        for frame in islice(reader.frames(), start + n_frames):
-            window.append(frame.bgr.copy())
+        frames = []
+        with contextlib.suppress(VideoError):  # there is nothing so late; if it is worse, _last says so
+            frames += [frame.bgr.copy() for frame in islice(_since(reader, start, fps), n_frames)]
+    return frames if len(frames) == n_frames else _last(path, n_frames)
+
+
+def _since(reader: VideoReader | FrameFolder, start: int, fps: float) -> Iterator[Frame]:
+    from c3d_extract.video import VideoReader
+
+    if not isinstance(reader, VideoReader):
+        return islice(reader.frames(), start, None)
+    # Half a frame early, so that rounding cannot leave out the first.
+    return reader.frames(start_seconds=(start - 0.5) / fps)
+
+
+def _last(path: Path, n_frames: int) -> list[NDArray[np.uint8]]:
+    # The video is shorter than it said.
+    from c3d_extract.video import open_video
+
+    with open_video(path) as reader:
+        window = deque((frame.bgr.copy() for frame in reader.frames()), maxlen=n_frames)
     return _padded(list(window), n_frames)
 
 
