@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from c3d_extract.cli.doctor import command
+from c3d_extract.preprocess import FrameSampler
 
 if TYPE_CHECKING:
     import pytest
@@ -37,3 +38,10 @@ def test_a_gpu_that_does_not_work_is_a_problem_and_no_traceback(monkeypatch: pyt
     found = json.loads(result.stdout)
     assert found["devices"]["cuda:0"] == "Tesla P100, 16 GiB, compute capability 6.0"
     assert "cuda:0 cannot convolve: CUDA error: no kernel image is available" in found["problems"]
+
+
+def test_it_says_how_pixels_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for compiled, says in ((True, "compiled"), (False, "NumPy")):
+        monkeypatch.setattr(FrameSampler, "compiled", compiled)
+        found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
+        assert found["video"]["loops over pixels"].startswith(says)

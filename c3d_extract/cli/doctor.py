@@ -135,6 +135,7 @@ def _would_use() -> dict[str, str]:
 
 
 def _video(problems: list[str]) -> dict[str, str]:
+    from c3d_extract.preprocess import FrameSampler
     from c3d_extract.video import codec_report
 
     report = codec_report()
@@ -142,7 +143,12 @@ def _video(problems: list[str]) -> dict[str, str]:
     if "h264" in missing:
         problems.append("this build of av has no H.264 decoder: pip install --force-reinstall av")
     here = [name for name in report if name not in missing]
-    return {"decoders": ", ".join(here), "not in this build": ", ".join(missing) or "-"}
+    slow = "NumPy: slower, the same pixels; with a C compiler, install c3d-extract anew"
+    return {
+        "decoders": ", ".join(here),
+        "not in this build": ", ".join(missing) or "-",
+        "loops over pixels": "compiled" if FrameSampler.compiled else slow,
+    }
 
 
 def _weights() -> dict[str, str]:
