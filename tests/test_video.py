@@ -23,19 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_samples import moving_frames, write
 
-from c3d_extract import video
 from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.times import resample, steady_times
 from c3d_extract.video import (
     FrameFolder,
     VideoReader,
-    _Part,
     codec_report,
     open_video,
     read_frame_folder,
     write_video,
 )
+from c3d_extract.video import convert as converting
+from c3d_extract.video.convert import Part
 
 OLD_SWSCALE = int(av.__version__.split(".")[0]) < 17
 
@@ -295,10 +295,10 @@ def test_converting_the_needed_lines_alone_changes_no_pixel(
 ) -> None:
     height, width = 2 * half_height, 2 * half_width
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "_WORTH_CUTTING", 1)
+        patch.setattr(converting, "_WORTH_CUTTING", 1)
         path = write(Path(folder) / "a.nut", moving_frames(2, height, width, seed), codec="rawvideo")
         partial = same_crops(path)
-        patch.setattr(video, "_kernels", None)  # as where it could not be compiled
+        patch.setattr(converting, "_kernels", None)  # as where it could not be compiled
         assert same_crops(path) == partial
     if platform.machine() == "x86_64":
         assert partial, "the fast way must be the one that is taken"
@@ -333,7 +333,7 @@ def test_other_frames_are_converted_whole(tmp_path: Path, pix_fmt: str, height: 
 def test_real_and_damaged_videos_give_the_same_crops_in_part(
     shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(converting, "_WORTH_CUTTING", 1)
     files = [*(shared_data / "samples").glob("*/*.mp4"), *(shared_data / "nasty" / "fate").glob("h264_*.mp4")]
     n_partial = 0
     for file in sorted(files):
@@ -353,10 +353,10 @@ def test_where_the_proof_fails_frames_are_converted_whole(
     """On a machine whose swscale gives other pixels to a smaller frame, the right ones must come out."""
     path = write(tmp_path / "a.avi", moving_frames(3, 122, 166))
     expected = crops(path, whole=True)[0]
-    monkeypatch.setattr(video, "_WORTH_CUTTING", 1)
-    monkeypatch.setattr(_Part, "_tried", {})
-    right = _Part.convert
-    monkeypatch.setattr(_Part, "convert", lambda self, frame: right(self, frame) ^ 1)
+    monkeypatch.setattr(converting, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(Part, "_tried", {})
+    right = Part.convert
+    monkeypatch.setattr(Part, "convert", lambda self, frame: right(self, frame) ^ 1)
     ours, partial = crops(path, whole=False)
     assert not any(partial)
     assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
