@@ -539,6 +539,9 @@ def test_an_empty_video_stream_is_said_to_be_one(shared_data: Path) -> None:
 
 def test_protected_files_are_not_decoded_into_noise(shared_data: Path) -> None:
     assert "DRM" in why_not(shared_data / "nasty" / "fate" / "wmv3_wmv_drm.wmv")
+    if hasattr(av.packet.Packet, "has_sidedata"):
+        for name in ("h264_mov-3elist-encrypted.mp4", "h264_mov-tenc-only-encrypted.mp4"):
+            assert "DRM" in why_not(shared_data / "nasty" / "fate" / name)
 
 
 def test_frames_that_the_decoder_patched_up_are_counted(shared_data: Path) -> None:

@@ -248,6 +248,9 @@ class VideoReader:
         if not packet.size and packet.dts is not None:
             return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
         self._n_packets += packet.size > 0
+        if _is_encrypted(packet):  # FFmpeg would decode the scrambled bytes, into noise where it can
+            self._count("encrypted (DRM)")
+            return []
         try:
             frames = self._stream.codec_context.decode(packet if packet.size else None)
         except EOFError:
@@ -299,6 +302,11 @@ class VideoReader:
         if stated - read > max(1.0, 0.1 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
+
+
+def _is_encrypted(packet: Packet[VideoStream]) -> bool:
+    # PyAV can tell since version 16.
+    return hasattr(packet, "has_sidedata") and packet.has_sidedata("encryption_info")
 
 
 def _clock_seconds(text: str) -> float | None:
