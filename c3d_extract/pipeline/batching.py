@@ -1,0 +1,220 @@
+"""Between decoders and networks: clips into batches that span videos, batches over devices, in order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from c3d_extract.clips import Clip, ClipAssembler, ClipSpan
+from c3d_extract.decode_pool import DecodePool, FramesDecoded, VideoFailed, VideoRead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from c3d_extract.inference import Network, Pending
+    from c3d_extract.pipeline.outcomes import Progress
+    from c3d_extract.settings import ExtractSettings
+
+__all__ = ["Batch", "Devices", "End", "Feeder", "Owner", "Result"]
+
+_QUEUED_BATCHES = 2  # one being run, one ready, one being filled
+
+
+class Owner(NamedTuple):
+    """Whose clip stands at one place of a batch."""
+
+    task: int
+    span: ClipSpan
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass
+class Batch:
+    """Clips uint8 (N, 16, 112, 112, 3), of which the first have owners."""
+
+    clips: NDArray[np.uint8]
+    owners: list[Owner] = field(default_factory=list)
+
+
+class End(NamedTuple):
+    """A video's end; it comes after the batch with its last clip."""
+
+    event: VideoRead | VideoFailed
+
+
+class Feeder(threading.Thread):
+    """Runs the pool; puts batches and ends of videos on a bounded queue."""
+
+    def __init__(
+        self, pool: DecodePool, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
+    ) -> None:
+        super().__init__(name="c3d-feeder", daemon=True)
+        self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_BATCHES)
+        self.n_frames: dict[int, int] = {}
+        self._pool = pool
+        self._settings = settings
+        self._network = network
+        self._videos = videos
+        self._stopped = threading.Event()
+        self._assemblers: dict[int, ClipAssembler] = {}
+        self.handover_seconds = 0.0
+        self._blocked_seconds = 0.0
+        self._batch = self._new_batch()
+        self._ends: list[End] = []  # of videos with clips in the batch that is being filled
+
+    def stop(self) -> None:
+        """End soon, with nothing more on the queue."""
+        self._stopped.set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.queue.get_nowait()
+        self.join()
+
+    def run(self) -> None:
+        """Feed, in a thread of its own."""
+        try:
+            with contextlib.closing(self._pool.run(self._videos)) as events:
+                for event in events:
+                    if self._stopped.is_set():
+                        return
+                    started, blocked = time.monotonic(), self._blocked_seconds
+                    self._take(event)
+                    waited = self._blocked_seconds - blocked
+                    self.handover_seconds += time.monotonic() - started - waited
+            self._send_batch()
+            self._put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the calling thread
+            self._put(error)
+
+    def _take(self, event: FramesDecoded | VideoRead | VideoFailed) -> None:
+        if isinstance(event, FramesDecoded):
+            for clip in self._assembler(event.task).push(event.frames, event.times_seconds):
+                self._add(event.task, clip)
+            return
+        assembler = self._assemblers.pop(event.task, None)
+        if assembler is not None and isinstance(event, VideoRead):
+            for clip in assembler.finish():
+                self._add(event.task, clip)
+            self.n_frames[event.task] = assembler.n_frames
+        if any(owner.task == event.task for owner in self._batch.owners):
+            self._ends.append(End(event))
+        else:
+            self._put(End(event))
+
+    def _assembler(self, task: int) -> ClipAssembler:
+        made = self._assemblers.get(task)
+        if made is None:
+            made = ClipAssembler(self._settings.stride, self._settings.tail, self._settings.short)
+            self._assemblers[task] = made
+        return made
+
+    def _add(self, task: int, clip: Clip) -> None:
+        self._batch.clips[len(self._batch.owners)] = clip.frames
+        self._batch.owners.append(Owner(task, clip.span, clip.start_seconds, clip.end_seconds))
+        if len(self._batch.owners) == len(self._batch.clips):
+            self._send_batch()
+
+    def _send_batch(self) -> None:
+        if self._batch.owners:
+            self._put(self._batch)
+            self._batch = self._new_batch()
+        for end in self._ends:
+            self._put(end)
+        self._ends = []
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._network.new_batch())
+
+    def _put(self, item: Batch | End | BaseException | None) -> None:
+        started = time.monotonic()
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self.queue.put(item, timeout=0.2)
+                break
+        self._blocked_seconds += time.monotonic() - started
+
+
+_Queued = Batch | End | BaseException | None
+
+
+class Result(NamedTuple):
+    """A batch with each layer's features, float32 (N, D), or a video's end."""
+
+    item: Batch | End
+    features: dict[str, NDArray[np.float32]]
+
+
+class _InFlight(NamedTuple):
+    """What was taken off the feeder's queue and is not summed up yet, in that order."""
+
+    item: Batch | End
+    pending: Pending | None
+
+
+class Devices:
+    """Spreads batches over networks in turn; gives results back in the order in which they were given.
+
+    So a video's clips are summed in their order, whichever devices ran them.
+    """
+
+    def __init__(self, networks: Sequence[Network], queued: queue.Queue[_Queued], progress: Progress) -> None:
+        self._networks = itertools.cycle(networks)
+        # One batch at work and one behind it on each device, so that none waits for us. On a CPU the
+        # cores that are done with a batch begin the next.
+        self._depth = 2 * len(networks) - 1
+        self._queue = queued
+        self._progress = progress
+        self._in_flight: deque[_InFlight] = deque()
+
+    def results(self) -> Iterator[Result]:
+        """Yield each batch with its features, and each end of a video, until the feeder is done."""
+        while True:
+            while self._in_flight and self._oldest_is_due():
+                yield self._oldest()
+            item = self._next()
+            if item is None:
+                break
+            self._in_flight.append(_InFlight(item, self._submit(item) if isinstance(item, Batch) else None))
+        while self._in_flight:
+            yield self._oldest()
+
+    def _oldest_is_due(self) -> bool:
+        full = sum(entry.pending is not None for entry in self._in_flight) > self._depth
+        # With nothing to start, results that are under way are worth more than waiting.
+        return full or self._in_flight[0].pending is None or self._queue.empty()
+
+    def _oldest(self) -> Result:
+        item, pending = self._in_flight.popleft()
+        if pending is None:
+            return Result(item, {})
+        started = time.monotonic()
+        features = pending.result()
+        self._progress.network_seconds += time.monotonic() - started
+        return Result(item, features)
+
+    def _next(self) -> Batch | End | None:
+        started = time.monotonic()
+        item = self._queue.get()
+        self._progress.waiting_seconds += time.monotonic() - started
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _submit(self, batch: Batch) -> Pending:
+        started = time.monotonic()
+        if not self._progress.startup_seconds:
+            self._progress.startup_seconds = self._progress.seconds
+        pending = next(self._networks).submit(batch.clips, len(batch.owners))
+        self._progress.network_seconds += time.monotonic() - started
+        return pending

@@ -1,0 +1,413 @@
+"""Extractor: a checkpoint, devices and decoders, and the stream of finished videos that they make."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from c3d_extract.decode_pool import DecodeOptions, DecodePool, VideoFailed, VideoRead
+from c3d_extract.errors import UsageError, VideoError
+from c3d_extract.inference import Network, choose_devices, choose_precision, device_name, usable_cores
+from c3d_extract.pipeline.batching import Batch, Devices, Feeder, Owner
+from c3d_extract.pipeline.extraction import Extraction
+from c3d_extract.pipeline.outcomes import Features, Progress, outcome_of
+from c3d_extract.settings import ExtractSettings, Precision
+from c3d_extract.sources import Found, Source, find_videos
+from c3d_extract.store import OutputPaths, RunIdentity, VideoRow
+from c3d_extract.weights import load_checkpoint
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+
+    from c3d_extract.model import Pool5
+    from c3d_extract.pca import PcaBasis
+    from c3d_extract.preprocess import Colour
+    from c3d_extract.store import JSON
+    from c3d_extract.weights import Checkpoint
+
+__all__ = ["Extractor", "library_versions", "suitable_workers"]
+
+
+@dataclass
+class _Sum:
+    """A video's running sums: float64, added clip by clip, so that batches do not change a bit of it."""
+
+    totals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    n_clips: int = 0
+    n_padded_frames: int = 0
+    n_frames: int = 0
+
+    def add(self, owner: Owner, features: dict[str, NDArray[np.float32]], place: int) -> None:
+        for layer, rows in features.items():
+            if layer in self.totals:
+                self.totals[layer] += rows[place]
+            else:
+                self.totals[layer] = rows[place].astype(np.float64)
+        self.n_clips += 1
+        self.n_padded_frames += owner.span.n_padded_frames
+
+    def means(self) -> dict[str, NDArray[np.float32]]:
+        return {layer: (total / self.n_clips).astype(np.float32) for layer, total in self.totals.items()}
+
+
+class Extractor:
+    """Turns videos into C3D descriptors.
+
+    Parameters
+    ----------
+    checkpoint
+        From `c3d_extract.weights.load_checkpoint`; holds the tensors that ``settings.layers`` need.
+    settings
+        What changes the numbers.
+    device, precision, batch_size, workers, timeout_seconds
+        Where and how fast; ``None`` and ``auto`` choose by the machine. ``device`` may name several,
+        ``cuda:0,cuda:1``, or ``all`` CUDA devices: each holds the network, and batches go to them in turn.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: ExtractSettings | None = None,
+        *,
+        device: str = "auto",
+        precision: Precision | Literal["auto"] = "auto",
+        batch_size: int | None = None,
+        workers: int | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings or ExtractSettings()
+        checkpoint.architecture.check_layers(self.settings.layers)
+        for option, value in (
+            ("--batch-size", batch_size),
+            ("--workers", workers),
+            ("--timeout", timeout_seconds),
+        ):
+            if value is not None and not value > 0:
+                raise UsageError(f"must be above 0, not {value}", subject=option)
+        self.devices = choose_devices(device)
+        self.device = self.devices[0]
+        (self.precision,) = {choose_precision(precision, device) for device in self.devices}
+        self._batch_size = batch_size
+        self._timeout_seconds = timeout_seconds
+        self.workers = workers or suitable_workers(self.device.type)
+        self._networks: list[Network] = []
+        self._pool: DecodePool | None = None
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: str | os.PathLike[str] = "sports1m",
+        settings: ExtractSettings | None = None,
+        *,
+        mean: str | os.PathLike[str] | None = None,
+        pool5: Pool5 | None = None,
+        colour: Colour | None = None,
+        offline: bool = False,
+        fetch_progress: Callable[[str, int, int | None], None] | None = None,
+        **run: Any,
+    ) -> Self:
+        """Load a checkpoint by registry name or file, fetching it where it is not here.
+
+        ``run`` holds the class's own keywords: device, precision, batch_size, workers, timeout_seconds.
+
+        Raises
+        ------
+        WeightsError, UsageError, DeviceError
+            One line each: what is missing, unknown or not to be had.
+        """
+        settings = settings or ExtractSettings()
+        checkpoint = load_checkpoint(
+            weights if isinstance(weights, str) else Path(weights),
+            layers=settings.layers,
+            mean=None if mean is None else str(mean),
+            pool5=pool5,
+            colour=colour,
+            offline=offline,
+            progress=fetch_progress,
+        )
+        return cls(checkpoint, settings, **run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder processes and let the network go."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+        self._networks = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What bears on the numbers: GPUs of several models, clips done again in fp32, batches halved."""
+        unlike = _unlike(self.devices)
+        return unlike + [warning for network in self._networks for warning in network.warnings]
+
+    @property
+    def networks(self) -> list[Network]:
+        """A network for each device, built when they are first needed; all take batches of one size."""
+        for device in self.devices[len(self._networks) :]:
+            size = self._networks[0].batch_size if self._networks else self._batch_size
+            self._networks.append(
+                Network(
+                    self.checkpoint,
+                    self.settings.layers,
+                    device=device,
+                    precision=self.precision,
+                    batch_size=size,
+                )
+            )
+        return self._networks
+
+    @property
+    def network(self) -> Network:
+        """The first device's network."""
+        return self.networks[0]
+
+    def _decoders(self, n_videos: int) -> DecodePool:
+        n_workers = max(1, min(self.workers, n_videos))
+        if self._pool is None or self._pool.n_workers < n_workers:
+            if self._pool is not None:
+                self._pool.close()
+            options = DecodeOptions(
+                self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps
+            )
+            self._pool = DecodePool(n_workers, options, timeout_seconds=self._timeout_seconds)
+        return self._pool
+
+    def extract(self, path: str | os.PathLike[str]) -> Features:
+        """Return the features of one video, every clip of it.
+
+        Raises
+        ------
+        VideoError
+            Where it cannot be read; with ``settings.strict`` also where it can only in part.
+        """
+        source = Source(Path(path).name, Path(path), 0, 0)
+        owners: list[Owner] = []
+        parts: list[dict[str, NDArray[np.float32]]] = []
+        row: VideoRow | None = None
+
+        def keep(owner: Owner, features: dict[str, NDArray[np.float32]]) -> None:
+            owners.append(owner)
+            parts.append(features)
+
+        for _, finished in self._stream([source], Progress(), keep):
+            row = finished
+        if row is None or row.status == "failed":
+            raise VideoError(row.error or "failed" if row else "failed", subject=path)
+        return Features(
+            {layer: np.stack([part[layer] for part in parts]) for layer in self.settings.layers},
+            np.array([o.span.start for o in owners], np.int64),
+            np.array([o.span.end for o in owners], np.int64),
+            np.array([o.start_seconds for o in owners]),
+            outcome_of(source, row),
+        )
+
+    def extract_files(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        listed: Iterable[str | os.PathLike[str]] = (),
+        frame_folders: bool = False,
+        clips: str | os.PathLike[str] | None = None,
+        basis: PcaBasis | None = None,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        on_error: Literal["skip", "fail"] = "skip",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Extraction:
+        """Extract files, folders and globs into a feature file; iterate over the result to run it.
+
+        Videos that an earlier run finished are skipped. Each finished video is safe on disk before its
+        outcome is yielded. Leaving the loop early, or Ctrl-C, leaves a file with what was finished.
+
+        Parameters
+        ----------
+        listed
+            Further paths, which may not exist: those fail as videos do.
+        frame_folders
+            Whether a folder of numbered images is a video.
+        clips
+            Where to write one row a clip as well.
+        basis
+            A fitted PCA basis to project with.
+        on_error
+            ``fail`` ends the run at the first video that fails.
+        progress
+            Called after every batch and every video.
+
+        Raises
+        ------
+        UsageError, StoreError, PcaError
+            At once, before any work.
+        """
+        ours = OutputPaths(Path(output), Path(clips) if clips else None).every
+        found = find_videos(paths, listed=listed, ours=ours, frame_folders=frame_folders)
+        return self.extract_found(
+            found,
+            output,
+            clips=clips,
+            basis=basis,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            on_error=on_error,
+            progress=progress,
+        )
+
+    def extract_found(
+        self,
+        found: Found,
+        output: str | os.PathLike[str],
+        *,
+        clips: str | os.PathLike[str] | None = None,
+        basis: PcaBasis | None = None,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        on_error: Literal["skip", "fail"] = "skip",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Extraction:
+        """Extract videos that were found already; the rest as in `extract_files`."""
+        found.check_any()
+        return Extraction(
+            self,
+            found,
+            Path(output),
+            clips=Path(clips) if clips else None,
+            basis=basis,
+            overwrite=overwrite,
+            retry_failed=retry_failed,
+            on_error=on_error,
+            progress=progress,
+        )
+
+    def identity(self) -> RunIdentity:
+        """Return what two runs must share to write one file."""
+        settings: dict[str, JSON] = self.settings.to_json()
+        settings["precision"] = self.precision
+        arch = self.checkpoint.architecture
+        sizes = {layer: arch.layer_size(layer) for layer in self.settings.layers}
+        identity = self.checkpoint.identity()
+        record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
+        weights = {**identity, "record": record}
+        versions = library_versions() | {"device": ", ".join(map(device_name, self.devices))}
+        return RunIdentity(settings, weights, sizes, versions)
+
+    def _stream(
+        self,
+        sources: Sequence[Source],
+        progress: Progress,
+        on_clip: Callable[[Owner, dict[str, NDArray[np.float32]]], object] | None = None,
+        after_batch: Callable[[], None] | None = None,
+    ) -> Generator[tuple[Source, VideoRow], None, None]:
+        """Decode and run ``sources``; yield each one's row as soon as it is finished."""
+        networks = self.networks
+        videos = [(task, source.path) for task, source in enumerate(sources)]
+        feeder = Feeder(self._decoders(len(videos)), self.settings, networks[0], videos)
+        sums: dict[int, _Sum] = {}
+        feeder.start()
+        try:
+            for item, features in Devices(networks, feeder.queue, progress).results():
+                progress.handover_seconds = feeder.handover_seconds
+                if isinstance(item, Batch):
+                    self._sum(item, features, sums, on_clip)
+                    progress.n_clips += len(item.owners)
+                    if after_batch is not None:
+                        after_batch()
+                else:
+                    task = item.event.task
+                    progress.decode_seconds += item.event.seconds
+                    found = sums.pop(task, _Sum())
+                    found.n_frames = feeder.n_frames.pop(task, 0)
+                    yield sources[task], self._row(sources[task], item.event, found)
+        finally:
+            feeder.stop()
+
+    @staticmethod
+    def _sum(
+        batch: Batch,
+        features: dict[str, NDArray[np.float32]],
+        sums: dict[int, _Sum],
+        on_clip: Callable[[Owner, dict[str, NDArray[np.float32]]], object] | None,
+    ) -> None:
+        for place, owner in enumerate(batch.owners):
+            sums.setdefault(owner.task, _Sum()).add(owner, features, place)
+            if on_clip is not None:
+                on_clip(owner, {layer: rows[place] for layer, rows in features.items()})
+
+    def _row(self, source: Source, event: VideoRead | VideoFailed, found: _Sum) -> VideoRow:
+        failed: dict[str, Any] = {
+            "n_clips": 0,
+            "n_frames": 0,
+            "n_padded_frames": 0,
+            "n_decode_errors": 0,
+            "features": {},
+        }
+        unknown: dict[str, Any] = {"fps": np.nan, "duration_seconds": np.nan, "width": 0, "height": 0}
+        common: dict[str, Any] = {
+            "video": source.name,
+            "seconds": event.seconds,
+            "size_bytes": source.size_bytes,
+            "mtime_ns": source.mtime_ns,
+        }
+        if isinstance(event, VideoFailed):
+            return VideoRow(status="failed", error=event.reason, **common, **failed, **unknown)
+        info = event.info
+        facts: dict[str, Any] = {
+            "fps": info.fps,
+            "duration_seconds": info.duration_seconds,
+            "width": info.width,
+            "height": info.height,
+        }
+        if found.n_clips == 0:
+            why = f"only {found.n_frames} frames, and --short fail"
+            return VideoRow(status="failed", error=why, **common, **failed, **facts)
+        if event.trouble is not None and self.settings.strict:
+            return VideoRow(status="failed", error=f"{event.trouble} (--strict)", **common, **failed, **facts)
+        return VideoRow(
+            status="ok" if event.trouble is None else "partial",
+            error=event.trouble,
+            features=found.means(),
+            n_clips=found.n_clips,
+            n_frames=found.n_frames,
+            n_padded_frames=found.n_padded_frames,
+            n_decode_errors=event.n_decode_errors,
+            **common,
+            **facts,
+        )
+
+
+def _unlike(devices: Sequence[torch.device]) -> list[str]:
+    names = [device_name(device) for device in devices]
+    if len({name.partition(" ")[2] for name in names}) == 1:
+        return []
+    chance = "which of them has which clips is chance: another run's features differ in the last digits"
+    return [f"{', '.join(names)} round differently, and {chance}"]
+
+
+def suitable_workers(device_type: str) -> int:
+    """Return how many decoder processes a device wants."""
+    # On a CPU the network needs every core: one decoder (thousands of frames a second) feeds it many
+    # times over. A GPU waits for decoders: all cores but one, which copies and launches.
+    cores = usable_cores()
+    return max(1, cores // 8) if device_type == "cpu" else max(1, cores - 1)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that can bear on the numbers, as they are written into every file."""
+    names = ("c3d-extract", "torch", "av", "numpy", "h5py")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
