@@ -3,7 +3,8 @@
     python benchmarks/model.py full.pickle [--rounds 5] [--batch 8]
 
 Each contender runs on one core and its processor time counts, so that other work on the machine bears
-on the figures little. OpenVINO (``pip install openvino``) is left out where it is not installed.
+on the figures little. OpenVINO (``pip install openvino``) is left out where it is not installed, bf16 where
+the processor does not multiply it.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from c3d_extract.inference import Network
+from c3d_extract.inference import Network, choose_precision
 from c3d_extract.model import C3D
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from c3d_extract.settings import Precision
     from c3d_extract.weights import Checkpoint
 
 GFLOP_A_CLIP = 77.1
 PAPER_FRAMES_A_SECOND = 313.9  # C3D on a K40 (Tran et al. 2015, Section 7)
 
 
-def openvino(checkpoint: Checkpoint, batch: int) -> Callable[[], object] | None:
-    """The same network as OpenVINO compiles it, in fp32."""
+def openvino(checkpoint: Checkpoint, batch: int, precision: str) -> Callable[[], object] | None:
+    """The same network as OpenVINO compiles it, in ``f32`` or ``bf16``."""
     try:
         import openvino as ov
     except ImportError:
@@ -48,7 +50,7 @@ def openvino(checkpoint: Checkpoint, batch: int) -> Callable[[], object] | None:
 
     shape = [batch, 3, 16, 112, 112]
     converted = ov.convert_model(Fc6(), example_input=torch.zeros(1, *shape[1:]), input=shape)
-    config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
     request = ov.Core().compile_model(converted, "CPU", config).create_infer_request()
     x = np.random.default_rng(0).normal(0, 60, shape).astype(np.float32)
     return lambda: request.infer({0: x})
@@ -69,20 +71,33 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(words.weights, layers=("fc6",), mean="100.61,108.05,107.81")
-    net = Network(checkpoint, ("fc6",), device=torch.device("cpu"), precision="fp32", batch_size=words.batch)
     model = plain(checkpoint)
     shape = (words.batch, 16, 112, 112, 3)
     clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     x = torch.from_numpy(clips).float().permute(0, 4, 1, 2, 3).contiguous() - 100
-    a, b = torch.randn(512, 6912), torch.randn(6912, 3136)  # conv3b of four clips, as a product
-    product_gflop = 2 * 512 * 6912 * 3136 / 1e9
     contenders: dict[str, tuple[Callable[[], object] | None, float]] = {
-        "c3d-extract fp32": (lambda: net(clips), words.batch),
-        "plain contiguous fp32, batch 1": (lambda: model(x[:1], ("fc6",)), 1),
-        "OpenVINO fp32": (openvino(checkpoint, words.batch), words.batch),
-        "matrix product fp32": (lambda: a @ b, product_gflop / GFLOP_A_CLIP),
+        "plain contiguous fp32, batch 1": (lambda: model(x[:1], ("fc6",)), 1)
     }
+    has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
+    for precision in ("fp32", "bf16") if has_bf16 else ("fp32",):
+        contenders |= at(checkpoint, precision, clips)
     report(measure(contenders, words.rounds))
+
+
+def at(
+    checkpoint: Checkpoint, precision: Precision, clips: np.ndarray
+) -> dict[str, tuple[Callable[[], object] | None, float]]:
+    """Ours, OpenVINO and a matrix product at one precision, each with the clips that one run is worth."""
+    n = len(clips)
+    net = Network(checkpoint, ("fc6",), device=torch.device("cpu"), precision=precision, batch_size=n)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    a, b = torch.randn(512, 6912).to(dtype), torch.randn(6912, 3136).to(dtype)  # conv3b of four clips
+    product_gflop = 2 * 512 * 6912 * 3136 / 1e9
+    return {
+        f"c3d-extract {precision}": (lambda: net(clips), n),
+        f"OpenVINO {precision}": (openvino(checkpoint, n, {"fp32": "f32"}.get(precision, precision)), n),
+        f"matrix product {precision}": (lambda: a @ b, product_gflop / GFLOP_A_CLIP),
+    }
 
 
 def measure(
@@ -103,13 +118,15 @@ def measure(
 
 
 def report(seconds: dict[str, list[float]]) -> None:
-    """One line a contender: time, rate, and how many times as long as ours (median of the rounds' ratios)."""
-    ours = seconds["c3d-extract fp32"]
-    print(f"{'one core, processor time':32} {'ms/clip':>8} {'GFLOP/s':>8} {'frames/s':>9} {'x ours':>7}")
+    """One line a contender: time, rate, and times ours in each precision (medians of the rounds' ratios)."""
+    ours = [name for name in seconds if name.startswith("c3d-extract")]
+    columns = "".join(f"{'x ' + name.split()[-1]:>8}" for name in ours)
+    print(f"{'one core, processor time':32} {'ms/clip':>8} {'GFLOP/s':>8} {'frames/s':>9}{columns}")
     for name, found in seconds.items():
-        ratio = median(theirs / mine for theirs, mine in zip(found, ours, strict=True))
+        ratios = [median(t / o for t, o in zip(found, seconds[our], strict=True)) for our in ours]
+        told = "".join(f"{ratio:8.2f}" for ratio in ratios)
         clip = median(found)
-        print(f"{name:32} {clip * 1e3:8.0f} {GFLOP_A_CLIP / clip:8.0f} {16 / clip:9.1f} {ratio:7.2f}")
+        print(f"{name:32} {clip * 1e3:8.0f} {GFLOP_A_CLIP / clip:8.0f} {16 / clip:9.1f}{told}")
     print(
         f"{'the paper, K40 GPU':32} {16e3 / PAPER_FRAMES_A_SECOND:8.0f} {'':8} {PAPER_FRAMES_A_SECOND:9.1f}"
     )

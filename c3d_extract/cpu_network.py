@@ -1,4 +1,4 @@
-"""The network on a CPU in fp32: the same sums as `c3d_extract.model.C3D`, with fewer products and in cache.
+"""The network on a CPU: the same sums as `c3d_extract.model.C3D`, with fewer products and in cache.
 
 Three things make it fast, each measured in ``benchmarks/RESULTS.md``:
 
@@ -12,8 +12,9 @@ Three things make it fast, each measured in ``benchmarks/RESULTS.md``:
 - Each core takes whole clips, by itself. Cores that share each product wait for each other at every
   one of some 60 a clip, which is dear where a decoder takes a core's time in between.
 
-Maps are float32 (N, T, H, W, C), contiguous. Every convolution sees the same shapes whatever the batch,
-so that a clip's features do not depend on its neighbours.
+Maps are float32 (N, T, H, W, C), contiguous; in bf16 only what is multiplied and the product are rounded
+to it, and every sum between them is in fp32. Every convolution sees the same shapes whatever the batch, so
+that a clip's features do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -43,14 +44,20 @@ _FEW_CHANNELS = 32  # up to here the frames under a kernel are seen as channels 
 
 
 class _PlaneConvolution:
-    """A 2-D convolution of float32 (N, H, W, C) with its kernels laid out once as oneDNN wants them."""
+    """A 2-D convolution of float32 (N, H, W, C) with its kernels laid out once as oneDNN wants them.
 
-    def __init__(self, kernels: Tensor, bias: Tensor | None, size: tuple[int, int, int]) -> None:
+    ``dtype`` is what it multiplies in.
+    """
+
+    def __init__(
+        self, kernels: Tensor, bias: Tensor | None, size: tuple[int, int, int], dtype: torch.dtype
+    ) -> None:
         n, height, width = size
+        self._dtype = dtype
         self._padding = [side // 2 for side in kernels.shape[2:]]
-        self._bias = bias
-        self._kernels = kernels.contiguous(memory_format=torch.channels_last)
-        self._packed = hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # not in builds without oneDNN
+        self._bias = None if bias is None else bias.to(dtype)
+        self._kernels = kernels.to(dtype).contiguous(memory_format=torch.channels_last)
+        self._packed = _packs(dtype)
         if self._packed:
             shape = [n, kernels.shape[1], height, width]
             self._kernels = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
@@ -58,24 +65,31 @@ class _PlaneConvolution:
             )
 
     def __call__(self, x: Tensor) -> Tensor:
-        image = x.contiguous().permute(0, 3, 1, 2)
+        image = x.to(self._dtype).contiguous().permute(0, 3, 1, 2)
         if self._packed:
             y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
                 image, self._kernels, self._bias, self._padding, [1, 1], [1, 1], 1, "none", [], ""
             )
         else:
             y = F.conv2d(image, self._kernels, self._bias, padding=self._padding)
-        return y.permute(0, 2, 3, 1).contiguous()
+        return y.float().permute(0, 2, 3, 1).contiguous()
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Say whether this build of torch and this processor lay kernels out for ``dtype``."""
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # not in builds without oneDNN
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 class _FoldedConvolution:
     """A convolution of few channels: the frames under the kernel become channels of one image."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int]) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int], dtype: torch.dtype) -> None:
         out, into, self._depth, height, width = weight.shape
         kernels = weight.transpose(1, 2).reshape(out, self._depth * into, height, width)
         n, rows, columns = size
-        self._convolve = _PlaneConvolution(kernels, bias, (n * _FRAMES_AT_ONCE, rows, columns))
+        self._convolve = _PlaneConvolution(kernels, bias, (n * _FRAMES_AT_ONCE, rows, columns), dtype)
 
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
         n, frames, half = x.shape[0], x.shape[1], self._depth // 2
@@ -88,14 +102,15 @@ class _FoldedConvolution:
 class _PlainConvolution:
     """Any other: torch's own 3-D convolution."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._weight = weight.contiguous(memory_format=torch.channels_last_3d)
-        self._bias = bias
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self._weight = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
+        self._bias = bias.to(dtype)
         self._padding = [side // 2 for side in weight.shape[2:]]
 
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        y = F.conv3d(x.permute(0, 4, 1, 2, 3), self._weight, self._bias, padding=self._padding)
-        yield y.permute(0, 2, 3, 4, 1).contiguous()
+        image = x.to(self._weight.dtype).permute(0, 4, 1, 2, 3)
+        y = F.conv3d(image, self._weight, self._bias, padding=self._padding)
+        yield y.float().permute(0, 2, 3, 4, 1).contiguous()
 
 
 def _forth_of_six(x: Sequence[Tensor]) -> list[Tensor]:
@@ -175,11 +190,16 @@ _WHOLE_OF_TWO = _Filter(
 class _FilteredConvolution:
     """A convolution three frames deep, by minimal filtering along time."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, size: tuple[int, int, int], how: _Filter) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, size: tuple[int, int, int], dtype: torch.dtype, how: _Filter
+    ) -> None:
         self._how = how
         self._convolve = [
             _PlaneConvolution(
-                (weight * row.view(3, 1, 1)).sum(dim=2), bias if p == how.bias_product else None, size
+                (weight * row.view(3, 1, 1)).sum(dim=2),
+                bias if p == how.bias_product else None,
+                size,
+                dtype,
             )
             for p, row in enumerate(how.taps)
         ]
@@ -201,7 +221,7 @@ class _Layer(NamedTuple):
 
 
 class CpuC3D:
-    """A network of the family on a CPU in fp32.
+    """A network of the family on a CPU, in fp32 or bf16.
 
     Worth its while from some 32 filters on: below, a map fits into the cache as a whole, and filtering
     takes longer than the products that it saves.
@@ -211,7 +231,9 @@ class CpuC3D:
     architecture, layers
         What is computed.
     state
-        Tensors by the prototxt's names; not kept.
+        float32 tensors by the prototxt's names; not kept.
+    dtype
+        What products are computed in, torch.float32 or torch.bfloat16.
     batch_size
         Clips that the fully connected layers see together.
     threads
@@ -224,12 +246,14 @@ class CpuC3D:
         layers: Sequence[str],
         state: Mapping[str, Tensor],
         *,
+        dtype: torch.dtype,
         batch_size: int,
         threads: int,
     ) -> None:
         self.batch_size = batch_size
         self.layers = tuple(layers)
         self._architecture = architecture
+        self._dtype = dtype
         self._group = min(CLIPS_TOGETHER, batch_size)
         self._pool = ThreadPoolExecutor(
             threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
@@ -240,7 +264,10 @@ class CpuC3D:
             # order wherever in a batch it stands, and its weights are laid out once.
             self._linear = {
                 name: _PlaneConvolution(
-                    state[f"{name}.weight"][:, :, None, None], state[f"{name}.bias"], (1, 1, batch_size)
+                    state[f"{name}.weight"][:, :, None, None],
+                    state[f"{name}.bias"],
+                    (1, 1, batch_size),
+                    dtype,
                 )
                 for name in architecture.linear_names(layers)
             }
@@ -252,7 +279,7 @@ class CpuC3D:
         _, frames, height, width = self._architecture.map_shapes()[name]
         size = (1 if stage <= _LAST_EARLY_STAGE else self._group, height, width)
         ends_stage = name == self._architecture.conv_names[stage - 1][-1]
-        return _Layer(name, stage, ends_stage, _convolution(weight, bias, frames, size))
+        return _Layer(name, stage, ends_stage, _convolution(weight, bias, frames, size, self._dtype))
 
     def start(self, clips: Sequence[Callable[[], Tensor]]) -> Callable[[], dict[str, Tensor]]:
         """Begin with a batch of at most ``batch_size``; return a call that waits for its features.
@@ -319,17 +346,17 @@ def _convolutions(architecture: Architecture) -> list[tuple[str, int]]:
 
 
 def _convolution(
-    weight: Tensor, bias: Tensor, frames: int, size: tuple[int, int, int]
+    weight: Tensor, bias: Tensor, frames: int, size: tuple[int, int, int], dtype: torch.dtype
 ) -> _FoldedConvolution | _FilteredConvolution | _PlainConvolution:
     """Choose how a layer is convolved: ``size`` is clips, rows and columns of what it sees at once."""
     into, depth = weight.shape[1:3]
     if into * depth <= _FEW_CHANNELS and frames % _FRAMES_AT_ONCE == 0:
-        return _FoldedConvolution(weight, bias, size)
+        return _FoldedConvolution(weight, bias, size, dtype)
     if depth == 3 and frames % 4 == 0:
-        return _FilteredConvolution(weight, bias, size, _F43)
+        return _FilteredConvolution(weight, bias, size, dtype, _F43)
     if depth == 3 and frames == 2:
-        return _FilteredConvolution(weight, bias, size, _WHOLE_OF_TWO)
-    return _PlainConvolution(weight, bias)
+        return _FilteredConvolution(weight, bias, size, dtype, _WHOLE_OF_TWO)
+    return _PlainConvolution(weight, bias, dtype)
 
 
 def _padded(x: Tensor, n: int) -> Tensor:

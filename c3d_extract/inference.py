@@ -204,7 +204,6 @@ class _Part(NamedTuple):
 
     clips: NDArray[np.uint8]
     features: Callable[[], dict[str, torch.Tensor]]
-    finite: torch.Tensor | None
     done: torch.cuda.Event | None
 
 
@@ -266,7 +265,7 @@ class Network:
         self._exact_device = torch.device("cpu") if device.type == "mps" else device
         self._unchecked = device.type == "mps" or (self._is_half and device.type == "cuda")
         wide = checkpoint.architecture.filters[0][0] >= _WIDE
-        in_cache = device.type == "cpu" and precision == "fp32" and wide
+        in_cache = device.type == "cpu" and wide
         with in_one_line(device):
             self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
             std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
@@ -305,6 +304,7 @@ class Network:
                 self._checkpoint.architecture,
                 self.layers,
                 self._state(),
+                dtype=_DTYPES[self.precision],
                 batch_size=self.batch_size,
                 threads=torch.get_num_threads(),
             )
@@ -380,27 +380,23 @@ class Network:
         with torch.inference_mode(), self._products():
             if isinstance(self._model, CpuC3D):
                 inputs = [functools.partial(self._input, clip) for clip in clips[:n]]
-                return _Part(clips[:n], self._model.start(inputs), None, None)
+                return _Part(clips[:n], self._model.start(inputs), None)
             if len(clips) < self.batch_size:
                 room = self.new_batch()
                 room[:n], room[n:] = clips[:n], 0
                 clips = room
             found = self._run(self._model, self._input(clips))
-            finite = self._all_finite(found)[:n] if self._is_half else None
             features = {layer: value[:n] for layer, value in found.items()}
-            return self._sent_back(clips[:n], features, finite)
+            return self._sent_back(clips[:n], features)
 
-    def _sent_back(
-        self, clips: NDArray[np.uint8], features: dict[str, torch.Tensor], finite: torch.Tensor | None
-    ) -> _Part:
-        """Copy results to the host behind the work, so that nobody waits for either yet."""
+    def _sent_back(self, clips: NDArray[np.uint8], features: dict[str, torch.Tensor]) -> _Part:
+        """Copy results to the host behind the work, so that nobody waits for them yet."""
         if self.device.type != "cuda":
-            return _Part(clips, lambda: features, finite, None)
+            return _Part(clips, lambda: features, None)
         sent = {layer: _to_host(value) for layer, value in features.items()}
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        finite = None if finite is None else _to_host(finite)
         done.record(torch.cuda.current_stream(self.device))
-        return _Part(clips, lambda: sent, finite, done)
+        return _Part(clips, lambda: sent, done)
 
     def _finished(self, part: _Part) -> dict[str, NDArray[np.float32]]:
         with in_one_line(self.device):
@@ -410,17 +406,17 @@ class Network:
                 features = {layer: value.cpu().numpy() for layer, value in part.features().items()}
             if self._unchecked:
                 self._compare(part.clips, features)
-            if part.finite is not None and not bool(part.finite.all()):
-                features = self._redone(part, features)
-        return features
+            return self._without_overflow(part.clips, features) if self._is_half else features
 
-    def _redone(
-        self, part: _Part, features: dict[str, NDArray[np.float32]]
+    def _without_overflow(
+        self, clips: NDArray[np.uint8], features: dict[str, NDArray[np.float32]]
     ) -> dict[str, NDArray[np.float32]]:
         """Do the clips that overflowed again, and no others: a clip's numbers are its own."""
-        assert part.finite is not None  # noqa: S101 - half precision always looks
-        places = np.flatnonzero(~part.finite.cpu().numpy())
-        exact = self._in_fp32(part.clips[places])
+        finite = np.all([np.isfinite(rows).all(axis=1) for rows in features.values()], axis=0)
+        if finite.all():
+            return features
+        places = np.flatnonzero(~finite)
+        exact = self._in_fp32(clips[places])
         features = {layer: np.array(rows) for layer, rows in features.items()}
         for layer, rows in features.items():
             rows[places] = exact[layer]
@@ -481,11 +477,6 @@ class Network:
         x = x.to(dtype).permute(0, 4, 1, 2, 3).contiguous(memory_format=layout(x.device))
         found: dict[str, torch.Tensor] = model(x, self.layers)
         return {layer: value.float() for layer, value in found.items()}
-
-    @staticmethod
-    def _all_finite(found: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Bool (N,): whether all of a clip's numbers are finite; not looked at before they are asked for."""
-        return torch.stack([torch.isfinite(value).all(dim=1) for value in found.values()]).all(dim=0)
 
     def _products(self) -> contextlib.AbstractContextManager[None]:
         """Say what fp32 means: TF32 or not is set here and never left to the version's default."""
