@@ -1,6 +1,6 @@
 """Videos to features, against the usual port: OpenCV's frames, contiguous fp32, one clip at a time.
 
-    python benchmarks/end_to_end.py full.pickle ../shared/data/actions [--rounds 5] [--videos 2]
+    python benchmarks/end_to_end.py full.pickle ../shared/data/actions [--rounds 5] [--videos 2] [--precision fp32]
 
 Each round takes the next videos and lets both do them, in turn, and the network alone on as many
 clips. All use every core. The network's building and the decoders' start are left out, as the port's
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("videos_below", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--videos", type=int, default=2, help="a round")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--no-port", action="store_true", help="only the run against its network alone")
     words = parser.parse_args()
     videos = sorted(p for p in words.videos_below.rglob("*") if p.suffix in {".avi", ".mp4"})
@@ -48,11 +49,12 @@ def main() -> None:
     rows = []
     with (
         Extractor.from_weights(
-            str(words.weights), mean="100.61,108.05,107.81", precision="fp32"
+            str(words.weights), mean="100.61,108.05,107.81", precision=words.precision
         ) as extractor,
         tempfile.TemporaryDirectory() as folder,
     ):
         extractor.extract(videos[0])  # builds the network, starts the decoders
+        print(f"precision: {extractor.network.precision}")
         for number in range(words.rounds):
             chosen = [videos[(number * words.videos + i) % len(videos)] for i in range(words.videos)]
             rows.append(one_round(extractor, chosen, Path(folder), None if words.no_port else state))
