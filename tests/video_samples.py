@@ -34,6 +34,8 @@ def write(
     flags: str | None = None,
 ) -> Path:
     """Write frames uint8 (T, H, W, 3), R, G, B, as one video stream; ``pts`` in 1/1000 s where given."""
+    if codec == "libx264":  # the same bytes on every processor
+        options = {"x264-params": "cpu-independent=1"} | (options or {})
     with av.open(str(path), "w", format=container) as out:
         stream = cast("Any", out.add_stream(codec, rate=Fraction(fps), options=options or {}))
         stream.height, stream.width = frames.shape[1:3]

@@ -19,13 +19,19 @@ __all__ = ["write_video"]
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]], fps: int) -> None:
-    """Write frames uint8 (H, W, 3), R, G, B, even sizes, as H.264 where FFmpeg has it, else MPEG-4."""
-    codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3"}
+    """Write frames uint8 (H, W, 3), R, G, B, even sizes, as H.264 where FFmpeg has it, else MPEG-4.
+
+    The same frames give the same bytes, in every run and on every processor.
+    """
+    codec, options = "mpeg4", {"qscale": "3"}
+    if "libx264" in av.codecs_available:
+        # Left alone, x264 writes other bytes with AVX-512, and others in each run.
+        params = "cpu-independent=1"
+        codec, options = "libx264", {"crf": "20", "preset": "veryfast", "x264-params": params}
     with av.open(os.path.abspath(path), "w", format="mp4") as container:  # noqa: PTH100
         stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(fps), options=options))
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        stream.codec_context.thread_count = 1  # on more, the bytes would depend on how many
         for index, rgb in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = rgb.shape[:2]
