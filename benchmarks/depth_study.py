@@ -214,7 +214,10 @@ def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
 
 
 def draw(found: dict[str, dict[str, list]], output: Path, title: str, *, n_seen: int) -> None:
-    """Accuracy while learning: constant depths in one picture, varying ones in the other, as Figure 2."""
+    """Accuracy while learning: constant depths in one picture, varying ones in the other, as Figure 2.
+
+    The median of the seeds, and each seed as a thin line.
+    """
     from matplotlib.figure import Figure
 
     pictures = {"homogeneous": NETS[:4], "varying": ("depth-3", "increasing", "decreasing")}
@@ -224,10 +227,8 @@ def draw(found: dict[str, dict[str, list]], output: Path, title: str, *, n_seen:
         for net in (n for n in nets if n in found):
             curves = np.array(found[net]["curves"])
             seen = np.arange(1, curves.shape[1] + 1) / curves.shape[1] * n_seen / 1000
-            (line,) = axes.plot(seen, curves.mean(axis=0), marker=".", label=net)
-            axes.fill_between(
-                seen, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=line.get_color()
-            )
+            (line,) = axes.plot(seen, np.median(curves, axis=0), marker=".", label=net)
+            axes.plot(seen, curves.T, linewidth=0.6, alpha=0.6, color=line.get_color())
         axes.set(xlabel="clips seen (thousands)", ylabel="clip accuracy", title=title)
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
@@ -236,8 +237,8 @@ def draw(found: dict[str, dict[str, list]], output: Path, title: str, *, n_seen:
 
 def table(studies: dict[str, dict[str, dict[str, list]]]) -> str:
     lines = [
-        "| net | data | last accuracy, mean ± deviation over runs | time-reversed pairs |",
-        "|---|---|---|---|",
+        "| net | data | mean ± deviation | each run | time-reversed pairs |",
+        "|---|---|---|---|---|",
     ]
     for data, found in studies.items():
         for net, results in found.items():
@@ -245,7 +246,8 @@ def table(studies: dict[str, dict[str, dict[str, list]]]) -> str:
             pairs = results.get("reversal")
             told = f"{np.mean(pairs):.3f} ± {np.std(pairs):.3f}" if pairs else ""
             lines.append(
-                f"| {net} | {data} | {np.mean(last):.3f} ± {np.std(last):.3f} ({len(last)} runs) | {told} |"
+                f"| {net} | {data} | {np.mean(last):.3f} ± {np.std(last):.3f} "
+                f"| {' '.join(f'{x:.3f}' for x in last)} | {told} |"
             )
     return "\n".join(lines)
 
