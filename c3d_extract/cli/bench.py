@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Measure the network and the decoders here, in under two minutes."""
     del debug
-    from c3d_extract.inference import choose_device, choose_precision, device_name
+    from c3d_extract.devices import choose_device, choose_precision, device_name
 
     where = choose_device(device)
     how = choose_precision(precision, where)
@@ -124,7 +124,7 @@ def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Pre
 
 
 def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    from c3d_extract.inference import usable_cores
+    from c3d_extract.devices import usable_cores
 
     cores = usable_cores()
     rows = []

@@ -64,7 +64,7 @@ def _packages(problems: list[str]) -> dict[str, str]:
 
 
 def _machine() -> dict[str, str]:
-    from c3d_extract.inference import usable_cores
+    from c3d_extract.devices import usable_cores
 
     return {"system": platform.platform(), "cores": f"{usable_cores()} usable of {os.cpu_count()}"}
 
@@ -86,8 +86,8 @@ def _gpu(device: torch.device, problems: list[str]) -> str:
     """Say what a GPU is, and try the kind of work that it would get."""
     import torch
 
+    from c3d_extract.devices import in_one_line
     from c3d_extract.errors import DeviceError
-    from c3d_extract.inference import in_one_line
 
     try:
         with in_one_line(device):
@@ -123,7 +123,7 @@ def _cudnn(problems: list[str]) -> str:
 
 
 def _would_use() -> dict[str, str]:
-    from c3d_extract.inference import choose_device, choose_precision
+    from c3d_extract.devices import choose_device, choose_precision
     from c3d_extract.pipeline import suitable_workers
 
     device = choose_device("auto")

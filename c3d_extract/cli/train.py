@@ -188,7 +188,7 @@ def _device(name: str) -> Any:
     """Choose a device; under torchrun each process takes a GPU of its own."""
     import torch
 
-    from c3d_extract.inference import choose_device
+    from c3d_extract.devices import choose_device
 
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None and name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -236,7 +236,7 @@ def _leave() -> None:
 
 
 def _precision(asked: str, device: Any) -> str:
-    from c3d_extract.inference import choose_precision, has_bf16
+    from c3d_extract.devices import choose_precision, has_bf16
 
     if asked == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
@@ -249,7 +249,7 @@ def _precision(asked: str, device: Any) -> str:
 
 
 def _workers(asked: int | None) -> int:
-    from c3d_extract.inference import usable_cores
+    from c3d_extract.devices import usable_cores
 
     return max(1, usable_cores() - 1) if asked is None else asked
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from c3d_extract.decode_pool import DecodeOptions, DecodePool, VideoFailed, VideoRead
+from c3d_extract.devices import choose_devices, choose_precision, device_name, usable_cores
 from c3d_extract.errors import UsageError, VideoError
-from c3d_extract.inference import Network, choose_devices, choose_precision, device_name, usable_cores
+from c3d_extract.inference import Network
 from c3d_extract.pipeline.batching import Batch, Devices, Feeder, Owner
 from c3d_extract.pipeline.extraction import Extraction
 from c3d_extract.pipeline.outcomes import Features, Progress, outcome_of

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
+from c3d_extract.devices import fp32_products, layout
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError, VideoError
-from c3d_extract.inference import fp32_products, layout
 from c3d_extract.train.data import Batch, TrainingClips, collate
 from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet

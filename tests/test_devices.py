@@ -1,0 +1,102 @@
+"""A name means a device that is there and a precision that it has; what torch says of it becomes one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+
+from c3d_extract.devices import choose_device, choose_devices, choose_precision, fp32_products, in_one_line
+from c3d_extract.errors import DeviceError
+
+if TYPE_CHECKING:
+    from c3d_extract.settings import Precision
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "what"), [("gpu", "unknown"), ("cuda:99", "CUDA"), ("meta", "not supported"), ("mps", "Metal")]
+)
+def test_a_device_that_is_not_there_is_named(device: str, what: str) -> None:
+    with pytest.raises(DeviceError, match=what):
+        choose_device(device)
+
+
+def test_precisions_that_a_cpu_lacks_are_refused() -> None:
+    precisions: tuple[Precision, ...] = ("fp16", "tf32")
+    for name in precisions:
+        with pytest.raises(DeviceError, match="only on a GPU"):
+            choose_precision(name, CPU)
+    assert choose_precision("auto", CPU) in {"fp32", "bf16"}
+
+
+def test_several_devices_are_of_one_kind_and_each_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [d.type for d in choose_devices("cpu,cpu")] == ["cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert choose_devices("all") == tuple(torch.device("cuda", i) for i in range(3))
+    assert choose_devices("cuda:2,cuda:0") == (torch.device("cuda", 2), torch.device("cuda", 0))
+    for names, why in (("cuda,cuda:0", "twice"), ("cpu,cuda:1", "one kind"), ("cuda:0,cuda:3", "only 3")):
+        with pytest.raises(DeviceError, match=why):
+            choose_devices(names)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        choose_devices("all")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other names")
+def test_fp32_is_what_was_asked_for_and_a_programs_own_choice_comes_back() -> None:
+    conv, matmul = cast("Any", torch.backends.cudnn).conv, torch.backends.cuda.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+    try:
+        for own in ("tf32", "ieee"):
+            conv.fp32_precision = matmul.fp32_precision = own
+            for asked in ("tf32", "ieee"):
+                with fp32_products(tf32=asked == "tf32"):
+                    assert (conv.fp32_precision, matmul.fp32_precision) == (asked, asked)
+                    assert not matmul.allow_fp16_reduced_precision_reduction
+                assert (conv.fp32_precision, matmul.fp32_precision) == (own, own)
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+    with fp32_products(tf32=False):
+        pass
+    assert torch.get_float32_matmul_precision() == "highest"  # raises where old and new names were mixed
+    assert matmul.allow_fp16_reduced_precision_reduction
+
+
+def test_what_torch_says_of_a_gpu_becomes_one_line_and_a_mistake_of_ours_does_not() -> None:
+    said = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
+    with pytest.raises(DeviceError, match=r"^cuda:1: CUDA error: no kernel.*; see c3d-tools doctor$"):  # noqa: SIM117
+        with in_one_line(torch.device("cuda", 1)):
+            raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="no kernel"), in_one_line(CPU):
+        raise RuntimeError(said)
+
+
+def test_a_gpu_without_units_for_bf16_is_asked_for_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7 + device.index, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model {device.index}")
+    monkeypatch.setattr(torch.version, "hip", None)
+    old, new = torch.device("cuda", 0), torch.device("cuda", 1)
+    asked: tuple[Precision, ...] = ("bf16", "tf32")
+    for precision in asked:
+        with pytest.raises(DeviceError, match=r"not in cuda:0 model 0.*use fp16"):
+            choose_precision(precision, old)
+        assert choose_precision(precision, new) == precision
+    assert choose_precision("auto", old) == "fp16"
+
+
+def test_a_metal_device_that_cannot_pool_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+    def no_pool(*_: object) -> None:
+        raise NotImplementedError("The operator 'aten::max_pool3d_with_indices' is not implemented for MPS")
+
+    monkeypatch.setattr("c3d_extract.devices.max_pool", no_pool)
+    assert choose_device("auto") == CPU
+    with pytest.raises(DeviceError, match="no Metal device that this torch can use"):
+        choose_device("mps")
