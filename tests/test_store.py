@@ -499,6 +499,12 @@ def test_other_settings_are_refused_and_named(output: Path, complete: bool) -> N
     RunStore.open(output, replace(identity(), versions={"c3d-extract": "9"})).close()  # only informs
 
 
+def test_a_run_that_moved_to_a_machine_of_another_precision_is_told_how_to_go_on(output: Path) -> None:
+    write(output, [video_row("a")], complete=False, identity=identity(precision="bf16"))
+    with pytest.raises(MismatchError, match="precision: bf16 → fp32.*go on with --precision bf16"):
+        RunStore.open(output, identity(precision="fp32"))
+
+
 @pytest.mark.parametrize("option", [{"l2": True}, {"pca": 1}, {"clips": Path("clips.h5")}])
 def test_what_the_store_itself_makes_different_is_compared_too(output: Path, option: dict[str, Any]) -> None:
     write(output, [video_row("a")])

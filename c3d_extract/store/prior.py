@@ -169,6 +169,9 @@ def check_basis(basis: PcaBasis, layer_sizes: dict[str, int], weights: dict[str,
 def _refuse_differences(earlier: RunIdentity, identity: RunIdentity, path: Path) -> None:
     if differences := earlier.differences(identity):
         hint = "take another -o, or --overwrite to start afresh"
+        if len(differences) == 1 and differences[0].startswith("precision: "):
+            # auto takes another on another machine: a run may have moved.
+            hint = f"go on with --precision {earlier.settings['precision']}, {hint}"
         raise MismatchError("was made with other settings", differences=differences, subject=path, hint=hint)
 
 
