@@ -372,6 +372,7 @@ class DecodePool:
         self._context = _context()
         self._workers: list[_Worker] = []
         self._failed_starts = 0
+        self._next_look = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -436,6 +437,9 @@ class DecodePool:
         by_connection = {w.connection: w for w in self._workers if w.task is not None}
         for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
             yield from self._message(by_connection[connection])
+        if time.monotonic() < self._next_look:  # a look costs as much as a message
+            return
+        self._next_look = time.monotonic() + _POLL_SECONDS
         longest_look = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
         for worker in [w for w in self._workers if w.silent_seconds(longest_look) > self.timeout_seconds]:
             yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")
