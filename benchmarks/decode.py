@@ -7,12 +7,13 @@ the same file, in turn, in one process with one thread each, and is measured in 
 system), so that other work on the machine weighs on all alike; medians over the rounds. `of decode alone`
 is the share of the rate at which PyAV decodes and does nothing else; `ceiling` is the ratio to OpenCV that
 a free conversion would reach. The pool's scaling is wall time: it needs a machine with two idle cores,
-and prints how many the workers got.
+and prints how many the workers got, and how empty loops scale in the same rounds: the most to be had.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import resource
 import statistics
@@ -130,19 +131,38 @@ def pool_run(path: Path, n_workers: int, n_videos: int) -> tuple[float, float, f
         return n / seconds, used / n, used / seconds
 
 
+def loop(n: int) -> None:
+    for _ in range(n):
+        pass
+
+
+def loops(n_processes: int) -> float:
+    """Return empty loops a second of processes that share nothing but the machine."""
+    processes = [multiprocessing.Process(target=loop, args=(30_000_000,)) for _ in range(n_processes)]
+    started = time.perf_counter()
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return n_processes / (time.perf_counter() - started)
+
+
 def scaling(path: Path, rounds: int) -> None:
     n_videos = 2 * max(1, round(600 / decode_alone(path)))
     runs: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+    machine = []
     for _ in range(rounds):
         for n_workers, values in runs.items():
             values.append(pool_run(path, n_workers, n_videos))
+        one = loops(1)
+        machine.append(loops(2) / one)
     for n_workers, values in runs.items():
         rate, used, cores = (statistics.median(column) for column in zip(*values, strict=True))
         print(
             f"  pool, {n_workers} workers: {rate:.0f} frames/s on {cores:.2f} cores, {1e6 * used:.0f} µs a frame"
         )
     ratio = statistics.median(b[0] / a[0] for a, b in zip(runs[1], runs[2], strict=True))
-    print(f"  2 workers / 1 worker: {ratio:.2f} (means something only where 2 workers got 2 cores)")
+    print(f"  2 workers / 1 worker: {ratio:.2f}; two empty loops / one: {statistics.median(machine):.2f}")
 
 
 def render(path: Path, size: tuple[int, int], codec: str, options: dict[str, str], n_frames: int) -> Path:
