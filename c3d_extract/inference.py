@@ -101,15 +101,19 @@ class Network:
         self.precision: Precision = precision
         self.n_overflowed = 0
         self._backed_off: list[str] = []
-        self._checkpoint = checkpoint
         preprocessing = checkpoint.preprocessing
-        self.clip_shape = (checkpoint.architecture.clip[0], *preprocessing.crop, 3)
+        self._architecture = checkpoint.architecture
+        self._weights = dict(checkpoint.state)
+        if preprocessing.colour == "rgb":
+            # Crops come as B, G, R. Turning round the first kernels' inputs costs nothing a batch.
+            self._weights["conv1a.weight"] = self._weights["conv1a.weight"].flip(1)
+        self.clip_shape = (self._architecture.clip[0], *preprocessing.crop, 3)
         self._is_half = precision in {"fp16", "bf16"}
         self._exact: C3D | None = None
         # Metal's own fp32 has been wrong without a word (pytorch#197114): a CPU has the last word there.
         self._exact_device = torch.device("cpu") if device.type == "mps" else device
         self._unchecked = device.type == "mps" or (self._is_half and device.type == "cuda")
-        wide = checkpoint.architecture.filters[0][0] >= _WIDE
+        wide = self._architecture.filters[0][0] >= _WIDE
         in_cache = device.type == "cpu" and wide
         with in_one_line(device):
             self._mean = torch.from_numpy(checkpoint.mean).permute(1, 2, 3, 0).contiguous().to(device)
@@ -118,6 +122,8 @@ class Network:
             self.batch_size = self._even(batch_size or self._suitable_batch())
             self._model = self._build_in_cache() if in_cache else self._build(_DTYPES[precision], device)
             self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        if not self._is_half and not self._unchecked:
+            self._weights.clear()  # nothing will be done again in fp32: 245 MB of C3D
 
     @property
     def warnings(self) -> list[str]:
@@ -129,26 +135,19 @@ class Network:
         )
         return redone + self._backed_off
 
-    def _state(self) -> dict[str, torch.Tensor]:
-        state = dict(self._checkpoint.state)
-        if self._checkpoint.preprocessing.colour == "rgb":
-            # Crops come as B, G, R. Turning round the first kernels' inputs costs nothing a batch.
-            state["conv1a.weight"] = state["conv1a.weight"].flip(1)
-        return state
-
     def _build(self, dtype: torch.dtype, device: torch.device) -> C3D:
         with torch.device("meta"):
-            model = C3D(self._checkpoint.architecture, self.layers)
-        model.load_state_dict(self._state(), assign=True)
+            model = C3D(self._architecture, self.layers)
+        model.load_state_dict(self._weights, assign=True)
         model = model.to(device, dtype).to(memory_format=layout(device))
         return model.eval().requires_grad_(False)
 
     def _build_in_cache(self) -> CpuC3D:
         with torch.inference_mode():
             return CpuC3D(
-                self._checkpoint.architecture,
+                self._architecture,
                 self.layers,
-                self._state(),
+                self._weights,
                 dtype=_DTYPES[self.precision],
                 batch_size=self.batch_size,
                 threads=torch.get_num_threads(),
@@ -158,8 +157,8 @@ class Network:
         if self.device.type != "cuda":
             return max(_CPU_BATCH, CLIPS_TOGETHER * torch.get_num_threads())
         # The largest moment is conv1a: its output and its input, and as much again for the algorithm.
-        frames, rows, columns = self._checkpoint.architecture.clip
-        filters = self._checkpoint.architecture.filters[0][0]
+        frames, rows, columns = self._architecture.clip
+        filters = self._architecture.filters[0][0]
         clip_bytes = 2 * (filters + 3) * frames * rows * columns * _DTYPES[self.precision].itemsize
         free, _ = torch.cuda.mem_get_info(self.device)
         size = int(np.clip(free // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))

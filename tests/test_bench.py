@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from conftest import MEAN
 
 from c3d_extract.cli import bench
+from c3d_extract.model import ARCHITECTURES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,12 @@ def test_the_slower_side_is_named(network: float, one: int, two: int, bound: str
     verdict = bench._verdict(findings, "cpu")
     assert set(verdict["bound_by"].values()) == {bound}
     assert verdict["batch_size"] == 4
+
+
+def test_without_weights_it_measures_the_whole_c3d() -> None:
+    checkpoint = bench._random_c3d()
+    assert checkpoint.architecture.filters == ARCHITECTURES["c3d"].filters
+    assert checkpoint.state["fc6.weight"].shape == (4096, 8192)
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:

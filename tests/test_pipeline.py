@@ -150,6 +150,17 @@ def test_a_second_run_on_the_same_output_is_refused(
     first.close()
 
 
+def test_the_tensors_are_not_held_twice_and_a_closed_extractor_says_so(
+    narrow_weights: Path, videos: Path
+) -> None:
+    with make(narrow_weights) as extractor:
+        assert extractor.checkpoint.state
+        extractor.extract(next(iter(sorted(videos.rglob("*.mp4")))))
+        assert not extractor.checkpoint.state
+    with pytest.raises(UsageError, match="closed"):
+        extractor.extract(next(iter(videos.rglob("*.mp4"))))
+
+
 def test_pca_is_refused_before_any_work(narrow_weights: Path, videos: Path, tmp_path: Path) -> None:
     for k, why in ((7, "there are 6"), (257, "only 256 dimensions")):
         with make(narrow_weights, ExtractSettings(pca=k)) as extractor, pytest.raises(PcaError, match=why):

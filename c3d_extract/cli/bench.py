@@ -72,13 +72,18 @@ def _random_c3d() -> Checkpoint:
     from c3d_extract.model import ARCHITECTURES
     from c3d_extract.weights import load_checkpoint
 
-    shapes = ARCHITECTURES["c3d"].state_shapes(("fc6",))
+    shapes = ARCHITECTURES["c3d"].state_shapes()  # a file of less would be refused
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.pt"
         renamed = {
             name.replace("conv1a", "conv1").replace("conv2a", "conv2"): s for name, s in shapes.items()
         }
-        state = {name: torch.randn(s) * (2 / max(prod(s[1:]), 64)) ** 0.5 for name, s in renamed.items()}
+        state = {
+            name: torch.zeros(s)
+            if name.startswith(("fc7", "fc8"))
+            else torch.randn(s) * (2 / max(prod(s[1:]), 64)) ** 0.5
+            for name, s in renamed.items()
+        }
         torch.save(state, path)
         return load_checkpoint(path, layers=("fc6",), mean="100,100,100")
 

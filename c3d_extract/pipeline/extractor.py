@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -66,7 +67,8 @@ class Extractor:
     Parameters
     ----------
     checkpoint
-        From `c3d_extract.weights.load_checkpoint`; holds the tensors that ``settings.layers`` need.
+        From `c3d_extract.weights.load_checkpoint`; holds the tensors that ``settings.layers`` need. The
+        attribute ``checkpoint`` is without them from when the networks are built.
     settings
         What changes the numbers.
     device, precision, batch_size, workers, timeout_seconds
@@ -103,6 +105,7 @@ class Extractor:
         self.workers = workers or suitable_workers(self.device.type)
         self._networks: list[Network] = []
         self._pool: DecodePool | None = None
+        self._closed = False
 
     @classmethod
     def from_weights(
@@ -145,11 +148,12 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """End the decoder processes and let the network go."""
+        """End the decoder processes and let the network go, for good."""
         if self._pool is not None:
             self._pool.close()
         self._pool = None
         self._networks = []
+        self._closed = True
 
     @property
     def warnings(self) -> list[str]:
@@ -160,6 +164,8 @@ class Extractor:
     @property
     def networks(self) -> list[Network]:
         """A network for each device, built when they are first needed; all take batches of one size."""
+        if self._closed:
+            raise UsageError("is closed", subject="Extractor", hint="make another")
         for device in self.devices[len(self._networks) :]:
             size = self._networks[0].batch_size if self._networks else self._batch_size
             self._networks.append(
@@ -171,6 +177,8 @@ class Extractor:
                     batch_size=size,
                 )
             )
+        if self.checkpoint.state:  # 245 MB of C3D; each network keeps what it may need again
+            self.checkpoint = dataclasses.replace(self.checkpoint, state={})
         return self._networks
 
     @property
