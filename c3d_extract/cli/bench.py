@@ -67,25 +67,28 @@ def _random_c3d() -> Checkpoint:
     """Make C3D with weights whose features neither vanish nor overflow: speed depends on no value."""
     from math import prod
 
+    import numpy as np
     import torch
 
     from c3d_extract.model import ARCHITECTURES
-    from c3d_extract.weights import load_checkpoint
+    from c3d_extract.preprocess import Preprocessing
+    from c3d_extract.weights import Checkpoint
 
-    shapes = ARCHITECTURES["c3d"].state_shapes()  # a file of less would be refused
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.pt"
-        renamed = {
-            name.replace("conv1a", "conv1").replace("conv2a", "conv2"): s for name, s in shapes.items()
-        }
-        state = {
-            name: torch.zeros(s)
-            if name.startswith(("fc7", "fc8"))
-            else torch.randn(s) * (2 / max(prod(s[1:]), 64)) ** 0.5
-            for name, s in renamed.items()
-        }
-        torch.save(state, path)
-        return load_checkpoint(path, layers=("fc6",), mean="100,100,100")
+    architecture = ARCHITECTURES["c3d"]
+    return Checkpoint(
+        name="random",
+        path=Path(),
+        sha256="",
+        layout="",
+        architecture=architecture,
+        preprocessing=Preprocessing(),
+        mean=np.full((3, 1, 1, 1), 100, np.float32),
+        mean_name="100,100,100",
+        state={
+            name: torch.randn(shape) * (2 / max(prod(shape[1:]), 64)) ** 0.5
+            for name, shape in architecture.state_shapes(("fc6",)).items()
+        },
+    )
 
 
 def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> dict[str, Any]:
