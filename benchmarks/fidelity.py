@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from oracle import averaged_fc6, opencv_frames
+from oracle import averaged_fc6, opencv_frames, relative
 
 from c3d_extract import ARCHITECTURES, Extractor
 from c3d_extract.preprocess import FrameSampler, Preprocessing
@@ -70,7 +70,7 @@ def compare_features(
         for path in videos:
             expected = averaged_fc6(state, path, MEAN, pool5=pool5, stride=stride, colour=colour)
             got = extractor.extract(path).mean()
-            errors.append(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+            errors.append(relative(got, expected))
     print(
         f"fc6: pool5 {pool5}, stride {stride}, {colour}: relative error at most {max(errors):.1e} "
         f"({len(videos)} videos; bar 1e-3)",

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 CONVS = (("conv1",), ("conv2",), ("conv3a", "conv3b"), ("conv4a", "conv4b"), ("conv5a", "conv5b"))
 
 
+def relative(found: NDArray[np.floating], right: NDArray[np.floating]) -> float:
+    """‖found - right‖ / ‖right‖."""
+    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
+
+
 def opencv_frames(path: Path) -> NDArray[np.uint8]:
     """uint8 (T, 112, 112, 3), B, G, R: every frame of VideoCapture, resized to 171x128, cropped."""
     capture = cv2.VideoCapture(str(path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from oracle import relative
 
 from c3d_extract.errors import DeviceError
 from c3d_extract.inference import Network
@@ -38,10 +39,6 @@ def clips() -> NDArray[np.uint8]:
 
 def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") -> Network:
     return Network(checkpoint, LAYERS, device=CPU, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
-
-
-def relative(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
