@@ -168,6 +168,7 @@ def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]
     found: dict[str, dict[str, list]] = {
         net: {"curves": [], "reversal": [], "linear": []} for net in arguments.nets
     }
+    videos = sorted(arguments.videos.glob("*/*")) if arguments.videos else []
     for seed in range(arguments.seeds):
         for net in arguments.nets:
             plan = plan_for(net, learn.labels, recipe, arguments, seed=seed, data="synthetic motion")
@@ -175,8 +176,7 @@ def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]
             trainer, curve = train(run, plan, learn, test, n_tests=arguments.tests)
             found[net]["curves"].append(curve)
             found[net]["reversal"].append(reversal_accuracy(trainer, pairs))
-            if arguments.videos:
-                videos = sorted(arguments.videos.glob("*/*"))
+            if videos:
                 features = extract(run / "model.safetensors", videos, stride=16)["fc6"]
                 found[net]["linear"].append(float(score(features, videos)[0]))
     return found

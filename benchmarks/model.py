@@ -33,8 +33,8 @@ GFLOP_A_CLIP = 77.1
 PAPER_FRAMES_A_SECOND = 313.9  # C3D on a K40 (Tran et al. 2015, Section 7)
 
 
-def openvino(checkpoint: Checkpoint, batch: int, precision: str) -> Callable[[], object] | None:
-    """The same network as OpenVINO compiles it, in ``f32`` or ``bf16``."""
+def openvino(checkpoint: Checkpoint, batch: int, precision: Precision) -> Callable[[], object] | None:
+    """The same network as OpenVINO compiles it, in fp32 or bf16."""
     try:
         import openvino as ov
     except ImportError:
@@ -51,7 +51,7 @@ def openvino(checkpoint: Checkpoint, batch: int, precision: str) -> Callable[[],
 
     shape = [batch, 3, 16, 112, 112]
     converted = ov.convert_model(Fc6(), example_input=torch.zeros(1, *shape[1:]), input=shape)
-    config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision}
+    config = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": precision.replace("fp", "f")}
     request = ov.Core().compile_model(converted, "CPU", config).create_infer_request()
     x = np.random.default_rng(0).normal(0, 60, shape).astype(np.float32)
     return lambda: request.infer({0: x})
@@ -96,7 +96,7 @@ def at(
     product_gflop = 2 * 512 * 6912 * 3136 / 1e9
     return {
         f"c3d-extract {precision}": (lambda: net(clips), n),
-        f"OpenVINO {precision}": (openvino(checkpoint, n, {"fp32": "f32"}.get(precision, precision)), n),
+        f"OpenVINO {precision}": (openvino(checkpoint, n, precision), n),
         f"matrix product {precision}": (lambda: a @ b, product_gflop / GFLOP_A_CLIP),
     }
 

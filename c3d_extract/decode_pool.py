@@ -437,9 +437,10 @@ class DecodePool:
         by_connection = {w.connection: w for w in self._workers if w.task is not None}
         for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
             yield from self._message(by_connection[connection])
-        if time.monotonic() < self._next_look:  # a look costs as much as a message
+        now = time.monotonic()
+        if now < self._next_look:  # a look costs as much as a message
             return
-        self._next_look = time.monotonic() + _POLL_SECONDS
+        self._next_look = now + _POLL_SECONDS
         longest_look = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
         for worker in [w for w in self._workers if w.silent_seconds(longest_look) > self.timeout_seconds]:
             yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")

@@ -96,7 +96,7 @@ def _has_metal() -> bool:
         return False
     try:
         max_pool(torch.zeros(1, 1, 2, 2, 2, device="mps"), 2, "ceil")
-    except RuntimeError:  # NotImplementedError is one
+    except RuntimeError:  # so torch says, in a subclass, that Metal lacks an operator
         return False
     return True
 
