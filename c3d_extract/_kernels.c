@@ -5,8 +5,7 @@
    and never read or write outside. NumPy does the same in those modules where this could not be compiled;
    tests hold both to OpenCV's pixels. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_buffers.h"
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
@@ -166,30 +165,6 @@ sample_buffers(const Py_buffer *pixels, const Py_buffer *row_table, const Py_buf
     return 1;
 }
 
-static int
-get_buffers(PyObject *const objects[4], const int kinds[4], Py_buffer buffers[4])
-{
-    for (int n = 0; n < 4; n++)
-        if (PyObject_GetBuffer(objects[n], &buffers[n], kinds[n]) < 0) {
-            while (n > 0)
-                PyBuffer_Release(&buffers[--n]);
-            return 0;
-        }
-    return 1;
-}
-
-static PyObject *
-done(Py_buffer buffers[4], int fits)
-{
-    for (int n = 0; n < 4; n++)
-        PyBuffer_Release(&buffers[n]);
-    if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "arrays that do not fit together");
-        return NULL;
-    }
-    return Py_NewRef(Py_None);
-}
-
 static PyObject *
 sample(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -198,9 +173,9 @@ sample(PyObject *Py_UNUSED(module), PyObject *args)
     Py_buffer buffers[4];
     if (!PyArg_ParseTuple(args, "OOOO:sample", &objects[0], &objects[1], &objects[2], &objects[3]))
         return NULL;
-    if (!get_buffers(objects, kinds, buffers))
+    if (!get_buffers(objects, kinds, buffers, 4))
         return NULL;
-    return done(buffers, sample_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3]));
+    return done(buffers, 4, sample_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3]));
 }
 
 static int
@@ -254,9 +229,9 @@ gather(PyObject *Py_UNUSED(module), PyObject *args)
     int width;
     if (!PyArg_ParseTuple(args, "OOOOi:gather", &objects[0], &objects[1], &objects[2], &objects[3], &width))
         return NULL;
-    if (!get_buffers(objects, kinds, buffers))
+    if (!get_buffers(objects, kinds, buffers, 4))
         return NULL;
-    return done(buffers, gather_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3], width));
+    return done(buffers, 4, gather_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3], width));
 }
 
 static PyMethodDef methods[] = {

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from c3d_extract.cli.demo import command as demo
 from c3d_extract.errors import UsageError
 from c3d_extract.synthetic import ACTIONS, KINDS, MOTIONS, REVERSALS, SHAPES, SyntheticClips, render_video
-from c3d_extract.synthetic.canvas import Canvas, Look, _blurred
 from c3d_extract.synthetic.shapes import _course, paint_shapes
 from c3d_extract.video import VideoReader
 
@@ -59,69 +58,6 @@ def test_clips_stay_the_ones_the_embedded_checkpoint_learned_from(kind: str, lev
     # Means of whole clips; a hundredth of a level leaves room for another processor's last bits only.
     clips = SyntheticClips(kind, seed=2, size=(16, 56, 56))
     assert [float(clips.clip(index)[0].mean()) for index in range(6)] == pytest.approx(levels, abs=0.01)
-
-
-def _random_lines(rng: np.random.Generator, n_lines: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lines (L, T, 2) in and around 30x40 pixels; one in four a point, level, or upright."""
-    starts, ends = rng.uniform(-15, 55, (2, n_lines, n_frames, 2))
-    kind = rng.integers(0, 6, (n_lines, n_frames))
-    ends[kind == 0] = starts[kind == 0]
-    ends[kind == 1, 0], ends[kind == 2, 1] = starts[kind == 1, 0], starts[kind == 2, 1]
-    return starts, ends
-
-
-def _distances(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Distance of each of 30x40 pixels from a line between two points."""
-    pixels = np.stack(np.meshgrid(np.arange(40.0), np.arange(30.0)), axis=-1)
-    axis = end - start
-    along = np.clip((pixels - start) @ axis / max(axis @ axis, 1e-12), 0, 1)
-    distances: np.ndarray = np.linalg.norm(pixels - start - along[..., None] * axis, axis=-1)
-    return distances
-
-
-def test_near_a_line_are_the_pixels_within_reach_each_once() -> None:
-    rng = np.random.default_rng(1)
-    starts, ends = _random_lines(rng, 60, 4)
-    reach = rng.uniform(0.3, 9, (60, 4))
-    near = Canvas(np.zeros((3, 4, 30, 40), np.float32)).near(starts, ends, reach)
-    found = list(zip(near.box[near.row].tolist(), near.where.tolist(), strict=True))
-    assert len(found) == len(set(found))
-    expected = {
-        (4 * line + frame, frame * 1200 + int(pixel))
-        for line in range(60)
-        for frame in range(4)
-        for pixel in np.flatnonzero(_distances(starts[line, frame], ends[line, frame]) <= reach[line, frame])
-    }
-    assert set(found) == expected
-
-
-def test_rods_are_painted_in_their_order_with_soft_rims() -> None:
-    rng = np.random.default_rng(2)
-    starts, ends = _random_lines(rng, 20, 3)
-    radii = rng.uniform(0.45, 6, 20)
-    colours = rng.random((20, 2, 3)).astype(np.float32)
-    looks = [Look(one, two, "plain", 1, strength=rng.choice([0.3, 1])) for one, two in colours]
-    canvas = Canvas(np.full((3, 3, 30, 40), 0.5, np.float32))
-    canvas.rods(starts, ends, radii, looks)
-    expected = np.full((3, 3, 30, 40), 0.5)
-    for rod, (radius, look) in enumerate(zip(radii, looks, strict=True)):
-        outer, inner = (radius + 0.5) ** 2, max(radius - 0.5, 0) ** 2
-        for frame in range(3):
-            squared = _distances(starts[rod, frame], ends[rod, frame]) ** 2
-            cover = np.clip((outer - squared) / (outer - inner), 0, look.strength)
-            expected[:, frame] += cover * (look.colour[:, None, None] - expected[:, frame])
-    # float32 squares of up to 70 pixels are known to a few ten thousandths; a rim spans about a pixel.
-    assert np.abs(canvas.pixels - expected).max() < 2e-3
-
-
-@pytest.mark.parametrize("size", [(2, 9, 7), (1, 1, 5), (3, 2, 2)])
-def test_blur_gives_shares_to_neighbours_and_leaves_the_edges(size: tuple[int, int, int]) -> None:
-    pixels = np.random.default_rng(3).random((3, *size)).astype(np.float32)
-    blurred = pixels.astype(float)
-    for axis in (2, 3):
-        line = np.moveaxis(blurred, axis, 0)
-        line[1:-1] = 0.6 * line[1:-1] + 0.2 * (line[:-2] + line[2:])
-    assert np.allclose(_blurred(pixels, np.float32(0.2)), blurred, atol=1e-6)  # float32 sums of three
 
 
 def _displacement(frames: np.ndarray) -> np.ndarray:

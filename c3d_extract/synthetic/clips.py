@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c3d_extract.errors import UsageError
-from c3d_extract.synthetic.canvas import Canvas, film
+from c3d_extract.synthetic.camera import film
 from c3d_extract.synthetic.figures import ACTIONS, paint_figures
 from c3d_extract.synthetic.shapes import MOTIONS, REVERSALS, SHAPES, paint_shapes
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from numpy.typing import NDArray
+
+    from c3d_extract.synthetic.canvas import Canvas
 
 __all__ = ["KINDS", "SyntheticClips", "render_video"]
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c3d_extract.synthetic.canvas import Array, Camera, Canvas, Look, random_colour, random_ground
+from c3d_extract.synthetic.camera import Camera
+from c3d_extract.synthetic.canvas import Array, Canvas, Look
+from c3d_extract.synthetic.ground import random_colour, random_ground
 from c3d_extract.synthetic.shapes import camera_shake
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c3d_extract.synthetic.canvas import Array, Camera, Canvas, Look, random_colour, random_ground
+from c3d_extract.synthetic.camera import Camera
+from c3d_extract.synthetic.canvas import Array, Canvas, Look, turned
+from c3d_extract.synthetic.ground import random_colour, random_ground
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,15 +167,9 @@ def _paint_shape(
     canvas: Canvas, shape: str, look: Look, *, centre: Array, radius: Array, angle: Array
 ) -> None:
     near = canvas.near(centre[None], centre[None], radius[None] * 1.15 + 1)
-    frame, row = near.box, near.row  # one thing: a box is a frame
-    x, y = centre.astype(np.float32).T
-    cos, sin = ((turn / radius).astype(np.float32)[frame] for turn in (np.cos(angle), np.sin(angle)))
-    dx, dy = near.x.astype(np.float32) - near.each(x), near.y.astype(np.float32) - y[frame]
-    u, v = dx * cos[row] + (dy * sin)[row], (dy * cos)[row] - dx * sin[row]
-    distance = SHAPES[shape](u, v) * near.each(radius.astype(np.float32))
-    cover = np.clip(np.float32(0.5) - distance, 0, 1)
-    shown = np.flatnonzero(cover)
-    canvas.lay(near.where[shown], cover[shown], look, u[shown], v[shown])
+    u, v, pixels = turned(near, centre[None], angle[None], radius[None])
+    cover = np.clip(np.float32(0.5) - SHAPES[shape](u, v) * pixels, 0, 1)
+    canvas.lay(near, cover, [look], u, v)
 
 
 def _paint_pole(canvas: Canvas, rng: np.random.Generator) -> None:
