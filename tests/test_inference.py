@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from oracle import relative
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from c3d_extract.errors import DeviceError
 from c3d_extract.inference import Network
@@ -18,6 +21,7 @@ from c3d_extract.pipeline import Extractor
 from c3d_extract.weights import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -212,3 +216,84 @@ def test_gpus_of_several_models_are_recorded_and_warned_of(
     assert alike.warnings == []
     assert "cuda:0 A100, cuda:1 A100, cuda:2 T4 round differently" in unlike.warnings[0]
     assert unlike.identity().versions["device"] == "cuda:0 A100, cuda:1 A100, cuda:2 T4"
+
+
+class _Stream:
+    """Plays a CUDA stream: writes down who waits for whom."""
+
+    current = "compute"
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: _Stream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def __enter__(self) -> None:
+        _Stream.current = self.name
+
+    def __exit__(self, *_: object) -> None:
+        _Stream.current = "compute"
+
+
+@pytest.fixture
+def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Play a GPU of 80 GB: tensors without numbers, and streams and copies that write down what they do.
+
+    Operations across devices are refused as on a real one.
+    """
+    log: list[str] = []
+    compute, copies = _Stream("compute", log), _Stream("copies", log)
+
+    class Event:
+        def record(self, stream: _Stream) -> None:
+            log.append(f"event on {stream.name}")
+
+    class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            tensors = [x for x in (*args, made) if isinstance(x, torch.Tensor)]
+            if len({x.device for x in tensors}) == 2:
+                log.append(f"{made.dtype} to {made.device.type} on {_Stream.current}".removeprefix("torch."))
+            return made
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: copies)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: compute)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (80 << 30, 80 << 30))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, by: log.append(f"kept for {by.name}"))
+
+    def build(self: Network, dtype: torch.dtype, device: torch.device) -> C3D:
+        with torch.device("meta"):
+            model = C3D(self._architecture, self.layers)
+        state = {
+            name: torch.empty(value.shape, dtype=dtype, device=device)
+            for name, value in self._weights.items()
+        }
+        model.load_state_dict(state, assign=True)
+        return model.eval().requires_grad_(False)
+
+    monkeypatch.setattr(Network, "_build", build)
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies():  # type: ignore[no-untyped-call]
+        yield log
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "tf32", "fp32"])
+def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
+    checkpoint: Checkpoint, gpu_log: list[str], precision: str
+) -> None:
+    net = Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision=precision)  # type: ignore[arg-type]
+    assert net.batch_size == 64
+    gpu_log.clear()
+    (part,) = net.submit(np.zeros((64, *net.clip_shape), np.uint8))._parts
+    assert gpu_log == [
+        "uint8 to cuda on copies",
+        "compute waits for copies",
+        "kept for compute",
+        *["float32 to cpu on compute"] * len(LAYERS),
+        "event on compute",
+    ]
+    for rows in part.features().values():
+        assert (rows.dtype, rows.device.type, len(rows)) == (torch.float32, "cpu", 64)
