@@ -414,6 +414,19 @@ def test_a_label_that_is_no_class_is_named_by_its_line(tmp_path: Path) -> None:
         read_videos(tmp_path / "list.txt", labels=("x", "y", "z"))
 
 
+def test_what_has_one_class_alone_or_an_empty_one_is_refused(tmp_path: Path) -> None:
+    _touch(tmp_path, "all/run/a.mp4", "all/walk/b.mp4")
+    with pytest.raises(UsageError, match=r"one class alone, 'all'.*did you mean .*all\?"):
+        read_videos(tmp_path)
+    (tmp_path / "list.csv").write_text("all/run/a.mp4,run\nall/walk/b.mp4,run\n")
+    with pytest.raises(UsageError, match=r"list\.csv: has one class alone, 'run'"):
+        read_videos(tmp_path / "list.csv")
+    (tmp_path / "all" / "jump").mkdir()
+    with pytest.raises(UsageError, match=r"jump: holds no videos for class 'jump'"):
+        read_videos(tmp_path / "all")
+    assert len(read_videos(tmp_path / "all", labels=("jump", "run", "walk")).videos) == 2
+
+
 def test_a_list_none_of_whose_videos_is_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 1\n")
     with pytest.raises(UsageError, match="2 of its videos are not there; --root"):

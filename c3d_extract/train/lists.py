@@ -64,7 +64,8 @@ def read_videos(source: Path, *, root: Path | None = None, labels: Sequence[str]
     Raises
     ------
     UsageError
-        For a line that cannot be read, with its number, and where no video is left.
+        For a line that cannot be read, with its number; where no video is left, and, unless ``labels`` are
+        given, where there is one class alone or a class folder has no video.
     """
     if source.is_dir():
         found = _read_folders(source, labels)
@@ -75,7 +76,23 @@ def read_videos(source: Path, *, root: Path | None = None, labels: Sequence[str]
     if not found.videos:
         missing = f"; {found.n_missing} of its videos are not there" if found.n_missing else ""
         raise UsageError(f"holds no videos{missing}", subject=source, hint="--root says where paths start")
+    if labels is None:
+        _check_classes(source, found)
     return found
+
+
+def _check_classes(source: Path, found: VideoList) -> None:
+    if len(found.labels) < 2:
+        raise UsageError(
+            f"has one class alone, {found.labels[0]!r}, and a network learns to tell classes apart",
+            subject=source,
+            hint=f"did you mean {source / found.labels[0]}?" if source.is_dir() else None,
+        )
+    if source.is_dir():
+        shown = {label for video in found.videos for label in video.labels}
+        for number, name in enumerate(found.labels):
+            if number not in shown:
+                raise UsageError(f"holds no videos for class {name!r}", subject=source / name)
 
 
 def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
