@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from c3d_extract import Extractor
@@ -455,6 +456,37 @@ def test_test_clips_are_cut_as_extraction_cuts_them(videos: Path) -> None:
     clips = [clip for clip, _ in source.test_clips(1)]
     assert np.array_equal(clips[0], crops[:16])
     assert np.array_equal(clips[-1], crops[-16:])
+
+
+def test_of_a_long_video_the_test_clips_alone_are_held_and_are_spread_evenly(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("c3d_extract.train.data._MANY_FRAMES", 30)
+    source = VideoSource(read_videos(videos), SMALL, RECIPES["ucf101"], seed=0)
+    with open_video(source.videos[2].path) as reader:
+        crops = np.stack([FrameSampler(SMALL)(frame.bgr) for frame in reader.frames()])
+    assert len(crops) == 40
+    starts = []
+    for clip, _ in source.test_clips(2):
+        starts += [t for t in range(25) if np.array_equal(crops[t : t + 16], clip)]
+    # 25 places, ten of them from the first to the last, each rounded down.
+    assert starts == [0, 2, 5, 8, 11, 13, 16, 19, 22, 24]
+
+
+def test_folders_of_numbered_images_are_videos_too_and_all_of_them_is_used(tmp_path: Path) -> None:
+    for name, length in (("run", 200), ("walk", 3)):
+        folder = tmp_path / name / "a video"
+        folder.mkdir(parents=True)
+        for number in range(length):
+            Image.new("RGB", (44, 36), (number, number, number)).save(folder / f"{number:06d}.png")
+    listed = read_videos(tmp_path)
+    assert [video.path.name for video in listed.videos] == ["a video"] * 2
+    source = VideoSource(listed, SMALL, RECIPES["ucf101"], seed=0)
+    assert [int(clip[0, 0, 0, 0]) for clip, _ in source.test_clips(0)][-1] == 184
+    firsts = [int(source.clip(0, np.random.default_rng(seed))[0][0, 0, 0, 0]) for seed in range(60)]
+    assert min(firsts) < 20
+    assert max(firsts) > 165
+    assert np.unique(source.clip(1, np.random.default_rng(0))[0][:, 0, 0, 0]).tolist() == [0, 1, 2]
 
 
 def test_training_clips_are_windows_of_the_video_some_of_them_mirrored(videos: Path) -> None:

@@ -55,8 +55,8 @@ def _numbers(function: Any) -> Any:
 
     DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an
     official UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`,
-    `synthetic:shapes`, `synthetic:figures`. A run that was stopped goes on where it was. Under torchrun it
-    uses all processes."""
+    `synthetic:shapes`, `synthetic:figures`. A folder of numbered images is a video, too. A run that was
+    stopped goes on where it was. Under torchrun it uses all processes."""
 )
 @click.argument("data")
 @click.option(

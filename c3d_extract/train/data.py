@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
+from c3d_extract.video import FrameFolder, open_video
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from c3d_extract.synthetic import SyntheticClips
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
-    from c3d_extract.video import Frame, FrameFolder, VideoReader
+    from c3d_extract.video import Frame, VideoReader
 
 __all__ = ["Batch", "ClipSource", "SyntheticSource", "TrainingClips", "VideoSource", "collate"]
+
+_TEST_CLIPS = 10
+_MANY_FRAMES = 1000  # resized 66 MB, which are held; of longer videos the clips are searched
 
 Clip = tuple["NDArray[np.uint8]", tuple[int, ...]]
 
@@ -113,7 +117,7 @@ class VideoSource:
         number, segment = divmod(item, self._recipe.clips_per_video)
         path, labels = self.videos[number]
         first = np.random.default_rng((self._seed, number, segment)).random()
-        frames = _frames_at(path, self._n_frames, self._recipe.segment_seconds, first, rng.random())
+        frames = self._frames_at(path, self._recipe.segment_seconds, first, rng.random())
         slack = np.subtract(self._resize.preprocessing.resize, self._crop)
         top, left = (int(rng.integers(0, n + 1)) for n in slack)
         clip = self._cut(frames, top, left)
@@ -123,70 +127,79 @@ class VideoSource:
     def test_clips(self, item: int) -> list[Clip]:
         """Return up to ten clips spread evenly over the video, cut from the centre."""
         path, labels = self.videos[item]
-        frames = list(_decode(path))
+        return [(self._cut(frames, *self._centre), labels) for frames in self._spread(path)]
+
+    def _spread(self, path: Path) -> Iterable[list[NDArray[np.uint8]]]:
+        with open_video(path) as reader:
+            is_long = (_n_stated(reader) or 0) > _MANY_FRAMES
+            frames = [] if is_long else list(self._resized(reader.frames()))
+        if is_long:
+            almost_one = 1 - 1e-9
+            return [
+                self._frames_at(path, 0.0, 0.0, place) for place in np.linspace(0, almost_one, _TEST_CLIPS)
+            ]
         last = max(len(frames) - self._n_frames, 0)
-        starts = sorted({round(place) for place in np.linspace(0, last, 10)}) if last >= 10 else [last // 2]
-        cuts = (_padded(frames[start : start + self._n_frames], self._n_frames) for start in starts)
-        return [(self._cut(cut, *self._centre), labels) for cut in cuts]
+        places = np.linspace(0, last, _TEST_CLIPS)
+        starts = sorted({round(place) for place in places}) if last >= _TEST_CLIPS else [last // 2]
+        return [self._padded(frames[start : start + self._n_frames]) for start in starts]
 
     def _cut(self, frames: Sequence[NDArray[np.uint8]], top: int, left: int) -> NDArray[np.uint8]:
         rows, columns = self._crop
-        resized = {id(frame): self._resize(frame) for frame in frames}  # a repeated frame is resized once
-        return np.stack([resized[id(f)][top : top + rows, left : left + columns] for f in frames])
+        return np.stack([frame[top : top + rows, left : left + columns] for frame in frames])
+
+    def _resized(self, frames: Iterable[Frame]) -> Iterator[NDArray[np.uint8]]:
+        for frame in frames:
+            resized = self._resize(frame.bgr)
+            del frame  # so that the reader can use its memory again
+            yield resized
+
+    def _frames_at(
+        self, path: Path, segment_seconds: float, first: float, second: float
+    ) -> list[NDArray[np.uint8]]:
+        """Return the frames of a clip from a random place, or the last ones, resized.
+
+        ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says.
+        """
+        n_frames = self._n_frames
+        with open_video(path) as reader:
+            total = _n_stated(reader) or 10 * n_frames
+            length = (
+                min(total, max(n_frames, int(segment_seconds * _fps(reader)))) if segment_seconds else total
+            )
+            start = int(first * max(total - length, 0)) if segment_seconds else 0
+            start += int(second * (max(length - n_frames, 0) + 1))
+            frames: list[NDArray[np.uint8]] = []
+            with contextlib.suppress(VideoError):  # there is nothing so late; if it is worse, _last says so
+                frames += self._resized(islice(_since(reader, start), n_frames))
+        return frames if len(frames) == n_frames else self._last(path)
+
+    def _last(self, path: Path) -> list[NDArray[np.uint8]]:
+        # The video is shorter than it said.
+        with open_video(path) as reader:
+            return self._padded(list(deque(self._resized(reader.frames()), maxlen=self._n_frames)))
+
+    def _padded(self, frames: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        # A video of fewer frames repeats its last one, as extraction does by default.
+        return frames + [frames[-1]] * (self._n_frames - len(frames))
 
 
-def _decode(path: Path) -> Iterable[NDArray[np.uint8]]:
-    from c3d_extract.video import open_video
-
-    with open_video(path) as reader:
-        for frame in reader.frames():
-            yield frame.bgr.copy()  # the reader may use its buffer again
-
-
-def _frames_at(
-    path: Path, n_frames: int, segment_seconds: float, first: float, second: float
-) -> list[NDArray[np.uint8]]:
-    """Return ``n_frames`` consecutive frames of a random place, or the last.
-
-    ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says.
-    """
-    from c3d_extract.video import open_video
-
-    with open_video(path) as reader:
-        info = reader.info if hasattr(reader, "info") else None
-        fps = info.fps if info is not None and np.isfinite(info.fps) else 25.0
-        seconds = info.duration_seconds if info is not None else np.nan
-        total = int(seconds * fps) if np.isfinite(seconds) else 10 * n_frames
-        length = min(total, max(n_frames, int(segment_seconds * fps))) if segment_seconds else total
-        start = int(first * max(total - length, 0)) if segment_seconds else 0
-        start += int(second * (max(length - n_frames, 0) + 1))
-        frames = []
-        with contextlib.suppress(VideoError):  # there is nothing so late; if it is worse, _last says so
-            frames += [frame.bgr.copy() for frame in islice(_since(reader, start, fps), n_frames)]
-    return frames if len(frames) == n_frames else _last(path, n_frames)
+def _n_stated(reader: VideoReader | FrameFolder) -> int | None:
+    """Return how many frames there are by what the container says, or None."""
+    if isinstance(reader, FrameFolder):
+        return len(reader)
+    seconds = reader.info.duration_seconds
+    return int(seconds * _fps(reader)) if np.isfinite(seconds) else None
 
 
-def _since(reader: VideoReader | FrameFolder, start: int, fps: float) -> Iterator[Frame]:
-    from c3d_extract.video import VideoReader
+def _fps(reader: VideoReader | FrameFolder) -> float:
+    return reader.info.fps if np.isfinite(reader.info.fps) else 25.0
 
-    if not isinstance(reader, VideoReader):
-        return islice(reader.frames(), start, None)
+
+def _since(reader: VideoReader | FrameFolder, start: int) -> Iterator[Frame]:
+    if isinstance(reader, FrameFolder):
+        return reader.frames(first=start)
     # Half a frame early, so that rounding cannot leave out the first.
-    return reader.frames(start_seconds=(start - 0.5) / fps)
-
-
-def _last(path: Path, n_frames: int) -> list[NDArray[np.uint8]]:
-    # The video is shorter than it said.
-    from c3d_extract.video import open_video
-
-    with open_video(path) as reader:
-        window = deque((frame.bgr.copy() for frame in reader.frames()), maxlen=n_frames)
-    return _padded(list(window), n_frames)
-
-
-def _padded(frames: list[NDArray[np.uint8]], n_frames: int) -> list[NDArray[np.uint8]]:
-    # A video of fewer frames repeats its last one, as extraction does by default.
-    return frames + [frames[-1]] * (n_frames - len(frames))
+    return reader.frames(start_seconds=(start - 0.5) / _fps(reader))
 
 
 class Batch(NamedTuple):

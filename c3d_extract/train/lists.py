@@ -11,14 +11,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
+from c3d_extract.sources import VIDEO_SUFFIXES, find_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["LabelledVideo", "VideoList", "read_videos"]
-
-_VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"}
-_VIDEO_SUFFIXES |= {".3gp", ".ogv", ".gif", ".mts", ".m2ts", ".asf", ".vob", ".divx"}
 
 
 class LabelledVideo(NamedTuple):
@@ -102,8 +100,8 @@ def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
     for path in classes:
         if path.name not in names:
             raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _VIDEO_SUFFIXES)
-        videos += [LabelledVideo(file, (names.index(path.name),)) for file in files]
+        found = find_videos([path], frame_folders=True).videos
+        videos += [LabelledVideo(source.path, (names.index(path.name),)) for source in found]
     return VideoList(tuple(videos), names)
 
 
@@ -157,7 +155,7 @@ def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
         except csv.Error as error:
             raise UsageError(f"broken: {error}", subject=f"{file}, line {number}") from error
         return fields[0], tuple(fields[1:])
-    if head and PurePosixPath(line).suffix.lower() not in _VIDEO_SUFFIXES:
+    if head and PurePosixPath(line).suffix.lower() not in VIDEO_SUFFIXES:
         return head.strip(), (last,)
     # A bare path, as in UCF101 test lists: the class is the folder.
     return line, (PurePosixPath(line).parent.name,)

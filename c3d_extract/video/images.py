@@ -50,6 +50,10 @@ class FrameFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self._files)
+
     def close(self) -> None:
         """Nothing is kept open."""
 
@@ -62,9 +66,17 @@ class FrameFolder:
         missing = numbers[-1] - numbers[0] + 1 - len(numbers)
         return f"{missing} images missing between {numbers[0]} and {numbers[-1]}" if missing else None
 
-    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:  # noqa: ARG002 - images come whole
-        """Yield the images; one that cannot be decoded ends the video with a VideoError that names it."""
-        for file in self._files:
+    def frames(
+        self,
+        lines: Lines | None = None,  # noqa: ARG002 - images come whole
+        *,
+        first: int = 0,
+    ) -> Iterator[Frame]:
+        """Yield the images from the ``first``, counted from 0, on.
+
+        One that cannot be decoded ends the video with a VideoError that names it.
+        """
+        for file in self._files[first:]:
             bgr = _read_image(file, self._max_pixels)
             if self.n_frames == 0:
                 self.info = replace(self.info, width=bgr.shape[1], height=bgr.shape[0])
