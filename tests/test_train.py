@@ -530,10 +530,19 @@ def test_a_bad_video_costs_itself_only(videos: Path, tmp_path: Path) -> None:
         data={"list": "bad"},
     )
     reports = list(Trainer(tmp_path / "run", plan, source, source, report_every=1).run())
-    assert [len(report.failures) for report in reports] == [1, 1]
+    assert [len(report.failures) for report in reports] == [1, 2], "the last also tests on it"
     assert "bad.mp4" in reports[0].failures[0]
     assert all(np.isfinite(report.loss) for report in reports)
     assert reports[-1].test_videos is not None
+
+
+def test_a_test_is_the_same_however_many_processes_read_its_videos(videos: Path, tmp_path: Path) -> None:
+    listed = read_videos(videos)
+    source = VideoSource(listed, SMALL, RECIPES["ucf101"], seed=0)
+    plan = _plan(labels=listed.labels, architecture=dataclasses.replace(TINY, n_classes=2))
+    tested = [Trainer(tmp_path, plan, source, n_workers=n).evaluate(source) for n in (0, 2)]
+    assert tested[0] == tested[1]
+    assert tested[0].videos in {n / 6 for n in range(7)}
 
 
 def test_a_clip_of_several_classes_asks_for_each_in_equal_parts() -> None:

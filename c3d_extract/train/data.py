@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.video import Frame, VideoReader
 
-__all__ = ["Batch", "ClipSource", "SyntheticSource", "TrainingClips", "VideoSource", "collate"]
+__all__ = ["Batch", "ClipSource", "SyntheticSource", "TestVideos", "TrainingClips", "VideoSource", "collate"]
 
 _TEST_CLIPS = 10
 _MANY_FRAMES = 1000  # resized 66 MB, which are held; of longer videos the clips are searched
@@ -231,6 +231,25 @@ class TrainingClips(Dataset[Any]):
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng((self._seed, epoch, 0)).permutation(n_items)
         return int(self._order[1][place])
+
+
+class TestVideos(Dataset[Any]):
+    """Video n of a set that is tested on → its clips, or why there are none."""
+
+    __test__ = False  # for pytest, which takes it for tests
+
+    def __init__(self, source: ClipSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return self.source.n_items or 0
+
+    def __getitem__(self, item: int) -> list[Clip] | str:
+        """Return the clips, or why there are none."""
+        try:
+            return self.source.test_clips(item)
+        except VideoError as error:
+            return str(error)
 
 
 def collate(found: Sequence[Clip | str], n_classes: int) -> Batch:

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
 from c3d_extract.devices import fp32_products, layout
-from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError, VideoError
-from c3d_extract.train.data import Batch, TrainingClips, collate
+from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
+from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate
 from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet
 from c3d_extract.weights import save_checkpoint
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Report", "Trainer", "hits"]
 
 _SEED_STEP = 1_000_003  # a prime: seeds of neighbouring iterations and processes do not meet
+_VIDEOS_TOGETHER = 16  # that are tested
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ class Report:
     test_loss: float | None = None
     test_clips: float | None = None
     test_videos: float | None = None
+
+
+class Tested(NamedTuple):
+    """Mean loss, and accuracy on single clips and on each video's mean; why videos could not be read."""
+
+    loss: float
+    clips: float
+    videos: float
+    failures: list[str]
 
 
 def hits(scores: torch.Tensor, targets: torch.Tensor, labels: tuple[str, ...]) -> tuple[int, int]:
@@ -300,7 +310,9 @@ class Trainer:
             if testing or self.iteration % self.report_every == 0:
                 report = self._report(sums, failures, time.perf_counter() - since)
                 if testing and self.test is not None and self.rank == 0:
-                    report.test_loss, report.test_clips, report.test_videos = self.evaluate(self.test)
+                    tested = self.evaluate(self.test)
+                    report.test_loss, report.test_clips, report.test_videos, unread = tested
+                    report.failures.extend(unread)
                 if self.rank == 0:
                     self._log.add(report)
                 sums, failures, since = _Sums(), [], time.perf_counter()
@@ -377,17 +389,14 @@ class Trainer:
         return Report(self.iteration, loss, accuracy, rate, sums.n_clips / seconds, failures)
 
     @torch.no_grad()
-    def evaluate(self, test: ClipSource) -> tuple[float, float, float]:
-        """Return mean loss, clip accuracy and video accuracy on a test set; videos that fail are left out."""
+    def evaluate(self, test: ClipSource) -> Tested:
+        """Test on a set; videos that cannot be read are left out and named."""
         self.net.eval()
-        clips, videos = _Sums(), _Sums()
-        for group in _grouped(test.n_items or 0):
-            found = []
-            for item in group:
-                try:
-                    found.append(test.test_clips(item))
-                except VideoError:
-                    continue
+        clips, videos, failures = _Sums(), _Sums(), []
+        groups = DataLoader(TestVideos(test), _VIDEOS_TOGETHER, num_workers=self.n_workers, collate_fn=list)
+        for group in groups:
+            failures += [why for why in group if isinstance(why, str)]
+            found = [video for video in group if not isinstance(video, str)]
             batch = collate([clip for video in found for clip in video], len(self.plan.labels))
             if not len(batch.clips):
                 continue
@@ -400,7 +409,7 @@ class Trainer:
             mean = torch.stack([part.softmax(1).mean(0) for part in torch.split(scores, sizes)])
             first = torch.stack([part[0] for part in torch.split(targets, sizes)])
             videos = videos.plus(0, len(sizes), *hits(mean, first, self.plan.labels))
-        return *clips.means, videos.means[1]
+        return Tested(*clips.means, videos.means[1], failures)
 
 
 class _Positions(Sampler[list[int]]):
@@ -416,11 +425,6 @@ class _Positions(Sampler[list[int]]):
         n_own = self.size // self.world
         for start in self.starts:
             yield [start + k * self.world for k in range(n_own)]
-
-
-def _grouped(n_items: int, size: int = 16) -> Iterator[range]:
-    for start in range(0, n_items, size):
-        yield range(start, min(start + size, n_items))
 
 
 def _optimizer(net: TrainingNet, recipe: Recipe) -> torch.optim.Optimizer:
