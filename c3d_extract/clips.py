@@ -80,7 +80,7 @@ class Clip(NamedTuple):
 
 @dataclass
 class ClipAssembler:
-    """Cuts a stream of frames into clips, holding 16 frames at most.
+    """Cuts a stream of frames into clips, holding those that later clips need: 16 frames at most.
 
     ``push`` takes the frames of one video as they come, ``finish`` says that no more will come;
     both yield clips, exactly those of `clip_spans`.
@@ -93,16 +93,17 @@ class ClipAssembler:
     def __post_init__(self) -> None:
         self.n_frames = 0
         self._next_start = 0
-        self._recent: NDArray[np.uint8] | None = None  # the last 16 frames at most
-        self._recent_times: list[float] = []
+        self._held = np.empty(0, np.uint8)  # the last frames of those that came
+        self._held_times: list[float] = []
 
     def push(self, frames: NDArray[np.uint8], times_seconds: list[float]) -> Iterator[Clip]:
         """Take frames uint8 (T, H, W, 3), T ≥ 1, and their times; yield the clips that are now whole.
 
         The clips' frames may be views: use them before the next call.
         """
-        window = frames if self._recent is None else np.concatenate([self._recent, frames])
-        times = self._recent_times + times_seconds
+        # Clips that follow one another are cut from what came as it came: at a GPU's rate copies count.
+        window = np.concatenate([self._held, frames]) if len(self._held) else frames
+        times = self._held_times + times_seconds
         self.n_frames += len(frames)
         first = self.n_frames - len(window)  # index in the video of window[0]
         while self._next_start + CLIP_LENGTH <= self.n_frames:
@@ -110,12 +111,15 @@ class ClipAssembler:
             start, end = span.start - first, span.end - first
             yield Clip(span, window[start:end], times[start], times[end - 1])
             self._next_start += self.stride
-        self._recent = window[-CLIP_LENGTH:].copy()
-        self._recent_times = times[-CLIP_LENGTH:]
+        needed = (
+            min(self._next_start, self.n_frames - CLIP_LENGTH) if self.tail == "back" else self._next_start
+        )
+        kept = max(needed - first, 0)
+        self._held, self._held_times = window[kept:].copy(), times[kept:]
 
     def finish(self) -> Iterator[Clip]:
         """Yield what the policies make of the frames that are left."""
-        if self._recent is None:
+        if self.n_frames == 0:
             return
         if self.n_frames < CLIP_LENGTH:
             spans = clip_spans(self.n_frames, stride=self.stride, tail=self.tail, short=self.short)
@@ -123,9 +127,9 @@ class ClipAssembler:
             covered = self._next_start - self.stride + CLIP_LENGTH
             spans = _tail_span(self.n_frames, next_start=self._next_start, covered=covered, tail=self.tail)
         loop = self.n_frames < CLIP_LENGTH and self.short == "loop"
-        first = self.n_frames - len(self._recent)
+        first = self.n_frames - len(self._held)
         for span in spans:
             start, end = span.start - first, span.end - first
             positions = np.arange(CLIP_LENGTH)
             picked = start + (positions % (end - start) if loop else np.minimum(positions, end - start - 1))
-            yield Clip(span, self._recent[picked], self._recent_times[start], self._recent_times[end - 1])
+            yield Clip(span, self._held[picked], self._held_times[start], self._held_times[end - 1])

@@ -115,10 +115,19 @@ def test_a_short_video_is_padded_looped_or_refused() -> None:
     assert assembled([5], 16, "drop", "fail") == []
 
 
-def test_the_assembler_holds_sixteen_frames_at_most() -> None:
-    assembler = ClipAssembler(50, "pad", "pad")
-    for _ in range(20):
-        list(assembler.push(np.zeros((16, 2, 2, 3), np.uint8), [0.0] * 16))
-        assert assembler._recent is not None
-        assert len(assembler._recent) == CLIP_LENGTH
-        assert assembler._recent.base is None, "a view would keep the pushed frames alive"
+@given(st.lists(st.integers(1, 33), min_size=1, max_size=12), strides, tails)
+@settings(max_examples=200, deadline=None)
+def test_the_assembler_holds_sixteen_frames_at_most_and_none_for_clips_that_follow_one_another(
+    pushes: list[int], stride: int, tail: Tail
+) -> None:
+    assembler = ClipAssembler(stride, tail, "pad")
+    for size in pushes:
+        list(assembler.push(np.zeros((size, 2, 2, 3), np.uint8), [0.0] * size))
+        assert len(assembler._held) <= CLIP_LENGTH
+        assert assembler._held.base is None, "a view would keep the pushed frames alive"
+    following = ClipAssembler(CLIP_LENGTH, "pad", "pad")
+    frames = np.zeros((CLIP_LENGTH, 2, 2, 3), np.uint8)
+    for _ in range(3):
+        (clip,) = following.push(frames, [0.0] * CLIP_LENGTH)
+        assert clip.frames.base is frames, "not copied on the way"
+        assert len(following._held) == 0
