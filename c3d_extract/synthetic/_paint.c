@@ -421,14 +421,13 @@ expose_line(const float *restrict scene, const float *light, const float *restri
 
 /* Planes to pixels. */
 LOOP void
-interleave(uint8_t planes[3][STRETCH], Py_ssize_t n, uint8_t *out)
+interleave(uint8_t planes[3][STRETCH], Py_ssize_t n, uint8_t *restrict out)
 {
-    for (Py_ssize_t k = 0; k < n - 1; k++) {
-        const uint32_t pixel = planes[0][k] | planes[1][k] << 8 | planes[2][k] << 16;
-        memcpy(out + 3 * k, &pixel, 4); /* the fourth byte is written over by the next pixel */
+    for (Py_ssize_t k = 0; k < n; k++) {
+        out[3 * k] = planes[0][k];
+        out[3 * k + 1] = planes[1][k];
+        out[3 * k + 2] = planes[2][k];
     }
-    for (int c = 0; c < 3; c++)
-        out[3 * (n - 1) + c] = planes[c][n - 1];
 }
 
 /* scene float32 (3, T, M); light float32 (3,): gain, offset, strength of the grain; grain float32 (G,);
