@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 os.environ["C3D_OFFLINE"] = "1"  # no test reaches for a network
+# A shell's background job ignores Ctrl-C, and so would every run that its tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MEAN = "100.61,108.05,107.81"
