@@ -201,6 +201,8 @@ def test_the_compiled_loops_refuse_what_would_read_or_write_outside() -> None:
             floats(3, 1, 2, 3),
         ],
         "compress": [floats(2, 9, 10), _cosines(), floats(8, 8)],
+        "turn": [floats(2, 5), places(0, 1), places(3, 4), places(0, 5), places(2, 3), *floats(3, 5)],
+        "blur": [floats(2, 9, 10), floats(2), floats(2, 9, 10)],
     }
     # Each with one argument that does not fit: by its number.
     wrong: dict[str, list[tuple[int, np.ndarray]]] = {
@@ -258,6 +260,15 @@ def test_the_compiled_loops_refuse_what_would_read_or_write_outside() -> None:
             (5, floats(3, 2, 3)),
         ],
         "compress": [(0, floats(9, 10)), (0, np.zeros((2, 9, 10))), (1, floats(8, 7)), (2, floats(64))],
+        "turn": [(0, floats(2, 7)), (1, places(0, 2)), (4, places(2, 4)), (7, floats(4))],
+        "blur": [
+            (0, floats(9, 10)),
+            (0, floats(2, 9, 9)),
+            (0, floats(2, 9, 0)),
+            (1, floats(3)),
+            (2, floats(2, 8, 10)),
+            (2, np.zeros((2, 9, 10))),
+        ],
     }
     for name, arguments in right.items():
         loop = getattr(_paint, name)
