@@ -469,54 +469,21 @@ call(PyObject *const *args, Py_ssize_t n, const int *kinds, Py_ssize_t wanted, i
     return done(buffers, (int)n, work(buffers));
 }
 
-static PyObject *
-cover(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {READ, READ, READ, READ, READ, WRITE, WRITE, WRITE};
-    return call(args, n, kinds, 8, cover_buffers);
-}
+/* Python's function `name` of as many arrays, READ or to WRITE, as follow. */
+#define FUNCTION(name, ...)                                                                                           \
+    static PyObject *name(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)                           \
+    {                                                                                                                 \
+        static const int kinds[] = {__VA_ARGS__};                                                                     \
+        return call(args, n, kinds, sizeof(kinds) / sizeof(kinds[0]), name##_buffers);                                \
+    }
 
-static PyObject *
-turn(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {READ, READ, READ, READ, READ, WRITE, WRITE, WRITE};
-    return call(args, n, kinds, 8, turn_buffers);
-}
-
-static PyObject *
-lay(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {WRITE, READ, READ, READ, READ, READ, READ, READ};
-    return call(args, n, kinds, 8, lay_buffers);
-}
-
-static PyObject *
-expose(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {READ, READ, READ, READ, WRITE};
-    return call(args, n, kinds, 5, expose_buffers);
-}
-
-static PyObject *
-view(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {READ, READ, READ, READ, READ, WRITE};
-    return call(args, n, kinds, 6, view_buffers);
-}
-
-static PyObject *
-compress(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {WRITE, READ, READ};
-    return call(args, n, kinds, 3, compress_buffers);
-}
-
-static PyObject *
-blur(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n)
-{
-    static const int kinds[] = {READ, READ, WRITE};
-    return call(args, n, kinds, 3, blur_buffers);
-}
+FUNCTION(cover, READ, READ, READ, READ, READ, WRITE, WRITE, WRITE)
+FUNCTION(turn, READ, READ, READ, READ, READ, WRITE, WRITE, WRITE)
+FUNCTION(lay, WRITE, READ, READ, READ, READ, READ, READ, READ)
+FUNCTION(expose, READ, READ, READ, READ, WRITE)
+FUNCTION(view, READ, READ, READ, READ, READ, WRITE)
+FUNCTION(compress, WRITE, READ, READ)
+FUNCTION(blur, READ, READ, WRITE)
 
 static PyMethodDef methods[] = {
     {"cover", (PyCFunction)(void (*)(void))cover, METH_FASTCALL,

@@ -132,8 +132,8 @@ class Canvas:
         for look, own in zip(looks, of_look, strict=True):
             if look.pattern != "plain":
                 second[own] = look.is_second(u[own], v[own])
-        table = np.array([(*look.colour, *look.second, look.strength) for look in looks], np.float32)
         if _paint is not None:
+            table = np.array([(*look.colour, *look.second, look.strength) for look in looks], np.float32)
             _paint.lay(self._channels, near.first, near.length, near.rows, near.pixels, cover, second, table)
             return
         row, place = near.each()
