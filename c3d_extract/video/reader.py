@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import av
 from av.packet import Packet
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VideoReader", "codec_report"]
 
+# Tags may be in any encoding. PyAV 19 keeps their bytes, as surrogates, and takes no such argument.
+_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 # A search goes by packets and may end after the time that was asked for, in some containers by a second.
 _SEEK_MARGINS_SECONDS = (1, 10)
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
@@ -70,6 +72,8 @@ class VideoReader:
             self._stream = self._choose_stream()
             self._time_base = self._stream.time_base  # made anew at every look
             self.info = self._probe()
+            # Looked at now: what is read of a closed container is an error since PyAV 19.
+            self._states_own_length = self._stream_duration() is not None or len(self._container.streams) == 1
             self._check_size(self.info.width, self.info.height)
         except BaseException:
             self.close()
@@ -91,7 +95,7 @@ class VideoReader:
         only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
         path = os.path.abspath(self.path)  # noqa: PTH100
         try:
-            return av.open(path, container_options=only, metadata_errors="replace")
+            return cast("InputContainer", av.open(path, container_options=only, **_TAGS))
         except Exception as error:
             raise VideoError(why_not_opened(self.path, error), subject=self.path) from error
 
@@ -138,7 +142,8 @@ class VideoReader:
         return math.nan if self._container.duration is None else self._container.duration / av.time_base
 
     def _stream_duration(self) -> float | None:
-        if self._stream.duration is not None and self._stream.time_base is not None:
+        # An unknown time base is None, since PyAV 19 a rational that is false.
+        if self._stream.duration is not None and self._stream.time_base:
             return float(self._stream.duration * self._stream.time_base)
         return _clock_seconds(self._stream.metadata.get("DURATION", ""))  # Matroska's, where it has one
 
@@ -220,7 +225,7 @@ class VideoReader:
 
     def _pts_seconds(self, frame: VideoFrame) -> float | None:
         # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.
-        if frame.pts is None or self._time_base is None:
+        if frame.pts is None or not self._time_base:
             return None
         return frame.pts * self._time_base.numerator / self._time_base.denominator
 
@@ -294,8 +299,9 @@ class VideoReader:
             )
             return f"{many}: {self._first_error}"
         stated = self.info.duration_seconds
-        alone = self._stream_duration() is not None or len(self._container.streams) == 1
-        if not alone or self._first_pts is None or self._last_pts is None or math.isnan(stated):
+        if not self._states_own_length or math.isnan(stated):
+            return None
+        if self._first_pts is None or self._last_pts is None:
             return None
         # Some containers count the length from their first frame, some from zero: the more lenient.
         read = self._last_pts - min(self._first_pts, 0.0) + frame_seconds(self.info.fps)
