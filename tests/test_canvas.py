@@ -69,7 +69,7 @@ def test_rods_are_painted_in_their_order_with_soft_rims() -> None:
     starts, ends = _random_lines(rng, 20, 3)
     radii = rng.uniform(0.45, 6, 20)
     colours = rng.random((20, 2, 3)).astype(np.float32)
-    looks = [Look(one, two, "plain", 1, strength=rng.choice([0.3, 1])) for one, two in colours]
+    looks = [Look(one, two, "plain", 1, strength=float(rng.choice([0.3, 1]))) for one, two in colours]
     painted = Canvas(np.full((3, 3, 30, 40), 0.5, np.float32))
     painted.rods(starts, ends, radii, looks)
     expected = np.full((3, 3, 30, 40), 0.5)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 try:
     from c3d_extract import _kernels
@@ -25,8 +25,6 @@ __all__ = ["Converter", "Part"]
 # part against whole: 640x480 (0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05) 0.25.
 _WORTH_CUTTING = 0.3
 _BICUBIC = Interpolation.BICUBIC  # its name would be looked up for every frame
-_MATRICES = {1, 4, 7, 9, 10}  # BT.709, FCC, SMPTE 240M, BT.2020: those that are not BT.601's
-_OLD_SWSCALE = int(av.__version__.split(".")[0]) < 17  # PyAV 17 went from sws_scale to sws_scale_frame
 
 
 class Converter:
@@ -44,7 +42,7 @@ class Converter:
         """Return a frame upright, uint8 (H, W, 3), B, G, R; may raise whatever PyAV raises."""
         # Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
         converted = self._reformatter.reformat(
-            _progressive(frame), format="bgr24", interpolation=_BICUBIC, **_colours(frame)
+            _progressive(frame), format="bgr24", interpolation=_BICUBIC, threads=1
         )
         bgr = _pixels(converted, 3)
         turns = round(frame.rotation / 90) % 4
@@ -59,19 +57,6 @@ class Converter:
             cut = share <= _WORTH_CUTTING and _can_be_cut(frame)
             self._parts[kind] = Part.proven(frame, rows, columns) if cut else None
         return self._parts[kind]
-
-
-def _colours(frame: VideoFrame) -> dict[str, Any]:
-    """Return what makes every PyAV convert alike: one thread, the matrix that the frame is tagged with."""
-    if not _OLD_SWSCALE:
-        return {"threads": 1}
-    if frame.colorspace not in _MATRICES:
-        return {}
-    return {
-        "src_colorspace": frame.colorspace,
-        "dst_colorspace": Colorspace.ITU601,  # heeded only where the two differ; means nothing for RGB
-        "src_color_range": ColorRange.JPEG if frame.color_range == ColorRange.JPEG else ColorRange.MPEG,
-    }
 
 
 def _progressive(frame: VideoFrame) -> VideoFrame:
@@ -130,7 +115,6 @@ class Part:
         for target in self._targets:
             target[:] = 128
         self._reformatter = VideoReformatter()
-        self._colours = _colours(self._small)
 
     @classmethod
     def proven(cls, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Part | None:
@@ -139,9 +123,7 @@ class Part:
         key = (_kind(frame), rows.tobytes(), columns.tobytes())
         if key not in cls._tried:
             noise = _noise(frame)
-            whole = VideoReformatter().reformat(
-                noise, format="bgr24", interpolation=_BICUBIC, **_colours(noise)
-            )
+            whole = VideoReformatter().reformat(noise, format="bgr24", interpolation=_BICUBIC, threads=1)
             expected = _pixels(whole, 3)[rows][:, columns]
             cls._tried[key] = bool((part.convert(noise)[..., :3] == expected).all())
         return part if cls._tried[key] else None
@@ -151,7 +133,7 @@ class Part:
         places = self._luma, self._chroma, self._chroma
         for plane, target, (rows, columns, width) in zip(frame.planes, self._targets, places, strict=True):
             _gather(_rows(plane, plane.width), rows, columns, target, width)
-        made = self._reformatter.reformat(self._small, format="bgra", interpolation=_BICUBIC, **self._colours)
+        made = self._reformatter.reformat(self._small, format="bgra", interpolation=_BICUBIC, threads=1)
         return _pixels(made, 4)[:, : self._n_columns]
 
 

@@ -91,7 +91,7 @@ class VideoReader:
 
     def _open(self) -> InputContainer:
         # An absolute path keeps names such as "http:x.mp4" from being taken for addresses.
-        # Container options, because PyAV 15 crashes on `options` where streams turn up late (FLV, MPEG).
+        # Container options: they are the demuxer's, and say what it may open.
         only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
         path = os.path.abspath(self.path)  # noqa: PTH100
         try:
@@ -253,7 +253,9 @@ class VideoReader:
         if not packet.size and packet.dts is not None:
             return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
         self._n_packets += packet.size > 0
-        if _is_encrypted(packet):  # FFmpeg would decode the scrambled bytes, into noise where it can
+        if packet.has_sidedata(
+            "encryption_info"
+        ):  # FFmpeg would decode the scrambled bytes, into noise where it can
             self._count("encrypted (DRM)")
             return []
         try:
@@ -308,11 +310,6 @@ class VideoReader:
         if stated - read > max(1.0, 0.1 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
-
-
-def _is_encrypted(packet: Packet[VideoStream]) -> bool:
-    # PyAV can tell since version 16.
-    return hasattr(packet, "has_sidedata") and packet.has_sidedata("encryption_info")
 
 
 def _clock_seconds(text: str) -> float | None:
