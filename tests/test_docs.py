@@ -55,7 +55,8 @@ def test_the_readmes_first_run_works_without_a_download(tmp_path: Path) -> None:
     if local_path(find_record("motion-mini")) is None:
         pytest.fail("weights/motion-mini.safetensors is not in this installation")
     block = README.split("<!-- ci: first -->")[1].split("```")[1].removeprefix("sh\n").strip()
-    steps = [step.split() for step in block.split("&&")]
+    assert block.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install . && ")
+    steps = [step.split() for step in block.split("&&")[3:]]  # the tests run in an environment that is made
     assert [step[0] for step in steps] == ["c3d-tools", "c3d-extract", "c3d-tools"]
     for program, *words in steps:
         module = [] if program == "c3d-tools" else ["extract"]

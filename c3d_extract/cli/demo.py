@@ -40,8 +40,8 @@ def command(directory: Path, seed: int, per_class: int, quiet: bool, debug: bool
 
     console = Console(stderr=True)
     jobs = list(_jobs(directory, seed, per_class))
-    silent = quiet or not console.is_terminal
-    for path, name, number in track(jobs, "Rendering", console=console, disable=silent, transient=True):
+    shown = not quiet and console.is_terminal
+    for path, name, number in track(jobs, "Rendering", console=console, transient=True) if shown else jobs:
         _render(path, name, seed * 1000 + number)
     if not quiet:
         where = shlex.quote(str(directory))

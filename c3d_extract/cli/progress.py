@@ -70,11 +70,13 @@ class RunBar:
         self._bar = Progress(*columns, console=self.console, transient=True, disable=not self._live)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self._live:  # before rich 14.3 even a disabled bar ends with an empty line
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._live:
+            self._bar.stop()
 
     def say(self, line: str, style: str = "") -> None:
         """Print one line above the bar, unless quiet."""
@@ -106,7 +108,7 @@ class FetchBar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
+        if self._bar is not None and sys.stderr.isatty():
             self._bar.stop()
 
     def __call__(self, name: str, n_done: int, n_total: int | None) -> None:
@@ -121,7 +123,8 @@ class FetchBar:
                 TransferSpeedColumn(),
             )
             self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-            self._bar.start()
+            if sys.stderr.isatty():
+                self._bar.start()
         if name not in self._tasks:
             self._tasks[name] = self._bar.add_task(name, total=n_total)
             if not sys.stderr.isatty():

@@ -108,8 +108,9 @@ def film(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
 
 def _blurred(pixels: Floats, side: np.float32) -> Floats:
     # Each pixel gives a share to its four neighbours in turn: first along columns, then along rows.
+    kept = np.float32(1) - np.float32(2) * side  # to NumPy 1, a plain 2 would make it a float64
     if _paint is not None:
-        blurred, shares = np.empty_like(pixels), np.array([np.float32(1) - 2 * side, side])
+        blurred, shares = np.empty_like(pixels), np.array([kept, side])
         in_planes = (-1, *pixels.shape[2:])
         _paint.blur(pixels.reshape(in_planes), shares, blurred.reshape(in_planes))
         return blurred
@@ -118,7 +119,7 @@ def _blurred(pixels: Floats, side: np.float32) -> Floats:
         line = pixels.reshape(-1)
         beside = line[: -2 * step] + line[2 * step :]
         beside *= side
-        blurred = pixels * (np.float32(1) - 2 * side)
+        blurred = pixels * kept
         blurred.reshape(-1)[step:-step] += beside
         after, before = np.moveaxis(blurred, axis, 0), np.moveaxis(pixels, axis, 0)
         after[0], after[-1] = before[0], before[-1]

@@ -1,0 +1,48 @@
+"""Pass the suite with the lowest version of everything that pyproject.toml allows.
+
+    python3.11 .ci/lowest.py        # the oldest Python that it allows, too
+
+Linters are left out: which of them runs says nothing of what a user installs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LINTERS = {"mypy", "ruff"}
+# The tests' independent oracle. Its wheels ask for NumPy 2, though they run with 1.26 as well.
+WITHOUT_ITS_NEEDS = {"opencv-python-headless"}
+
+
+def lowest(requirements: list[str]) -> dict[str, str]:
+    """Return name → the lowest version allowed."""
+    bounds = (re.match(r"([A-Za-z0-9._-]+)>=([0-9.]+)", requirement) for requirement in requirements)
+    return {bound[1]: bound[2] for bound in bounds if bound}
+
+
+def main() -> int:
+    """Install and test in an environment that is gone afterwards; return pytest's exit code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    pins = {name: f"{name}=={version}" for name, version in lowest(wanted).items() if name not in LINTERS}
+    alone = [pins.pop(name) for name in WITHOUT_ITS_NEEDS]
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = [str(Path(folder, "bin", "python"))]
+        pip = [*python, "-m", "pip", "install", "--quiet"]
+        print("lowest versions:", *pins.values(), *alone, flush=True)
+        subprocess.run([*pip, ".", *pins.values()], cwd=ROOT, check=True)
+        subprocess.run([*pip, "--no-deps", *alone], check=True)
+        return subprocess.run([*python, "-m", "pytest"], cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
