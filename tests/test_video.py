@@ -32,6 +32,7 @@ from c3d_extract.video import (
     codec_report,
     open_video,
     read_frame_folder,
+    refuse,
     write_video,
 )
 from c3d_extract.video import convert as converting
@@ -766,6 +767,58 @@ def test_troubles_of_image_folders_are_told(tmp_path: Path) -> None:
     cv2.imwrite(str(deep / "1.png"), np.zeros((4, 4), np.uint16))
     with pytest.raises(VideoError, match=r"1\.png: more than 8 bits a pixel"):
         list(FrameFolder(deep).frames())
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_an_image_never_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    frames, programs, marker = tmp_path / "frames", tmp_path / "bin", tmp_path / "started"
+    frames.mkdir()
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\n: > '{marker}'\nexit 1\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks it up once in a process
+    (frames / "000001.jpg").write_bytes(EPS)
+    with pytest.raises(VideoError, match=r"000001\.jpg: neither a JPEG nor a PNG image"):
+        list(read_frame_folder(frames))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "socket", "link to a device", "folder"])
+def test_what_is_no_file_in_a_frame_folder_is_refused_without_waiting(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    monkeypatch.chdir(frames)
+    cv2.imwrite("1.png", moving_frames(1)[0])
+    if kind == "fifo":
+        os.mkfifo("2.png")
+    elif kind == "link to a fifo":
+        os.mkfifo(tmp_path / "fifo")
+        Path("2.png").symlink_to(tmp_path / "fifo")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind("2.png")
+    elif kind == "link to a device":
+        Path("2.png").symlink_to("/dev/zero")
+    else:
+        Path("2.png").mkdir()
+    with pytest.raises(VideoError, match=r"2\.png: not a regular file"):
+        list(read_frame_folder(frames))
+
+
+def test_a_pipe_that_takes_a_files_place_is_refused_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "1.png")
+    monkeypatch.setattr(refuse, "check_regular", lambda _: None)  # it was a file when it was looked at
+    with pytest.raises(VideoError, match=r"1\.png: not a regular file"):
+        list(read_frame_folder(tmp_path))
 
 
 # --- the rest -----------------------------------------------------------------------------------------

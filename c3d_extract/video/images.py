@@ -11,16 +11,20 @@ import numpy as np
 
 from c3d_extract.errors import VideoError
 from c3d_extract.video.facts import MAX_PIXELS, Frame, VideoInfo, plain
+from c3d_extract.video.refuse import open_regular
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from c3d_extract.video.facts import Lines
 
 __all__ = ["FrameFolder", "frame_files", "read_frame_folder"]
+
+_FORMATS = ("JPEG", "PNG")  # left alone, Pillow tries every reader it has; the one for EPS starts Ghostscript
 
 
 class FrameFolder:
@@ -92,23 +96,28 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def _read_image(file: Path, max_pixels: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width}x{image.height}"
-                raise VideoError(
-                    f"{file.name}: {size} is larger than --max-pixels {max_pixels}", subject=file.parent
-                )
-            if image.mode.startswith(("I", "F")):
-                raise VideoError(f"{file.name}: more than 8 bits a pixel", subject=file.parent)
+        with open_regular(file) as data, Image.open(data, formats=_FORMATS) as image:
+            _check_image(image, max_pixels)
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise VideoError(f"{file.name}: neither a JPEG nor a PNG image", subject=file.parent) from error
+    except VideoError as error:
+        raise VideoError(f"{file.name}: {error.reason}", subject=file.parent) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(
             f"{file.name}: not a readable image ({plain(error)})", subject=file.parent
         ) from error
     return rgb[:, :, ::-1]
+
+
+def _check_image(image: Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise VideoError(f"{image.width}x{image.height} is larger than --max-pixels {max_pixels}")
+    if image.mode.startswith(("I", "F")):
+        raise VideoError("more than 8 bits a pixel")
 
 
 def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:

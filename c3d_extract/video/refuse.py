@@ -12,8 +12,9 @@ from c3d_extract.video.facts import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
-__all__ = ["CONTAINERS", "check_regular", "why_not_opened"]
+__all__ = ["CONTAINERS", "check_regular", "open_regular", "why_not_opened"]
 
 # Demuxers of files that hold their own pictures. Left out on purpose: concat, hls, dash, sdp, rtsp,
 # image2 (patterns), imf, lavfi and devices, which open other files or addresses.
@@ -57,13 +58,38 @@ def check_regular(path: Path) -> None:
         raise VideoError("not a regular file", subject=path)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read its bytes; raise VideoError, without waiting, where it is anything else.
+
+    A pipe that takes the file's place after the first look is opened without waiting for a writer, and
+    then refused; a device is not opened, as that alone can do something.
+    """
+    check_regular(path)
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
+    except OSError as error:
+        raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise VideoError("not a regular file", subject=path)
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def why_not_opened(path: Path, error: Exception) -> str:
     """Say why FFmpeg did not open a file, by what the file begins with."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(64)
-    except OSError as unreadable:
-        return f"cannot be read: {unreadable.strerror}"
+    except (VideoError, OSError) as unreadable:
+        return (
+            unreadable.reason
+            if isinstance(unreadable, VideoError)
+            else f"cannot be read: {plain(unreadable)}"
+        )
     if not head:
         return "an empty file"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -79,7 +105,7 @@ def why_not_opened(path: Path, error: Exception) -> str:
 
 def _has_box(path: Path, kinds: set[bytes]) -> bool:
     """Say whether an MP4 file holds one of these boxes at its top level, whole or not."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while len(head := file.read(8)) == 8:
             if head[4:] in kinds:
                 return True
