@@ -44,18 +44,19 @@ _NO_VIDEOS = (
 )
 
 
-def check_regular(path: Path) -> None:
-    """Raise VideoError where this is no regular file that can be looked at."""
+def check_regular(path: Path) -> int:
+    """Return a file's size in bytes; raise VideoError where it is no regular file that can be looked at."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except FileNotFoundError as error:
         raise VideoError("a broken link" if path.is_symlink() else "no such file", subject=path) from error
     except ValueError as error:  # a NUL in the name
         raise VideoError("no such file: not a file name", subject=path) from error
     except OSError as error:
         raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise VideoError("not a regular file", subject=path)
+    return status.st_size
 
 
 def open_regular(path: Path) -> BinaryIO:
