@@ -258,6 +258,24 @@ def test_where_the_structure_says_nothing_the_stated_length_counts(tmp_path: Pat
     assert read(path) == ("partial", 21, "ends early: 0.8 s of 1.2 s could be read")
 
 
+def test_a_sample_that_an_mp4_lists_and_lacks_is_missed(tmp_path: Path) -> None:
+    """Where the box of the samples reaches to wherever the end is, and the cut lies between two of them."""
+    path = tmp_path / "a.mp4"
+    _write(path, Kind("a.mp4", "mjpeg", "yuvj420p", container_options={"movflags": "faststart"}))
+    data = bytearray(path.read_bytes())
+    size = data.index(b"mdat") - 4
+    data[size : size + 4] = bytes(4)
+    path.write_bytes(data)
+    assert read(path) == ("ok", N_FRAMES, None)
+    with av.open(str(path)) as container:
+        last = container.streams.video[0].index_entries[-1].pos
+    path.write_bytes(data[:last])
+    assert read(path) == ("partial", N_FRAMES - 1, "its index lists 1 more frames than there are")
+    with VideoReader(path) as reader:
+        assert len(list(reader.frames(start_seconds=20 / 25))) == 9
+        assert reader.trouble() is None, "what is not read is not missed"
+
+
 def test_errors_and_a_cut_are_both_told(made: Callable[[str], Path], tmp_path: Path) -> None:
     whole = made("mp4 with its index first")
     trouble = read(cut(whole, whole.stat().st_size * 3 // 4, tmp_path))[2] or ""

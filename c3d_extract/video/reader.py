@@ -62,6 +62,7 @@ class VideoReader:
         self.n_decode_errors = 0
         self.n_frames = 0
         self._n_packets = 0
+        self._n_missing = 0  # of the packets that an index lists
         self._first_error: str | None = None
         self._max_pixels = max_pixels
         self._converter = Converter()
@@ -77,6 +78,8 @@ class VideoReader:
             self.info = self._probe()
             # Looked at now: what is read of a closed container is an error since PyAV 19.
             self._states_own_length = self._stream_duration() is not None or len(self._container.streams) == 1
+            # FFmpeg's own list of samples, after edits; those of other containers are not complete.
+            self._n_missing = len(self._stream.index_entries) if self.info.container == "mov" else 0
             self._check_size(self.info.width, self.info.height)
         except BaseException:
             self.close()
@@ -180,6 +183,8 @@ class VideoReader:
         VideoError
             At the end, where no frame came; or where a frame is larger than ``max_pixels``.
         """
+        if start_seconds > 0:
+            self._n_missing = 0
         for frame in self._decoded_since(start_seconds) if start_seconds > 0 else self._decoded():
             self._check_size(frame.width, frame.height)
             part = None if lines is None else self._converter.part(frame, lines)
@@ -259,6 +264,7 @@ class VideoReader:
                 yield packet
 
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        self._n_missing -= packet.size > 0 or packet.dts is not None
         if not packet.size and packet.dts is not None:
             return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
         self._n_packets += packet.size > 0
@@ -304,7 +310,10 @@ class VideoReader:
         says nothing, a video that stops well before the length that its own stream states is damaged.
         """
         cut = why_cut(self.path, self.info.container, self._n_bytes)
-        troubles = (self._decode_errors(), cut, self._early_end())
+        missing = (
+            f"its index lists {self._n_missing} more frames than there are" if self._n_missing > 0 else None
+        )
+        troubles = (self._decode_errors(), cut, missing, self._early_end())
         return "; ".join(trouble for trouble in troubles if trouble is not None) or None
 
     def _decode_errors(self) -> str | None:
