@@ -48,7 +48,6 @@ __all__ = ["DecodeOptions", "DecodePool", "Event", "FramesDecoded", "VideoFailed
 
 _SLOTS = 4  # of 16 frames each: one being written, one being copied, two of slack; 2.4 MB a worker
 _POLL_SECONDS = 0.5  # how often silent workers are looked at
-_LONGEST_GAP_SECONDS = 3600.0  # between two frames; a longer one is a broken time stamp
 _MAX_FAILED_STARTS = 3  # workers in a row that die before their first task: something is wrong here
 
 
@@ -148,10 +147,10 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
         Where the video cannot be read.
     """
     from c3d_extract.preprocess import FrameSampler
-    from c3d_extract.times import resample, steady_times
+    from c3d_extract.times import LONGEST_GAP_SECONDS, Gaps, frame_seconds, resample, steady_times
     from c3d_extract.video import open_video
 
-    sampler = FrameSampler(options.preprocessing)
+    sampler, gaps = FrameSampler(options.preprocessing), Gaps()
     with open_video(path, max_pixels=options.max_pixels) as reader:
 
         def crops() -> Iterator[tuple[NDArray[np.uint8], float | None]]:
@@ -164,11 +163,13 @@ def decode(path: Path, options: DecodeOptions, heartbeat: Any = None) -> Iterato
 
         timed = steady_times(crops(), reader.info.fps)
         if options.fps is not None:
-            duration = reader.info.duration_seconds
-            longest = min(duration, _LONGEST_GAP_SECONDS) if duration > 0 else _LONGEST_GAP_SECONDS
-            timed = resample(timed, options.fps, native_fps=reader.info.fps, longest_gap_seconds=longest)
+            native, duration = reader.info.fps, reader.info.duration_seconds
+            stated = duration + frame_seconds(native) if duration > 0 else LONGEST_GAP_SECONDS
+            longest = min(stated, LONGEST_GAP_SECONDS)
+            timed = resample(timed, options.fps, native_fps=native, longest_gap_seconds=longest, gaps=gaps)
         yield from timed
-        yield None, (reader.info, reader.n_frames, reader.n_decode_errors, reader.trouble())
+        trouble = "; ".join(filter(None, (reader.trouble(), gaps.trouble()))) or None
+        yield None, (reader.info, reader.n_frames, reader.n_decode_errors, trouble)
 
 
 class _Sender:

@@ -46,7 +46,9 @@ class ExtractSettings:
     tail, short
         What becomes of the frames after the last whole clip, and of videos under 16 frames; see `clips`.
     fps
-        Frames a second to resample to by time, or None to take frames as they are decoded.
+        Frames a second to resample to by time, or None to take frames as they are decoded. Gaps of more
+        than 60 s are not filled and make the video `partial`; one that would become more than 90,000
+        frames, and 60 for each of its own, fails.
     l2
         Whether each video's average is L2-normalised (the paper's last step).
     pca

@@ -9,14 +9,26 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["frame_seconds", "resample", "steady_times"]
+__all__ = ["LONGEST_GAP_SECONDS", "Gaps", "frame_seconds", "resample", "steady_times"]
+
+LONGEST_GAP_SECONDS = 60.0
+"""So long a frame can be on screen when a video is resampled; a longer gap is left out, and told.
+
+Slides and screen recordings have such gaps, and 60 s of one picture are 1,500 frames at 25 a second.
+Nothing is learned from more of them, and a broken or hostile stamp can claim any time.
+"""
 
 _FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
+# What resampling may make of a video: an hour of one picture, and 1 frame a second made into 60.
+_MOST_MADE, _MOST_MADE_A_FRAME = 90_000, 60
 _REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
 
 Item = TypeVar("Item")
@@ -67,31 +79,72 @@ def steady_times(frames: Iterable[tuple[Item, float | None]], fps: float) -> Ite
         yield taken
 
 
+@dataclass
+class Gaps:
+    """Gaps between time stamps that were not filled."""
+
+    n_gaps: int = 0
+    longest_seconds: float = 0.0
+
+    def note(self, seconds: float) -> None:
+        """Count one more."""
+        self.n_gaps += 1
+        self.longest_seconds = max(self.longest_seconds, seconds)
+
+    def trouble(self) -> str | None:
+        """Say how many there were, or None."""
+        if not self.n_gaps:
+            return None
+        many = "1 gap" if self.n_gaps == 1 else f"{self.n_gaps} gaps"
+        return f"{many} of up to {self.longest_seconds:.1f} s between frames, too long to be filled"
+
+
 def resample(
-    frames: Iterable[tuple[Item, float]], fps: float, *, native_fps: float, longest_gap_seconds: float
+    frames: Iterable[tuple[Item, float]],
+    fps: float,
+    *,
+    native_fps: float,
+    longest_gap_seconds: float = LONGEST_GAP_SECONDS,
+    gaps: Gaps | None = None,
 ) -> Iterator[tuple[Item, float]]:
     """Resample by time: output k shows the frame that is on screen k / fps seconds after the first.
 
     A frame stays on screen until the next one's time, the last one for 1 / native_fps. A gap longer
-    than ``longest_gap_seconds`` is a broken stamp: the frame is shown for 1 / native_fps.
+    than ``longest_gap_seconds`` is not filled, but noted in ``gaps``: the frame is shown for
+    1 / native_fps, or once where that is too long as well.
+
+    Raises
+    ------
+    VideoError
+        Where more than 90,000 frames, and 60 for each that came in, would be made.
     """
     step = frame_seconds(native_fps)
+    step = step if step <= longest_gap_seconds else 1 / fps
     shown: Item = cast("Any", None)
     shown_time: float | None = None
     on_screen = 0.0  # seconds since the first frame at which `shown` appeared
-    n_out = 0
+    n_in = n_out = 0
     # Rounding guard: at equal rates, k / fps and the frame's own time are the same moment.
     guard = 1e-6
+
+    def made(until: float) -> Iterator[tuple[Item, float]]:
+        nonlocal n_out
+        while n_out / fps < until - guard:
+            if n_out >= _MOST_MADE + _MOST_MADE_A_FRAME * n_in:
+                raise VideoError(f"{fps:g} frames a second would be more than {n_out} frames made of {n_in}")
+            yield shown, cast("float", shown_time) + n_out / fps - on_screen
+            n_out += 1
+
     for item, time in frames:
         if shown_time is not None:
             gap = time - shown_time
-            until = on_screen + (gap if gap <= longest_gap_seconds else step)
-            while n_out / fps < until - guard:
-                yield shown, shown_time + n_out / fps - on_screen
-                n_out += 1
-            on_screen = until
+            if gap > longest_gap_seconds:
+                if gaps is not None:
+                    gaps.note(gap)
+                gap = step
+            yield from made(on_screen + gap)
+            on_screen += gap
         shown, shown_time = item, time
+        n_in += 1
     if shown_time is not None:
-        while n_out / fps < on_screen + step - guard:
-            yield shown, shown_time + n_out / fps - on_screen
-            n_out += 1
+        yield from made(on_screen + step)

@@ -117,6 +117,16 @@ def test_resampling_in_the_pool_is_resampling_here(short: list[Path]) -> None:
     assert (len(crops), end.n_decoded) == (28, 70)
 
 
+def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> None:
+    pts = [3_000_000 * i for i in range(20)]
+    path = write(tmp_path / "a.mkv", moving_frames(20), codec="ffv1", pts=pts)
+    with DecodePool(1, DecodeOptions(Preprocessing(), 1 << 26, fps=25.0), timeout_seconds=5.0) as pool:
+        crops, end = run(pool, [path])[0]
+    assert isinstance(end, VideoRead)
+    assert len(crops) == end.n_decoded == 20
+    assert end.trouble == "19 gaps of up to 3000.0 s between frames, too long to be filled"
+
+
 def test_what_cannot_be_read_fails_alone(short: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
     os.mkfifo(tmp_path / "fifo.mp4")

@@ -25,7 +25,7 @@ from video_samples import moving_frames, write
 
 from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.times import resample, steady_times
+from c3d_extract.times import Gaps, resample, steady_times
 from c3d_extract.video import (
     FrameFolder,
     VideoReader,
@@ -690,6 +690,30 @@ def test_resampling_shows_what_is_on_screen(steps: list[float], fps: float, star
 def test_resampling_to_the_same_rate_changes_nothing(fps: float) -> None:
     frames = [(i, i / fps) for i in range(500)]
     assert [i for i, _ in resample(frames, fps, native_fps=fps, longest_gap_seconds=60.0)] == list(range(500))
+
+
+def test_a_gap_that_is_too_long_is_not_filled_but_told() -> None:
+    gaps = Gaps()
+    frames = [(0, 0.0), (1, 60.0), (2, 121.0), (3, 3121.0)]
+    # By these stamps a frame takes 3,000 s, so where that is all there is to go by, it is shown once.
+    out = [i for i, _ in resample(frames, 1.0, native_fps=1 / 3000, gaps=gaps)]
+    assert out == [0] * 60 + [1, 2, 3]
+    assert gaps.trouble() == "2 gaps of up to 3000.0 s between frames, too long to be filled"
+    assert Gaps().trouble() is None
+
+
+def test_a_video_cannot_be_made_endless_by_gaps() -> None:
+    hostile = ((i, 59.0 * i) for i in itertools.count())
+    made = 0
+    with pytest.raises(VideoError, match="25 frames a second would be more than"):
+        for made, _ in enumerate(resample(hostile, 25.0, native_fps=25.0), start=1):  # noqa: B007
+            pass
+    assert 90_000 <= made < 100_000
+
+
+def test_an_hour_of_slides_can_be_resampled() -> None:
+    slides = [(i, 30.0 * i) for i in range(120)]
+    assert sum(1 for _ in resample(slides, 25.0, native_fps=1 / 30)) == 120 * 30 * 25
 
 
 def test_a_broken_stamp_does_not_fill_hours() -> None:

@@ -137,7 +137,12 @@ def _choice(*values: str) -> click.Choice[str]:
     show_default=True,
     help="A video of fewer than 16 frames.",
 )
-@click.option("--fps", type=float, help="Resample by time to so many frames a second.  [default: as decoded]")
+@click.option(
+    "--fps",
+    type=float,
+    help="Resample by time to so many frames a second; gaps of more than 60 s are not filled, and told.  "
+    "[default: as decoded]",
+)
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
 @click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
