@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -259,6 +260,7 @@ class CpuC3D:
             threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
         )
         with _one_thread():
+            self._start_threads(threads)
             made = [self._layer(name, stage, state) for name, stage in _convolutions(architecture)]
             # As a convolution of a row of pixels: unlike torch's matrix product, it sums a row in the same
             # order wherever in a batch it stands, and its weights are laid out once.
@@ -273,6 +275,13 @@ class CpuC3D:
             }
         self._early = [layer for layer in made if layer.stage <= _LAST_EARLY_STAGE]
         self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
+
+    def _start_threads(self, n: int) -> None:
+        """Start all of the pool's threads, while one thread a product is the process's setting and theirs."""
+        begun = Barrier(n + 1)
+        for _ in range(n):
+            self._pool.submit(begun.wait)
+        begun.wait()
 
     def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]

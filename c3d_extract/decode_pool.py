@@ -9,6 +9,11 @@ A worker that crashes loses its video only. A worker that decodes no frame for `
 killed, its video fails, and another takes its place. Waiting for the main process does not count:
 the worker says in shared memory that it waits, and when it last had a frame. Nor does time in which
 the main process itself was busy or asleep (Ctrl-Z): only silence that was listened to counts.
+
+Before its first video a worker checks that it can read videos at all. Where it cannot, or where workers
+die before they are ready, the run ends with one error, and no video is said to have failed.
+
+`InProcessDecoder` gives the same events without any process, and without all of that.
 """
 
 from __future__ import annotations
@@ -18,37 +23,49 @@ import ctypes
 import mmap
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.reduction
 import os
 import pickle
 import signal
-import sys
+import tempfile
 import threading
 import time
-import types
+from collections import deque
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from c3d_extract.clips import CLIP_LENGTH
+from c3d_extract.decoder_process import DecoderProcess, end_with_parent
 from c3d_extract.errors import DecoderError, VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from multiprocessing.connection import Connection
 
     from numpy.typing import NDArray
 
     from c3d_extract.preprocess import Preprocessing
     from c3d_extract.video import VideoInfo
 
-__all__ = ["DecodeOptions", "DecodePool", "Event", "FramesDecoded", "VideoFailed", "VideoRead", "decode"]
+__all__ = [
+    "DecodeOptions",
+    "DecodePool",
+    "Decoder",
+    "Event",
+    "FramesDecoded",
+    "InProcessDecoder",
+    "VideoFailed",
+    "VideoRead",
+    "decode",
+]
 
 _SLOTS = 4  # of 16 frames each: one being written, one being copied, two of slack; 2.4 MB a worker
 _POLL_SECONDS = 0.5  # how often silent workers are looked at
-_MAX_FAILED_STARTS = 3  # workers in a row that die before their first task: something is wrong here
+_MAX_FAILED_STARTS = 3  # workers in a row that die before they are ready: something is wrong here
+_START_SECONDS = 60.0  # until a worker is ready; an import from a network's disk takes a while
+_WITHOUT = "--workers 0 decodes without processes"
 
 
 @dataclass(frozen=True)
@@ -101,33 +118,32 @@ class _AnonymousMemory:
 
     def __init__(self, size: int, descriptor: int | None = None) -> None:
         if descriptor is None:
-            descriptor = os.memfd_create("c3d-decoder")
+            descriptor = _anonymous_file()
             os.ftruncate(descriptor, size)
         self.size = size
         self.descriptor = descriptor
         self.buffer = mmap.mmap(descriptor, size)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _same_memory, (self.size, multiprocessing.reduction.DupFd(self.descriptor))
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self.descriptor)
 
 
-def _same_memory(size: int, descriptor: Any) -> _AnonymousMemory:
-    return _AnonymousMemory(size, descriptor.detach())
+def _anonymous_file() -> int:
+    with contextlib.suppress(AttributeError, OSError):  # not Linux, or a kernel without it
+        return os.memfd_create("c3d-decoder")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
-def _shared_memory(context: Any, size: int) -> Any:
-    return _AnonymousMemory(size) if hasattr(os, "memfd_create") else context.RawArray(ctypes.c_uint8, size)
+def _slots_shape(options: DecodeOptions) -> tuple[int, ...]:
+    return (_SLOTS, CLIP_LENGTH, *options.preprocessing.crop, 3)
 
 
-def _parts(memory: Any, shape: tuple[int, ...]) -> tuple[_Shared, NDArray[np.uint8]]:
+def _parts(memory: _AnonymousMemory, shape: tuple[int, ...]) -> tuple[_Shared, NDArray[np.uint8]]:
     """Return the head and the slots, uint8 of ``shape``, of a worker's memory."""
-    buffer = memory.buffer if isinstance(memory, _AnonymousMemory) else memory
-    slots = np.frombuffer(buffer, np.uint8, int(np.prod(shape)), ctypes.sizeof(_Shared))
-    return _Shared.from_buffer(buffer), slots.reshape(shape)
+    slots = np.frombuffer(memory.buffer, np.uint8, int(np.prod(shape)), ctypes.sizeof(_Shared))
+    return _Shared.from_buffer(memory.buffer), slots.reshape(shape)
 
 
 class _Shared(ctypes.Structure):
@@ -219,47 +235,107 @@ class _Sender:
                     continue
                 self.flush(task)
                 self.connection.send(("read", task, *fact, time.monotonic() - started))
-        except VideoError as error:
-            self._failed(task, error.reason, started)
-        except MemoryError:
-            self._failed(task, "not enough memory to decode it", started)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:  # noqa: BLE001 - one video's surprise is that video's failure
-            self._failed(task, f"decoder error: {type(error).__name__}: {error}", started)
-
-    def _failed(self, task: int, reason: str, started: float) -> None:
-        # One line of valid UTF-8, whatever a file name put into it.
-        line = " ".join(reason.encode("utf-8", "backslashreplace").decode("utf-8").splitlines())
-        self.connection.send(("failed", task, line, time.monotonic() - started))
+            self.connection.send(("failed", task, _reason(error), time.monotonic() - started))
 
 
-def _worker(connection: Connection, memory: Any, shape: tuple[int, ...], options: DecodeOptions) -> None:
-    """Decode videos until told to stop; the body of a decoder process."""
+def _reason(error: Exception) -> str:
+    """Say why a video failed: one line of valid UTF-8, whatever a file name put into it."""
+    if isinstance(error, VideoError):
+        reason = error.reason
+    elif isinstance(error, MemoryError):
+        reason = "not enough memory to decode it"
+    else:
+        reason = f"decoder error: {type(error).__name__}: {error}"
+    return " ".join(reason.encode("utf-8", "backslashreplace").decode("utf-8").splitlines())
+
+
+class InProcessDecoder:
+    """Decodes in this process, one video after the other: the events of `DecodePool`, and the same bits.
+
+    For where processes cannot be had. A video that crashes FFmpeg takes this process with it, and one
+    that a decoder never returns from is not given up: there is no timeout.
+    """
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self.options = options
+        self._checked = False
+
+    def close(self) -> None:
+        """Do nothing: there is no process to end."""
+
+    def run(
+        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+    ) -> Generator[Event, None, None]:
+        """Decode ``(task, path)`` pairs in turn, as `DecodePool.run` does.
+
+        Raises
+        ------
+        DecoderError
+            Where no video can be decoded here.
+        """
+        if not self._checked:
+            from c3d_extract.self_check import check_decoding
+
+            check_decoding()
+            self._checked = True
+        for task, path in videos:
+            yield from self._decode(task, path)
+            if stopped is not None and stopped.is_set():
+                return
+
+    def _decode(self, task: int, path: Path) -> Iterator[Event]:
+        started = time.monotonic()
+        frames = np.empty(_slots_shape(self.options)[1:], np.uint8)
+        times: list[float] = []
+        try:
+            for crop, fact in decode(path, self.options):
+                if crop is not None:
+                    frames[len(times)] = crop
+                    times.append(fact)
+                if times and (crop is None or len(times) == CLIP_LENGTH):
+                    yield FramesDecoded(task, frames[: len(times)], times)
+                    times = []
+                if crop is None:
+                    info, n_decoded, n_errors, trouble = fact
+                    seconds = time.monotonic() - started
+                    yield VideoRead(task, info, n_decoded, n_errors, trouble, seconds)
+        except Exception as error:  # noqa: BLE001 - one video's surprise is that video's failure
+            yield VideoFailed(task, _reason(error), time.monotonic() - started)
+
+
+def main(parent: int, connection: int, memory: int, n_bytes: int) -> None:
+    """Decode videos until told to stop: the whole of a decoder process.
+
+    Parameters
+    ----------
+    parent
+        Process id of the main process.
+    connection, memory
+        File descriptors: one end of a pipe, and what both processes map.
+    n_bytes
+        The size of that memory.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_parent()
+    end_with_parent(parent)
     _be_first_to_go()
-    sender = _Sender(connection, *_parts(memory, shape))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        connection.send(("ready",))
-        while (message := connection.recv()) != ("stop",):
-            if message[0] == "free":
-                sender.n_free += 1
-            else:
-                sender.run(message[1], message[2], options)
+        _serve(Connection(connection), _AnonymousMemory(n_bytes, memory))
 
 
-def _end_with_parent() -> None:
-    """Exit when the main process is gone, even in the midst of a decoder call that never returns."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+def _serve(connection: Connection, memory: _AnonymousMemory) -> None:
+    options = connection.recv()
+    sender = _Sender(connection, *_parts(memory, _slots_shape(options)))
+    from c3d_extract.self_check import why_unusable
 
-        def watch() -> None:
-            multiprocessing.connection.wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
+    connection.send(("ready", why_unusable()))
+    while (message := connection.recv()) != ("stop",):
+        if message[0] == "free":
+            sender.n_free += 1
+        else:
+            sender.run(message[1], message[2], options)
 
 
 def _be_first_to_go() -> None:
@@ -271,28 +347,33 @@ def _be_first_to_go() -> None:
 class _Worker:
     """The main process's end of one decoder process."""
 
-    def __init__(self, context: Any, options: DecodeOptions) -> None:
-        rows, columns = options.preprocessing.crop
-        shape = (_SLOTS, CLIP_LENGTH, rows, columns, 3)
-        memory = _shared_memory(context, ctypes.sizeof(_Shared) + int(np.prod(shape)))
+    def __init__(self, options: DecodeOptions) -> None:
+        shape = _slots_shape(options)
+        memory = _AnonymousMemory(ctypes.sizeof(_Shared) + int(np.prod(shape)))
         self.shared, self.slots = _parts(memory, shape)
-        self.connection, theirs = context.Pipe()
         self.task: int | None = None
+        self.path = Path()
+        self.ready = False
         self.started = time.monotonic()
         self._silent_seconds = 0.0
         self._looked = self.started
         self._last_frame = 0.0
-        self.process = context.Process(target=_worker, args=(theirs, memory, shape, options), daemon=True)
-        with _without_main_module():
-            self.process.start()
-        theirs.close()
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = DecoderProcess(theirs, memory.descriptor, memory.size)
+        with contextlib.suppress(OSError):  # it is dead already, which the next message will say
+            self.connection.send(options)
 
     def give(self, task: int, path: Path) -> None:
         self.task = task
+        self.path = path
         self.started = time.monotonic()
         self.shared.last_frame = self.started
         self.shared.waiting = False
         self.connection.send(("decode", task, path))
+
+    def is_ready(self) -> None:
+        self.ready = True
+        self._silent_seconds = 0.0
 
     def silent_seconds(self, longest_look: float) -> float:
         """Seconds without a frame or a message, as far as we listened; 0 while it waits for us or is idle.
@@ -330,29 +411,6 @@ class _Worker:
         return f"decoder crashed: exit code {code}"
 
 
-@contextlib.contextmanager
-def _without_main_module() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's script into every decoder.
-
-    Decoders need nothing of it, and a script without an ``if __name__ == "__main__"`` guard, or one
-    that imports torch, would cost each of them dearly.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["c3d_extract.decode_pool", "c3d_extract.video", "c3d_extract.preprocess"])
-    return context
-
-
 class DecodePool:
     """A fixed number of decoder processes; a context manager.
 
@@ -370,8 +428,9 @@ class DecodePool:
         self.n_workers = n_workers
         self.options = options
         self.timeout_seconds = timeout_seconds
-        self._context = _context()
         self._workers: list[_Worker] = []
+        self._given_back: deque[tuple[int, Path]] = deque()  # videos whose worker died before it was ready
+        self._running = threading.Lock()
         self._failed_starts = 0
         self._next_look = 0.0
 
@@ -387,32 +446,42 @@ class DecodePool:
             worker.kill() if worker.task is not None else worker.stop()
         self._workers = []
 
-    def run(self, videos: Iterable[tuple[int, Path]]) -> Generator[Event, None, None]:
+    def run(
+        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+    ) -> Generator[Event, None, None]:
         """Decode ``(task, path)`` pairs, several at a time; yield what happens as it happens.
 
         Events of one task come in its order and end with VideoRead or VideoFailed; events of several
-        tasks are mixed. Leaving the iterator early kills the decoders that are at work.
+        tasks are mixed. Leaving the iterator early kills the decoders that are at work; so does setting
+        ``stopped``, even while they are silent.
 
         Raises
         ------
         DecoderError
-            Where decoder processes cannot be started.
+            Where decoder processes cannot be started, cannot read videos at all, or where this pool is at
+            work for another run, whose videos have the same numbers.
         """
-        waiting = iter(videos)
+        if not self._running.acquire(blocking=False):
+            raise DecoderError("a pool of decoders is used by two runs at a time", hint="make one for each")
         try:
-            more = True
-            while True:
-                while more and (worker := self._idle_worker()) is not None:
-                    video = next(waiting, None)
-                    more = video is not None
-                    if video is not None:
-                        self._give(worker, *video)
-                if not any(w.task is not None for w in self._workers):
-                    return
-                yield from self._events()
+            yield from self._run(iter(videos), stopped or threading.Event())
         finally:
             for worker in [w for w in self._workers if w.task is not None]:
                 self._bury(worker)
+            self._given_back.clear()
+            self._running.release()
+
+    def _run(self, waiting: Iterator[tuple[int, Path]], stopped: threading.Event) -> Iterator[Event]:
+        more = True
+        while not stopped.is_set():
+            while (more or self._given_back) and (worker := self._idle_worker()) is not None:
+                video = self._given_back.popleft() if self._given_back else next(waiting, None)
+                more = more and video is not None
+                if video is not None:
+                    self._give(worker, *video)
+            if not any(w.task is not None for w in self._workers):
+                return
+            yield from self._events()
 
     def _idle_worker(self) -> _Worker | None:
         for worker in self._workers:
@@ -422,9 +491,9 @@ class DecodePool:
 
     def _start_worker(self) -> _Worker:
         try:
-            self._workers.append(_Worker(self._context, self.options))
+            self._workers.append(_Worker(self.options))
         except OSError as error:
-            raise DecoderError(f"a decoder process cannot be started: {error}") from error
+            raise DecoderError(f"a decoder process cannot be started: {error}", hint=_WITHOUT) from error
         return self._workers[-1]
 
     def _give(self, worker: _Worker, task: int, path: Path) -> None:
@@ -435,7 +504,7 @@ class DecodePool:
             self._start_worker().give(task, path)
 
     def _events(self) -> Iterator[Event]:
-        by_connection = {w.connection: w for w in self._workers if w.task is not None}
+        by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers if w.task is not None}
         for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
             yield from self._message(by_connection[connection])
         now = time.monotonic()
@@ -443,17 +512,22 @@ class DecodePool:
             return
         self._next_look = now + _POLL_SECONDS
         longest_look = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
-        for worker in [w for w in self._workers if w.silent_seconds(longest_look) > self.timeout_seconds]:
-            yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")
+        for worker in list(self._workers):
+            silent = worker.silent_seconds(longest_look)
+            if worker.ready and silent > self.timeout_seconds:
+                yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")
+            elif not worker.ready and silent > max(_START_SECONDS, self.timeout_seconds):
+                self._start_failed(worker, f"not ready after {silent:.0f} s")
 
     def _message(self, worker: _Worker) -> Iterator[Event]:
         try:
             kind, *rest = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            yield self._dead(worker)
+            yield from self._dead(worker)
             return
-        self._failed_starts = 0
-        if kind == "frames":
+        if kind == "ready":
+            self._check_ready(worker, *rest)
+        elif kind == "frames":
             task, slot, times = rest
             yield FramesDecoded(task, worker.slots[slot, : len(times)], times)
             with contextlib.suppress(OSError):  # its death is noticed at the next message
@@ -465,15 +539,32 @@ class DecodePool:
             worker.task = None
             yield VideoFailed(*rest)
 
-    def _dead(self, worker: _Worker) -> VideoFailed:
+    def _check_ready(self, worker: _Worker, why_unusable: str | None) -> None:
+        if why_unusable is not None:  # not this video's fault: every other would end like it
+            from c3d_extract.self_check import unusable
+
+            raise unusable(why_unusable)
+        worker.is_ready()
+        self._failed_starts = 0
+
+    def _dead(self, worker: _Worker) -> Iterator[VideoFailed]:
         reason = worker.epitaph()
+        if worker.ready:
+            yield self._fail(worker, reason)
+        else:
+            self._start_failed(worker, reason)
+
+    def _start_failed(self, worker: _Worker, reason: str) -> None:
+        """Give its video to another worker: whatever happened, it was not the video's fault."""
         self._failed_starts += 1
-        if self._failed_starts >= _MAX_FAILED_STARTS and worker.process.exitcode == 1:
-            self._bury(worker)
+        if self._failed_starts >= _MAX_FAILED_STARTS:
             raise DecoderError(
-                f"decoder processes end before their first frame ({reason})", hint="see c3d-tools doctor"
+                f"decoder processes end before their first frame ({reason})",
+                hint=f"see c3d-tools doctor; {_WITHOUT}",
             )
-        return self._fail(worker, reason)
+        if worker.task is not None:
+            self._given_back.append((worker.task, worker.path))
+        self._bury(worker)
 
     def _fail(self, worker: _Worker, reason: str) -> VideoFailed:
         task = worker.task
@@ -486,3 +577,7 @@ class DecodePool:
     def _bury(self, worker: _Worker) -> None:
         worker.kill()
         self._workers.remove(worker)
+
+
+Decoder = DecodePool | InProcessDecoder
+"""What gives events of videos."""

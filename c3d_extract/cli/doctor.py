@@ -135,6 +135,12 @@ def _would_use() -> dict[str, str]:
 
 
 def _video(problems: list[str]) -> dict[str, str]:
+    from c3d_extract.self_check import HINT, why_unusable
+
+    unusable = why_unusable()
+    if unusable is not None:
+        problems.append(f"{unusable}; {HINT}")
+        return {"decoders": "cannot be used"}
     from c3d_extract.preprocess import FrameSampler
     from c3d_extract.video import codec_report
 

@@ -69,7 +69,7 @@ class Options:
     device: str
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     batch_size: int | None
-    workers: int | None
+    workers: int | Literal["auto"]
     overwrite: bool
     retry_failed: bool
     on_error: Literal["skip", "fail"]
@@ -83,6 +83,10 @@ class Options:
     quiet: bool
     verbose: bool
     debug: bool
+
+
+def _number_or_auto(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    return value if value == "auto" else click.INT.convert(value, option, context)
 
 
 def _choice(*values: str) -> click.Choice[str]:
@@ -165,7 +169,13 @@ def _choice(*values: str) -> click.Choice[str]:
     "--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]"
 )
 @click.option(
-    "--workers", type=int, metavar="N", help="Decoder processes; speed only.  [default: by the machine]"
+    "--workers",
+    callback=_number_or_auto,
+    default="auto",
+    show_default=True,
+    metavar="N",
+    help="Decoder processes; speed only. 0 decodes without any: a video that crashes the decoder then ends "
+    "the run, and --timeout ends nothing.",
 )
 @click.option("--overwrite", is_flag=True, help="Start afresh; else finished videos are skipped.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -331,9 +341,13 @@ def _introduce(options: Options, extractor: Extractor) -> None:
     arch, colour = checkpoint.architecture, checkpoint.preprocessing.colour
     note(
         f"{checkpoint.name} (pool5 {arch.pool5}, {colour.upper()}, mean {checkpoint.mean_name}) "
-        f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, {extractor.workers} decoder"
-        + ("s" if extractor.workers > 1 else "")
+        f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, "
+        + _decoders(extractor.workers)
     )
+
+
+def _decoders(n: int) -> str:
+    return "decoding in this process" if n == 0 else "1 decoder" if n == 1 else f"{n} decoders"
 
 
 def _run(options: Options, extraction: Extraction, bar: RunBar) -> list[Outcome]:
@@ -405,7 +419,7 @@ def _report(extraction: Extraction) -> str:
 def _where_time_went(counts: Progress, workers: int) -> str:
     """Say each stage's seconds and its share of the run: what is near 100 % is what the run waited for."""
     seconds = max(counts.seconds, 1e-9)
-    decoders = min(workers, max(counts.n_finished, 1))
+    decoders = min(max(workers, 1), max(counts.n_finished, 1))
 
     def share(part: float, of: float = seconds) -> str:
         return f"{part:.1f} s ({part / of:.0%})"

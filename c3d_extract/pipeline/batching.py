@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.clips import Clip, ClipAssembler, ClipSpan
-from c3d_extract.decode_pool import DecodePool, FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode_pool import Decoder, FramesDecoded, VideoFailed, VideoRead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,37 +54,51 @@ class End(NamedTuple):
 
 
 class Feeder(threading.Thread):
-    """Runs the pool; puts batches and ends of videos on a bounded queue."""
+    """Runs the decoder; puts batches and ends of videos on a bounded queue."""
 
     def __init__(
-        self, pool: DecodePool, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
+        self, decoder: Decoder, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
     ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
         self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_BATCHES)
         self.n_frames: dict[int, int] = {}
-        self._pool = pool
+        self._decoder = decoder
         self._settings = settings
         self._network = network
         self._videos = videos
         self._stopped = threading.Event()
+        self._why_stopped: BaseException | None = None
         self._assemblers: dict[int, ClipAssembler] = {}
         self.handover_seconds = 0.0
         self._blocked_seconds = 0.0
         self._batch = self._new_batch()
         self._ends: list[End] = []  # of videos with clips in the batch that is being filled
 
-    def stop(self) -> None:
-        """End soon, with nothing more on the queue."""
+    def stop(self, why: BaseException | None = None) -> None:
+        """End soon, with nothing more on the queue but ``why``, for whoever goes on reading it."""
+        self._why_stopped = self._why_stopped or why  # set before anything is taken off the queue
         self._stopped.set()
+        self._empty_queue()
+        self.join()
+        self._empty_queue()  # what was being put while the queue was emptied
+        if self._why_stopped is not None:
+            with contextlib.suppress(queue.Full):  # of other threads' reasons to stop
+                self.queue.put_nowait(self._why_stopped)
+
+    def _empty_queue(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self.queue.get_nowait()
-        self.join()
+
+    def check(self) -> None:
+        """Raise why this was stopped, where another thread did so: batches may be missing since then."""
+        if self._why_stopped is not None:
+            raise self._why_stopped
 
     def run(self) -> None:
         """Feed, in a thread of its own."""
         try:
-            with contextlib.closing(self._pool.run(self._videos)) as events:
+            with contextlib.closing(self._decoder.run(self._videos, self._stopped)) as events:
                 for event in events:
                     if self._stopped.is_set():
                         return

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
 import platform
+import threading
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+import torch
 
-from c3d_extract.decode_pool import DecodeOptions, DecodePool, VideoFailed, VideoRead
+from c3d_extract.decode_pool import DecodeOptions, VideoFailed, VideoRead
+from c3d_extract.decoder_process import may_start_processes
 from c3d_extract.devices import choose_devices, choose_precision, device_name, usable_cores
 from c3d_extract.errors import UsageError, VideoError
 from c3d_extract.inference import Network
 from c3d_extract.pipeline.batching import Batch, Devices, Feeder, Owner
+from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.extraction import Extraction
 from c3d_extract.pipeline.outcomes import Features, Progress, outcome_of
 from c3d_extract.settings import ExtractSettings, Precision
@@ -24,10 +31,8 @@ from c3d_extract.store import OutputPaths, RunIdentity, VideoRow
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
     from c3d_extract.model import Pool5
@@ -39,11 +44,15 @@ if TYPE_CHECKING:
 __all__ = ["Extractor", "library_versions", "suitable_workers"]
 
 
+_SUSPECTS = "check the checkpoint, its mean and its std (c3d-tools weights verify)"
+
+
 @dataclass
 class _Sum:
     """A video's running sums: float64, added clip by clip, so that batches do not change a bit of it."""
 
     totals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    n_not_finite: dict[str, int] = field(default_factory=dict)  # clips of each layer that has any
     n_clips: int = 0
     n_padded_frames: int = 0
     n_frames: int = 0
@@ -57,12 +66,31 @@ class _Sum:
         self.n_clips += 1
         self.n_padded_frames += owner.span.n_padded_frames
 
+    def spoil(self, layers: Iterable[str]) -> None:
+        """Count a clip whose features in ``layers`` are not finite; nothing is added."""
+        for layer in layers:
+            self.n_not_finite[layer] = self.n_not_finite.get(layer, 0) + 1
+        self.n_clips += 1
+
+    def why_not_finite(self) -> str | None:
+        """Say which layers are not finite in how many clips, or None."""
+        if not self.n_not_finite:
+            return None
+        counts = [f"{layer} in {n} of {self.n_clips} clips" for layer, n in self.n_not_finite.items()]
+        return f"features are not finite: {', '.join(counts)}; {_SUSPECTS}"
+
     def means(self) -> dict[str, NDArray[np.float32]]:
         return {layer: (total / self.n_clips).astype(np.float32) for layer, total in self.totals.items()}
 
 
 class Extractor:
     """Turns videos into C3D descriptors.
+
+    One Extractor may have several runs at a time, in one thread (two loops that take turns, `extract` in the
+    loop over `extract_files`) or in several: each run has decoders to itself, all share the networks, and
+    every run's features are those that it would have alone, to the bit. Closing it ends the runs that are
+    going, with a UsageError in each. It belongs to the process that made it: a fork of that process refuses
+    to use it, and makes its own.
 
     Parameters
     ----------
@@ -74,6 +102,9 @@ class Extractor:
     device, precision, batch_size, workers, timeout_seconds
         Where and how fast; ``None`` and ``auto`` choose by the machine. ``device`` may name several,
         ``cuda:0,cuda:1``, or ``all`` CUDA devices: each holds the network, and batches go to them in turn.
+        ``workers`` are the decoder processes of each run. 0 decodes in this process: a video that crashes
+        the decoder then ends this process, and ``timeout_seconds`` ends nothing. That is chosen by itself
+        in a daemonic process, such as the workers of a multiprocessing Pool and of a DataLoader.
     """
 
     def __init__(
@@ -84,28 +115,52 @@ class Extractor:
         device: str = "auto",
         precision: Precision | Literal["auto"] = "auto",
         batch_size: int | None = None,
-        workers: int | None = None,
+        workers: int | Literal["auto"] | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
         self.checkpoint = checkpoint
         self.settings = settings or ExtractSettings()
         checkpoint.architecture.check_layers(self.settings.layers)
-        for option, value in (
-            ("--batch-size", batch_size),
-            ("--workers", workers),
-            ("--timeout", timeout_seconds),
-        ):
+        for option, value in (("--batch-size", batch_size), ("--timeout", timeout_seconds)):
             if value is not None and not value > 0:
                 raise UsageError(f"must be above 0, not {value}", subject=option)
+        if workers not in {None, "auto"} and not int(workers) >= 0:
+            raise UsageError(f"must be 0 or more, not {workers}", subject="--workers")
         self.devices = choose_devices(device)
         self.device = self.devices[0]
         (self.precision,) = {choose_precision(precision, device) for device in self.devices}
         self._batch_size = batch_size
+        self.workers = suitable_workers(self.device.type) if workers is None or workers == "auto" else workers
         self._timeout_seconds = timeout_seconds
-        self.workers = workers or suitable_workers(self.device.type)
-        self._networks: list[Network] = []
-        self._pool: DecodePool | None = None
         self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up what belongs to this process."""
+        self._networks: list[Network] = []
+        options = DecodeOptions(self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps)
+        self._decoders = Decoders(options, self.workers, timeout_seconds=self._timeout_seconds)
+        self._feeders: list[Feeder] = []  # of the runs that are going
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        _one_thread_after_fork()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process makes the same Extractor of, before it was used."""
+        if self._networks:
+            raise UsageError(
+                "was used, so it cannot be sent to another process",
+                subject="Extractor",
+                hint="make one in each process",
+            )
+        own = {"_networks", "_decoders", "_feeders", "_lock", "_process"}
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if not may_start_processes():
+            self.workers = 0
+        self._begin()
 
     @classmethod
     def from_weights(
@@ -148,12 +203,26 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """End the decoder processes and let the network go, for good."""
-        if self._pool is not None:
-            self._pool.close()
-        self._pool = None
+        """End runs and decoder processes, and let the network go, for good."""
+        if self._process != os.getpid():  # the decoders are another process's
+            return
+        with self._lock:
+            self._closed = True
+            feeders, self._feeders = self._feeders, []
+        for feeder in feeders:
+            feeder.stop(UsageError("was closed while a run was going", subject="Extractor"))
+        self._decoders.close()
         self._networks = []
-        self._closed = True
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise UsageError("is closed", subject="Extractor", hint="make another")
+        if self._process != os.getpid():
+            raise UsageError(
+                f"belongs to process {self._process}, of which this is a fork",
+                subject="Extractor",
+                hint="make one in each process",
+            )
 
     @property
     def warnings(self) -> list[str]:
@@ -164,38 +233,27 @@ class Extractor:
     @property
     def networks(self) -> list[Network]:
         """A network for each device, built when they are first needed; all take batches of one size."""
-        if self._closed:
-            raise UsageError("is closed", subject="Extractor", hint="make another")
-        for device in self.devices[len(self._networks) :]:
-            size = self._networks[0].batch_size if self._networks else self._batch_size
-            self._networks.append(
-                Network(
-                    self.checkpoint,
-                    self.settings.layers,
-                    device=device,
-                    precision=self.precision,
-                    batch_size=size,
+        self._check_usable()  # before the lock, which a fork may have copied while it was held
+        with self._lock:
+            for device in self.devices[len(self._networks) :]:
+                size = self._networks[0].batch_size if self._networks else self._batch_size
+                self._networks.append(
+                    Network(
+                        self.checkpoint,
+                        self.settings.layers,
+                        device=device,
+                        precision=self.precision,
+                        batch_size=size,
+                    )
                 )
-            )
-        if self.checkpoint.state:  # 245 MB of C3D; each network keeps what it may need again
-            self.checkpoint = dataclasses.replace(self.checkpoint, state={})
-        return self._networks
+            if self.checkpoint.state:  # 245 MB of C3D; each network keeps what it may need again
+                self.checkpoint = dataclasses.replace(self.checkpoint, state={})
+            return self._networks
 
     @property
     def network(self) -> Network:
         """The first device's network."""
         return self.networks[0]
-
-    def _decoders(self, n_videos: int) -> DecodePool:
-        n_workers = max(1, min(self.workers, n_videos))
-        if self._pool is None or self._pool.n_workers < n_workers:
-            if self._pool is not None:
-                self._pool.close()
-            options = DecodeOptions(
-                self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps
-            )
-            self._pool = DecodePool(n_workers, options, timeout_seconds=self._timeout_seconds)
-        return self._pool
 
     def extract(self, path: str | os.PathLike[str]) -> Features:
         """Return the features of one video, every clip of it.
@@ -291,6 +349,7 @@ class Extractor:
         progress: Callable[[Progress], None] | None = None,
     ) -> Extraction:
         """Extract videos that were found already; the rest as in `extract_files`."""
+        self._check_usable()
         found.check_any()
         return Extraction(
             self,
@@ -325,12 +384,10 @@ class Extractor:
     ) -> Generator[tuple[Source, VideoRow], None, None]:
         """Decode and run ``sources``; yield each one's row as soon as it is finished."""
         networks = self.networks
-        videos = [(task, source.path) for task, source in enumerate(sources)]
-        feeder = Feeder(self._decoders(len(videos)), self.settings, networks[0], videos)
         sums: dict[int, _Sum] = {}
-        feeder.start()
-        try:
+        with self._feeding(sources, networks[0]) as feeder:
             for item, features in Devices(networks, feeder.queue, progress).results():
+                feeder.check()
                 progress.handover_seconds = feeder.handover_seconds
                 if isinstance(item, Batch):
                     self._sum(item, features, sums, on_clip)
@@ -343,8 +400,23 @@ class Extractor:
                     found = sums.pop(task, _Sum())
                     found.n_frames = feeder.n_frames.pop(task, 0)
                     yield sources[task], self._row(sources[task], item.event, found)
-        finally:
-            feeder.stop()
+
+    @contextlib.contextmanager
+    def _feeding(self, sources: Sequence[Source], network: Network) -> Iterator[Feeder]:
+        """Decode ``sources`` in a thread of this run's own, by decoders of its own."""
+        videos = [(task, source.path) for task, source in enumerate(sources)]
+        with self._decoders.lend(len(videos)) as decoder:
+            feeder = Feeder(decoder, self.settings, network, videos)
+            with self._lock:
+                self._check_usable()
+                self._feeders.append(feeder)
+                feeder.start()
+            try:
+                yield feeder
+            finally:
+                feeder.stop()
+                with self._lock, contextlib.suppress(ValueError):  # it was closed
+                    self._feeders.remove(feeder)
 
     @staticmethod
     def _sum(
@@ -353,8 +425,13 @@ class Extractor:
         sums: dict[int, _Sum],
         on_clip: Callable[[Owner, dict[str, NDArray[np.float32]]], object] | None,
     ) -> None:
+        spoilt = _not_finite(features)
         for place, owner in enumerate(batch.owners):
-            sums.setdefault(owner.task, _Sum()).add(owner, features, place)
+            found = sums.setdefault(owner.task, _Sum())
+            if place in spoilt:
+                found.spoil(spoilt[place])
+                continue
+            found.add(owner, features, place)
             if on_clip is not None:
                 on_clip(owner, {layer: rows[place] for layer, rows in features.items()})
 
@@ -385,6 +462,8 @@ class Extractor:
         if found.n_clips == 0:
             why = f"only {found.n_frames} frames, and --short fail"
             return VideoRow(status="failed", error=why, **common, **failed, **facts)
+        if (why_not_finite := found.why_not_finite()) is not None:
+            return VideoRow(status="failed", error=why_not_finite, **common, **failed, **facts)
         if event.trouble is not None and self.settings.strict:
             return VideoRow(status="failed", error=f"{event.trouble} (--strict)", **common, **failed, **facts)
         return VideoRow(
@@ -400,6 +479,20 @@ class Extractor:
         )
 
 
+def _not_finite(features: dict[str, NDArray[np.float32]]) -> dict[int, list[str]]:
+    """Return the places in a batch whose features are not finite, and in which layers."""
+    found: dict[int, list[str]] = {}
+    for layer, rows in features.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(
+                rows.sum()
+            ):  # one sum a batch and layer; a closer look only where it shows something
+                continue
+        for place in np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))):
+            found.setdefault(int(place), []).append(layer)
+    return found
+
+
 def _unlike(devices: Sequence[torch.device]) -> list[str]:
     names = [device_name(device) for device in devices]
     if len({name.partition(" ")[2] for name in names}) == 1:
@@ -408,10 +501,22 @@ def _unlike(devices: Sequence[torch.device]) -> list[str]:
     return [f"{', '.join(names)} round differently, and {chance}"]
 
 
+@functools.cache  # once a process; its forks inherit it
+def _one_thread_after_fork() -> None:
+    """Keep torch to one thread in forks of this process, as a DataLoader does in its workers.
+
+    The threads of an OpenMP runtime do not survive a fork, and GNU's waits for them for ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+
+
 def suitable_workers(device_type: str) -> int:
-    """Return how many decoder processes a device wants."""
+    """Return how many decoder processes a device wants; 0 where this process may not have any."""
     # On a CPU the network needs every core: one decoder (thousands of frames a second) feeds it many
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
+    if not may_start_processes():
+        return 0
     cores = usable_cores()
     return max(1, cores // 8) if device_type == "cpu" else max(1, cores - 1)
 
