@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from c3d_extract.cli.streams import StdoutLostError, keep_streams
 from c3d_extract.errors import C3DError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "note",
     "printable",
     "put_json",
+    "run_program",
 ]
 
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -63,10 +65,25 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except C3DError as error:
             if kwargs.get("debug"):
                 traceback.print_exc()
-            note(f"Error: {error}")
-            sys.exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FATAL)
+            sys.exit(_tell(error))
         except KeyboardInterrupt:
             note("Interrupted.")
             sys.exit(EXIT_INTERRUPTED)
 
     return run
+
+
+def _tell(error: C3DError) -> int:
+    """Say an error in one line and return its exit code; a reader that left wants to hear nothing."""
+    if not (isinstance(error, StdoutLostError) and error.reader_left):
+        note(f"Error: {error}")
+    return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FATAL
+
+
+def run_program(command: click.Command, name: str) -> None:
+    """Run a command as the program ``name``, which may lose its standard streams (see `streams`)."""
+    keep_streams()
+    try:
+        command(prog_name=name)
+    except StdoutLostError as error:  # while click itself wrote, such as the help
+        sys.exit(_tell(error))

@@ -19,6 +19,7 @@ from c3d_extract.cli.common import (
     note,
     printable,
     put_json,
+    run_program,
 )
 from c3d_extract.errors import FetchError, StoreError, UsageError
 from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
@@ -495,4 +496,4 @@ def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> Non
 
 def main() -> None:
     """Run ``c3d-extract``."""
-    command(prog_name="c3d-extract")
+    run_program(command, "c3d-extract")

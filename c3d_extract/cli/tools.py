@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from c3d_extract.cli.common import run_program
+
 COMMANDS = {
     "weights": ("c3d_extract.cli.weights", "List, show, fetch, convert and verify checkpoints."),
     "info": ("c3d_extract.cli.info", "Say what is in a feature, clip or basis file."),
@@ -53,7 +55,7 @@ class LazyGroup(click.Group):
 
 def main() -> None:
     """Run ``c3d-tools``."""
-    LazyGroup(COMMANDS, "Tools around c3d-extract.")(prog_name="c3d-tools")
+    run_program(LazyGroup(COMMANDS, "Tools around c3d-extract."), "c3d-tools")
 
 
 def module_main() -> None:
@@ -61,4 +63,4 @@ def module_main() -> None:
     extract = {
         "extract": ("c3d_extract.cli.extract", "Turn videos into C3D descriptors (the same as c3d-extract).")
     }
-    LazyGroup(extract | COMMANDS, "C3D video descriptors.")(prog_name="python -m c3d_extract")
+    run_program(LazyGroup(extract | COMMANDS, "C3D video descriptors."), "python -m c3d_extract")

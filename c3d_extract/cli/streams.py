@@ -1,0 +1,87 @@
+"""What a program does when its standard streams are lost: a full disk, a reader that left, ``2>&-``.
+
+A lost message costs nothing but itself. A lost result is an error, told once, in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from c3d_extract.errors import C3DError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["StdoutLostError", "keep_streams"]
+
+_STDIN, _STDOUT, _STDERR = range(3)
+
+
+class StdoutLostError(C3DError):
+    """A result could not be written; ``reader_left`` where that was its reader's wish, as with ``| head``."""
+
+    def __init__(self, error: OSError) -> None:
+        self.reader_left = isinstance(error, BrokenPipeError)
+        super().__init__(f"cannot be written: {error.strerror or error}", subject="stdout")
+
+
+class _Messages(io.FileIO):
+    """Writes what can be written, and forgets the rest."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+            if written is not None:  # None: it would have to wait
+                return written
+        return memoryview(data).nbytes
+
+
+class _Results(io.FileIO):
+    """Raises `StdoutLostError` once; what Python still tries to write at its end is forgotten."""
+
+    lost = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self.lost:
+            return memoryview(data).nbytes
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.lost = True
+            raise StdoutLostError(error) from error
+
+
+def keep_streams() -> None:
+    """Make this process's standard streams such that losing one is no traceback; once, at its start.
+
+    A stream that was closed before gets its number back first: else the next file opened, perhaps the
+    feature file, would have the number that libraries write their messages to.
+    """
+    if os.name != "posix":
+        return
+    for number in (_STDIN, _STDOUT, _STDERR):
+        _fill(number)
+    sys.stdout = _text(sys.stdout, _Results(_STDOUT, "w", closefd=False), "strict")
+    sys.stderr = _text(sys.stderr, _Messages(_STDERR, "w", closefd=False), "backslashreplace")
+
+
+def _fill(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        # In the wrong direction, so that using it stays an error. The lowest free number is this one.
+        os.open(os.devnull, os.O_WRONLY if number == _STDIN else os.O_RDONLY)
+
+
+def _text(was: TextIO | None, raw: io.FileIO, errors: str) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=was.encoding if was else "utf-8",
+        errors=(was.errors if was else None) or errors,
+        line_buffering=raw.fileno() == _STDERR or raw.isatty(),
+        write_through=getattr(was, "write_through", False),
+    )
