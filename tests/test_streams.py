@@ -61,7 +61,7 @@ def test_an_error_nobody_hears_still_has_its_exit_code(words: str, code: int) ->
         assert shell(f"c3d {words} {stderr}").returncode == code
 
 
-@pytest.mark.parametrize("words", ["weights list", "weights show motion-mini --json", "--help"])
+@pytest.mark.parametrize("words", ["weights list", "weights show sports1m --json", "--help"])
 def test_a_result_that_cannot_be_written_is_one_line(words: str) -> None:
     full, closed = shell(f"c3d {words} >/dev/full"), shell(f"c3d {words} >&-")
     assert (full.returncode, closed.returncode) == (1, 1)
