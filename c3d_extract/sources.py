@@ -10,6 +10,7 @@ file that was named but is not there fails when it is read.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import stat
@@ -23,7 +24,7 @@ from c3d_extract.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Found", "Source", "find_videos"]
+__all__ = ["Found", "Source", "find_videos", "listed_paths"]
 
 _VIDEO_NAMES = """
     3g2 3gp amv asf avi avif divx dv f4v flv gif h264 h265 hevc ivf m2ts m2v m3u8 m4v mjpeg mjpg mkv mov mp4
@@ -128,6 +129,26 @@ def find_videos(
         (_source(name, path) for path, name in names.items()), key=lambda source: source.name
     )
     return found
+
+
+def listed_paths(text: bytes, *, subject: object) -> list[str]:
+    """Return the paths of a list, one a line; bytes that are no UTF-8 stand for themselves, as in file names.
+
+    Raises
+    ------
+    UsageError
+        Where it is UTF-16 or UTF-32, by its mark or by its many zero bytes.
+    """
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _half_is_zero(text):
+        raise UsageError("is UTF-16 or UTF-32, not UTF-8", subject=subject, hint="save it as UTF-8")
+    lines = (os.fsdecode(line.rstrip(b"\r")) for line in text.removeprefix(codecs.BOM_UTF8).split(b"\n"))
+    return [line for line in lines if line.strip()]
+
+
+def _half_is_zero(text: bytes) -> bool:
+    """Say whether zero bytes are most of those at even or at odd places, as in UTF-16 without a mark."""
+    halves = (text[0::2], text[1::2])
+    return any(half.count(0) > len(half) / 2 for half in halves)
 
 
 def _is_folder(path: Path) -> bool:
@@ -250,8 +271,12 @@ def _unlike(names: dict[Path, str]) -> dict[Path, str]:
 
 
 def _text(name: str) -> str:
-    r"""Make a file name valid UTF-8: bytes that are not become ``\xNN``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""Make a name valid UTF-8 without NUL: what cannot stand in a file's name becomes ``\xNN``."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, which no byte of a file's name stands for
+        raw = name.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
 def _source(name: str, path: Path) -> Source:

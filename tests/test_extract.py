@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LENGTHS, MEAN
 
-from c3d_extract.cli.extract import command
+from c3d_extract.cli.extract import _read_list, command
+from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,6 +197,26 @@ def test_lists_of_paths_fail_one_by_one(run: Call, videos: Path, tmp_path: Path)
     result = run("--from-file", "list.txt")
     assert result.exit_code == 3
     assert "failed: gone.mp4: no such file" in result.stderr
+
+
+def test_a_line_that_can_be_no_path_costs_itself_alone(run: Call, videos: Path, tmp_path: Path) -> None:
+    too_long = b"x" * 10_000_000
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf%s/mid.mp4\na\0b.mp4\n%s\n" % (bytes(videos), too_long))
+    result = run("--from-file", "list.txt")
+    assert result.exit_code == 3
+    report = [json.loads(line) for line in (tmp_path / "feats.report.jsonl").read_text().splitlines()]
+    assert {line["video"]: line["status"] for line in report} == {
+        "a\\x00b.mp4": "failed",
+        "mid.mp4": "ok",
+        too_long.decode(): "failed",
+    }
+    assert max(map(len, result.stderr.splitlines())) < 5000, "a terminal gets the beginning of such a name"
+
+
+def test_a_list_from_a_closed_stdin_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="--from-file -: stdin is closed"):
+        _read_list("-")
 
 
 def test_a_dry_run_lists_and_writes_nothing(run: Call, videos: Path, tmp_path: Path) -> None:

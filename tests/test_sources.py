@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from c3d_extract.errors import UsageError
-from c3d_extract.sources import Found, find_videos
+from c3d_extract.sources import Found, find_videos, listed_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,8 +129,40 @@ def test_an_input_that_does_not_exist_is_wrong_use(tmp_path: Path, given: str) -
 
 def test_a_listed_file_that_does_not_exist_fails_later_not_here(tmp_path: Path) -> None:
     found = find_videos([], listed=[tmp_path / "gone.mp4", f"{tmp_path}/nul\0.mp4"])
-    assert names(found) == ["gone.mp4", "nul\0.mp4"]
+    assert names(found) == ["gone.mp4", "nul\\x00.mp4"], "a name can be stored, whatever was listed"
     assert {video.size_bytes for video in found.videos} == {0}
+
+
+def test_half_a_character_in_a_name_costs_that_video_alone(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    found = find_videos([], listed=[tmp_path / "a.mp4", f"{tmp_path}/\ud800.mp4"])
+    assert [(video.name, video.size_bytes) for video in found.videos] == [
+        ("\\xed\\xa0\\x80.mp4", 0),
+        ("a.mp4", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (b"a.mp4\nb c.mp4\n", ["a.mp4", "b c.mp4"]),
+        (b"\xef\xbb\xbfa.mp4\r\n\r\n \nb.mp4", ["a.mp4", "b.mp4"]),
+        (b"a\0b.mp4\nc.mp4\n", ["a\0b.mp4", "c.mp4"]),
+        (b"\xe9.mp4\n", ["\udce9.mp4"]),
+        ("é🎬.mp4\n".encode(), ["é🎬.mp4"]),
+        (b"\x85\x0c\xe2\x80\xa8.mp4\n", ["\udc85\x0c\u2028.mp4"]),
+        (b"", []),
+    ],
+)
+def test_a_list_has_a_path_a_line(text: bytes, paths: list[str]) -> None:
+    assert listed_paths(text, subject="list") == paths
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["a.mp4\n", "C:\\клипы\\one of many.mp4\r\nb.mp4\r\n"])
+def test_a_list_in_utf16_is_refused(encoding: str, text: str) -> None:
+    with pytest.raises(UsageError, match=r"list\.txt: is UTF-16 or UTF-32, not UTF-8; save it as UTF-8"):
+        listed_paths(text.encode(encoding), subject="list.txt")
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

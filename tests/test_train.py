@@ -408,6 +408,12 @@ def test_a_broken_line_is_named_by_its_number(tmp_path: Path, text: str, says: s
         read_videos(tmp_path / "list.txt")
 
 
+def test_a_line_that_can_be_no_path_is_a_missing_video(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "list.txt").write_text(f"a.mp4 0\nb.mp4 1\nnul\0.mp4 1\n{'x' * 100_000}.mp4 1\n")
+    assert read_videos(tmp_path / "list.txt").n_missing == 2
+
+
 def test_a_label_that_is_no_class_is_named_by_its_line(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp4")
     (tmp_path / "list.txt").write_text("a.mp4 0\na.mp4 7\n")

@@ -42,8 +42,13 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
+_LONGEST_NAME = 4096  # of a path on Linux; a line of a list may have any length
+
+
 def printable(name: str) -> str:
-    """Make a name fit for one line of a terminal: control characters are escaped."""
+    """Make a name fit for one line of a terminal: control characters are escaped, no end without end."""
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

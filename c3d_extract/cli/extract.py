@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -237,13 +236,16 @@ def _inputs(options: Options) -> Inputs:
 
 
 def _read_list(name: str) -> list[str]:
+    from c3d_extract.sources import listed_paths
+
+    subject = f"--from-file {name}"
+    if name == "-" and sys.stdin is None:
+        raise UsageError("stdin is closed", subject=subject)
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        text = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", subject=f"--from-file {name}") from error
-    # Bytes that are no UTF-8 stand for themselves, as in every file name.
-    lines = (os.fsdecode(line.rstrip(b"\r")) for line in data.split(b"\n"))
-    return [line for line in lines if line.strip()]
+        raise UsageError(f"cannot be read: {error.strerror}", subject=subject) from error
+    return listed_paths(text, subject=subject)
 
 
 def _settings(options: Options) -> ExtractSettings:

@@ -6,6 +6,7 @@ Every problem with a list is one line that names the file and the number of the 
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -122,7 +123,7 @@ def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoLis
     for line in lines:
         classes = tuple(_class(file, line, label, labels, first) for label in line.labels)
         path = root / line.path
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists() raises where a line is no path
             videos.append(LabelledVideo(path, classes))
         else:
             n_missing += 1
@@ -130,11 +131,7 @@ def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoLis
 
 
 def _lines(file: Path) -> Iterator[_Line]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read as text: {error}", subject=file) from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_text_lines(file), start=1):
         if not line.strip() or line.replace(" ", "").lower() in {"path,label", "video,label"}:
             continue
         path, labels = _split(file, number, line.strip())
@@ -143,6 +140,13 @@ def _lines(file: Path) -> Iterator[_Line]:
                 f"expected a path and a label and found {line!r}", subject=f"{file}, line {number}"
             )
         yield _Line(number, path, labels)
+
+
+def _text_lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot be read as text: {error}", subject=file) from error
 
 
 def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
@@ -164,7 +168,7 @@ def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
 def _read_index(file: Path) -> tuple[str, ...]:
     """Read UCF101's ``classInd.txt``: ``number name`` lines, numbers from 1."""
     names: list[str] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text_lines(file), start=1):
         fields = line.split()
         if not fields:
             continue

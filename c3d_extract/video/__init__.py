@@ -16,16 +16,12 @@ What is done here, and why, was measured on several hundred real and damaged fil
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+import os
 
 from c3d_extract.video.facts import MAX_PIXELS, Frame, Lines, VideoInfo
 from c3d_extract.video.images import FrameFolder, read_frame_folder
 from c3d_extract.video.reader import VideoReader, codec_report
 from c3d_extract.video.write import write_video
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = [
     "MAX_PIXELS",
@@ -45,6 +41,6 @@ def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     """Open a video file, or a folder of numbered images."""
     return (
         FrameFolder(path, max_pixels=max_pixels)
-        if Path(path).is_dir()
+        if os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises where a name is too long
         else VideoReader(path, max_pixels=max_pixels)
     )
