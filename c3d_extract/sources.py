@@ -11,6 +11,7 @@ file that was named but is not there fails when it is read.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import glob
 import os
 import stat
@@ -89,6 +90,7 @@ def find_videos(
     listed: Iterable[str | os.PathLike[str]] = (),
     ours: Sequence[Path] = (),
     frame_folders: bool = False,
+    follow_links: bool = False,
 ) -> Found:
     """Find the videos that ``inputs`` (files, folders, globs) and ``listed`` files mean.
 
@@ -96,39 +98,31 @@ def find_videos(
     file that was named is always taken. Anything else is passed over with a reason. A listed file that
     does not exist is taken too, and fails when it is read.
 
+    Links to files are followed, and links to folders that lie inside the folder that is searched; each real
+    folder is searched once. ``/proc`` and its like are never searched, whatever leads there.
+
     Parameters
     ----------
     ours
         Files of this run, which are never taken for videos.
     frame_folders
-        Whether a folder that holds numbered images is one video.
+        Whether a folder that holds numbered images is one video; a link to one is taken as one to a file.
+    follow_links
+        Whether links to folders outside are followed as well.
 
     Raises
     ------
     UsageError
         Where an input does not exist.
     """
-    found = Found()
-    own_names = {Path(path).name for path in ours}
-    excluded = {os.path.realpath(path) for path in ours}
-
-    def is_ours(path: Path) -> bool:
-        return path.name in own_names and os.path.realpath(path) in excluded
-
+    search = _Search(frame_folders, follow_links, _same_file_as(ours), _special_devices())
     candidates: dict[Path, _Candidate] = {}
-    for path in [*_expand(inputs), *map(_absolute, listed)]:
-        if _is_folder(path) and not (frame_folders and _is_frame_folder(path)):
-            inside = _walk(path, frame_folders, found.passed_over, is_ours)
-        else:
-            inside = iter([_Candidate(path, 1)])
-        for candidate in inside:
-            if not is_ours(candidate.path):
-                candidates.setdefault(candidate.path, candidate)
+    for path in [*search.expand(inputs), *map(_absolute, listed)]:
+        for candidate in search.videos(path):
+            candidates.setdefault(candidate.path, candidate)
     names = _names(list(candidates.values()))
-    found.videos = sorted(
-        (_source(name, path) for path, name in names.items()), key=lambda source: source.name
-    )
-    return found
+    sources = (_source(name, path) for path, name in names.items())
+    return Found(sorted(sources, key=lambda source: source.name), list(dict.fromkeys(search.passed_over)))
 
 
 def listed_paths(text: bytes, *, subject: object) -> list[str]:
@@ -159,52 +153,140 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
 
 
-def _expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    for given in inputs:
-        if os.path.lexists(given):
-            yield _absolute(given)
-            continue
-        text = os.fspath(given)
-        if not glob.has_magic(text):
-            raise UsageError("no such file or folder", subject=_text(text))
-        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - the whole path is the pattern
-        if not matches:
-            raise UsageError("no file matches this pattern", subject=_text(text))
-        yield from map(_absolute, matches)
+def _same_file_as(ours: Sequence[Path]) -> Callable[[Path], bool]:
+    names = {Path(path).name for path in ours}
+    files = {os.path.realpath(path) for path in ours}
+    return lambda path: path.name in names and os.path.realpath(path) in files
 
 
-def _walk(
-    root: Path,
-    frame_folders: bool,
-    passed_over: list[tuple[str, str]],
-    is_ours: Callable[[Path], bool],
-) -> Iterator[_Candidate]:
-    """Walk a folder in sorted order, through links to folders, each real folder once."""
-    seen: set[str] = set()
+@dataclass
+class _Search:
+    """How folders are searched, and what was passed over on the way."""
 
-    def unreadable(error: OSError) -> None:
-        passed_over.append((_text(error.filename), f"cannot be listed: {error.strerror}"))
+    frame_folders: bool
+    follow_links: bool
+    is_ours: Callable[[Path], bool]
+    special: frozenset[int]  # device numbers
+    passed_over: list[tuple[str, str]] = field(default_factory=list)
 
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=unreadable):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        here = Path(folder)
-        depth = len(here.parts) - len(root.parts)
-        is_video = frame_folders and _is_frame_folder(here)
-        if is_video:
-            yield _Candidate(here, max(depth, 1))
-        for file in sorted(files):
-            if (is_video and _is_frame(file)) or is_ours(here / file):
+    def expand(self, inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+        """Yield the files and folders that ``inputs`` name, absolute."""
+        for given in inputs:
+            if os.path.lexists(given):
+                yield _absolute(given)
                 continue
-            why = _why_not(here / file)
+            text = os.fspath(given)
+            if not glob.has_magic(text):
+                raise UsageError("no such file or folder", subject=_text(text))
+            matches = sorted(self._matches(text))
+            if not matches:
+                raise UsageError("no file matches this pattern", subject=_text(text))
+            yield from map(_absolute, matches)
+
+    def _matches(self, pattern: str) -> Iterator[str]:
+        """Yield what a pattern matches; ``**`` stands for the folders that a search would enter."""
+        parts = Path(pattern).parts
+        if "**" not in parts:
+            with contextlib.suppress(ValueError):  # a NUL in the pattern
+                yield from glob.glob(pattern)  # noqa: PTH207 - the whole path is the pattern
+            return
+        place = parts.index("**")
+        for top in filter(os.path.isdir, self._matches(str(Path(*parts[:place])))):
+            if place + 1 == len(parts):
+                yield top
+                continue
+            for folder, _ in self._folders(Path(top)):
+                below = str(Path(glob.escape(str(folder)), *parts[place + 1 :]))
+                yield from (match for match in self._matches(below) if not self._is_link(match))
+
+    def _is_link(self, match: str) -> bool:
+        """Say whether a match is a link to a folder, which the search for folders has decided about."""
+        return not self.follow_links and os.path.islink(match) and os.path.isdir(match)  # noqa: PTH112, PTH114
+
+    def videos(self, path: Path) -> Iterator[_Candidate]:
+        """Yield the videos that a file or folder stands for."""
+        is_folder = _is_folder(path) and not (self.frame_folders and _is_frame_folder(path))
+        for candidate in self._inside(path) if is_folder else [_Candidate(path, 1)]:
+            if not self.is_ours(candidate.path):
+                yield candidate
+
+    def _inside(self, root: Path) -> Iterator[_Candidate]:
+        for folder, files in self._folders(root):
+            depth = len(folder.parts) - len(root.parts)
+            is_video = self.frame_folders and _is_frame_folder(folder)
+            if is_video:
+                yield _Candidate(folder, max(depth, 1))
+            for file in (folder / name for name in files if not (is_video and _is_frame(name))):
+                if self.is_ours(file):
+                    continue
+                why = "in a special file system" if self._leads_to_special(file) else _why_not(file)
+                if why is None:
+                    yield _Candidate(file, depth + 1)
+                else:
+                    self._pass_over(file, why)
+
+    def _folders(self, root: Path) -> Iterator[tuple[Path, list[str]]]:
+        """Yield a folder and those below in sorted order, each real one once, with its files' names."""
+        top, seen = os.path.realpath(root), dict[str, str]()
+        for name, folders, files in os.walk(root, followlinks=True, onerror=self._unreadable):
+            folder, real = Path(name), os.path.realpath(name)
+            why = self._why_not_entered(folder, real, top, seen)
+            seen.setdefault(real, name)
+            folders[:] = [] if why else sorted(f for f in folders if not f.startswith("."))
             if why is None:
-                yield _Candidate(here / file, depth + 1)
+                yield folder, sorted(files)
+            elif why is _OUTSIDE and self.frame_folders and _is_frame_folder(folder):
+                yield folder, []
             else:
-                passed_over.append((_text(str(here / file)), why))
+                self._pass_over(folder, why)
+
+    def _why_not_entered(self, folder: Path, real: str, top: str, seen: dict[str, str]) -> str | None:
+        if self._is_special(folder) or _is_within(real, "/proc") or _is_within(real, "/sys"):
+            return "a special file system, which is never searched"
+        if real in seen:
+            return f"the same folder as {_text(seen[real])}"
+        return None if self.follow_links or _is_within(real, top) else _OUTSIDE
+
+    def _leads_to_special(self, file: Path) -> bool:
+        return os.path.islink(file) and self._is_special(file)  # noqa: PTH114 - Path.is_symlink() raises
+
+    def _is_special(self, path: Path) -> bool:
+        try:
+            return path.stat().st_dev in self.special
+        except OSError:
+            return False
+
+    def _unreadable(self, error: OSError) -> None:
+        self._pass_over(error.filename, f"cannot be listed: {error.strerror}")
+
+    def _pass_over(self, path: str | Path, why: str) -> None:
+        self.passed_over.append((_text(str(path)), why))
+
+
+_OUTSIDE = "a link to a folder outside; --follow-links follows it"
+# File systems that hold no files but a view of the machine; their folders can have no end.
+_SPECIAL_NAMES = """
+    binfmt_misc bpf cgroup cgroup2 configfs debugfs devfs devpts devtmpfs efivarfs fusectl mqueue proc procfs
+    pstore securityfs selinuxfs sysfs tracefs
+"""
+_SPECIAL = frozenset(_SPECIAL_NAMES.split())
+
+
+def _special_devices() -> frozenset[int]:
+    """Return the device numbers of the special file systems here, wherever they are mounted."""
+    tops = [Path(name) for name in ("/proc", "/sys", "/dev") if os.path.ismount(name)]
+    devices = {top.stat().st_dev for top in tops}  # /dev is a tmpfs in containers
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            mount, _, kind = line.decode("ascii", "replace").partition(" - ")
+            if kind.split(" ")[0] in _SPECIAL:
+                major, _, minor = mount.split(" ")[2].partition(":")
+                devices.add(os.makedev(int(major), int(minor)))
+    return frozenset(devices)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))  # noqa: PTH118 - "/" has its end already
 
 
 def _is_frame(name: str) -> bool:

@@ -165,13 +165,66 @@ def test_a_list_in_utf16_is_refused(encoding: str, text: str) -> None:
         listed_paths(text.encode(encoding), subject="list.txt")
 
 
-def test_links_are_followed_once(tmp_path: Path) -> None:
-    touch(tmp_path / "v/real/x.mp4", tmp_path / "outside/y.mp4")
+def test_links_are_followed_once_and_to_folders_outside_only_where_asked(tmp_path: Path) -> None:
+    touch(tmp_path / "v/real/x.mp4", tmp_path / "outside/y.mp4", tmp_path / "very/z.mp4")
     (tmp_path / "v/loop").symlink_to(tmp_path / "v")
     (tmp_path / "v/z").symlink_to(tmp_path / "outside")
+    (tmp_path / "v/up").symlink_to("..")
+    (tmp_path / "v/beside").symlink_to(tmp_path / "very")
     (tmp_path / "v/again").symlink_to(tmp_path / "v/real")
     (tmp_path / "v/link.mp4").symlink_to(tmp_path / "outside/y.mp4")
-    assert names(find_videos([tmp_path / "v"])) == ["again/x.mp4", "link.mp4", "z/y.mp4"]
+    found, outside = find_videos([tmp_path / "v"]), "a link to a folder outside; --follow-links follows it"
+    assert names(found) == ["again/x.mp4", "link.mp4"], "a link to a file stands for it"
+    assert reasons(found) == {
+        "loop": f"the same folder as {tmp_path}/v",
+        "real": f"the same folder as {tmp_path}/v/again",
+        "up": outside,
+        "z": outside,
+        "beside": outside,
+    }
+    asked = find_videos([tmp_path / "v"], follow_links=True)
+    assert names(asked) == ["again/x.mp4", "beside/z.mp4", "link.mp4", "up/outside/y.mp4"]
+    (tmp_path / "w").symlink_to(tmp_path / "v")
+    assert names(find_videos([tmp_path / "w"])) == names(found), "a link that was named is asked for"
+
+
+def test_a_pattern_goes_through_no_more_links_than_a_search(tmp_path: Path) -> None:
+    touch(tmp_path / "v/a/x.mp4", tmp_path / "v/.hidden/h.mp4", tmp_path / "outside/b/y.mp4")
+    (tmp_path / "v/loop").symlink_to(tmp_path / "v")
+    (tmp_path / "v/out").symlink_to(tmp_path / "outside")
+    for pattern in ("**", "**/*.mp4", "**/a/*", "**/**/*.mp4", "**/*"):
+        found = find_videos([f"{tmp_path}/v/{pattern}"])
+        assert [video.path for video in found.videos] == [tmp_path / "v/a/x.mp4"], pattern
+        assert "out" in reasons(found), pattern
+    assert names(find_videos([f"{tmp_path}/v/**/*.mp4"], follow_links=True)) == ["x.mp4", "y.mp4"]
+
+
+def test_a_link_to_a_folder_of_numbered_images_is_as_one_to_a_file(tmp_path: Path) -> None:
+    touch(*(tmp_path / "store/run" / name for name in ("1.jpg", "2.jpg", "notes", "deep/y.mp4")))
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/run").symlink_to(tmp_path / "store/run")
+    found = find_videos([tmp_path / "v"], frame_folders=True)
+    assert names(found) == ["run"], "and nothing else in there is looked at"
+    assert find_videos([tmp_path / "v"]).passed_over == [
+        (f"{tmp_path}/v/run", "a link to a folder outside; --follow-links follows it")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_special_file_systems_are_never_searched(tmp_path: Path, follow_links: bool) -> None:
+    touch(tmp_path / "v/a.mp4")
+    for name, target in (("p", "/proc"), ("me", "/proc/self/fd"), ("s", "/sys/kernel"), ("d", "/dev")):
+        (tmp_path / "v" / name).symlink_to(target)
+    (tmp_path / "v/k.mp4").symlink_to("/proc/kmsg")
+    for root in (tmp_path / "v", f"{tmp_path}/v/**"):
+        found = find_videos([root, "/proc"], follow_links=follow_links)
+        assert names(found) == ["a.mp4"]
+        never = "a special file system, which is never searched"
+        assert reasons(found) == {
+            "k.mp4": "in a special file system",
+            **dict.fromkeys(["p", "me", "s", "d", "proc"], never),
+        }
 
 
 def test_broken_and_circular_links_are_taken_to_fail_with_a_reason_each(tmp_path: Path) -> None:

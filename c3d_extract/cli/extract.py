@@ -77,6 +77,7 @@ class Options:
     timeout: float
     max_pixels: int
     frame_folders: bool
+    follow_links: bool
     offline: bool
     dry_run: bool
     as_json: bool
@@ -199,6 +200,7 @@ def _choice(*values: str) -> click.Choice[str]:
     "--max-pixels", type=int, default=1 << 26, show_default=True, metavar="N", help="Refuse larger frames."
 )
 @click.option("--frame-folders", is_flag=True, help="A folder of numbered images is a video.")
+@click.option("--follow-links", is_flag=True, help="Follow links to folders outside those that are searched.")
 @click.option("--offline", is_flag=True, help="Fetch nothing.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on stdout.")
@@ -301,7 +303,13 @@ def _find(options: Options, inputs: Inputs) -> Found:
     from c3d_extract.store import OutputPaths
 
     ours = OutputPaths(Path(options.output), Path(options.clips) if options.clips else None).every
-    found = find_videos(inputs.named, listed=inputs.listed, ours=ours, frame_folders=options.frame_folders)
+    found = find_videos(
+        inputs.named,
+        listed=inputs.listed,
+        ours=ours,
+        frame_folders=options.frame_folders,
+        follow_links=options.follow_links,
+    )
     found.check_any()
     return found
 

@@ -291,6 +291,7 @@ class Extractor:
         *,
         listed: Iterable[str | os.PathLike[str]] = (),
         frame_folders: bool = False,
+        follow_links: bool = False,
         clips: str | os.PathLike[str] | None = None,
         basis: PcaBasis | None = None,
         overwrite: bool = False,
@@ -309,6 +310,8 @@ class Extractor:
             Further paths, which may not exist: those fail as videos do.
         frame_folders
             Whether a folder of numbered images is a video.
+        follow_links
+            Whether links to folders outside those that are searched are followed, too.
         clips
             Where to write one row a clip as well.
         basis
@@ -324,7 +327,9 @@ class Extractor:
             At once, before any work.
         """
         ours = OutputPaths(Path(output), Path(clips) if clips else None).every
-        found = find_videos(paths, listed=listed, ours=ours, frame_folders=frame_folders)
+        found = find_videos(
+            paths, listed=listed, ours=ours, frame_folders=frame_folders, follow_links=follow_links
+        )
         return self.extract_found(
             found,
             output,

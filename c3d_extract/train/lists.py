@@ -101,7 +101,8 @@ def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
     for path in classes:
         if path.name not in names:
             raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
-        found = find_videos([path], frame_folders=True).videos
+        # A link in a class's folder is there on purpose, and nothing that was passed over would be told.
+        found = find_videos([path], frame_folders=True, follow_links=True).videos
         videos += [LabelledVideo(source.path, (names.index(path.name),)) for source in found]
     return VideoList(tuple(videos), names)
 
