@@ -118,22 +118,34 @@ class _AnonymousMemory:
 
     def __init__(self, size: int, descriptor: int | None = None) -> None:
         if descriptor is None:
-            descriptor = _anonymous_file()
-            os.ftruncate(descriptor, size)
+            descriptor = _anonymous_file(size)
         self.size = size
         self.descriptor = descriptor
         self.buffer = mmap.mmap(descriptor, size)
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(AttributeError, OSError):  # where none could be had
             os.close(self.descriptor)
 
 
-def _anonymous_file() -> int:
-    with contextlib.suppress(AttributeError, OSError):  # not Linux, or a kernel without it
-        return os.memfd_create("c3d-decoder")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+def _anonymous_file(size: int) -> int:
+    """Return the descriptor of a new file of ``size`` bytes, in memory where the kernel allows it."""
+    try:
+        descriptor = os.memfd_create("c3d-decoder")
+    except (AttributeError, OSError) as refused:  # not Linux, an old kernel (ENOSYS), a sandbox (EPERM)
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.write(bytes(size))  # that a hole has no place would be found only when it is used
+                file.flush()
+                return os.dup(file.fileno())
+        except OSError as error:
+            raise DecoderError(
+                f"no memory to share with a decoder: {refused} (memfd_create), "
+                f"and {error} (a temporary file of {size} bytes)",
+                hint="set TMPDIR to a folder that can be written to",
+            ) from error
+    os.ftruncate(descriptor, size)
+    return descriptor
 
 
 def _slots_shape(options: DecodeOptions) -> tuple[int, ...]:

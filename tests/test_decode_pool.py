@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from video_samples import moving_frames, write
 
 import c3d_extract
 from c3d_extract.decode_pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.errors import DecoderError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.times import resample, steady_times
 from c3d_extract.video import VideoReader
@@ -115,6 +118,40 @@ def test_resampling_in_the_pool_is_resampling_here(short: list[Path]) -> None:
     expected = [f for f, _ in resample(timed, 10.0, native_fps=25.0, longest_gap_seconds=60.0)]
     assert (crops == np.stack(expected)).all()
     assert (len(crops), end.n_decoded) == (28, 70)
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.EPERM])
+def test_kernels_without_anonymous_files_get_a_temporary_one(
+    short: list[Path], tmp_path: Path, refusal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", _refuse(refusal))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with DecodePool(1, OPTIONS) as pool:
+        done = run(pool, short)
+    assert all((done[task][0] == plain_crops(path)).all() for task, path in enumerate(short))
+    assert not list(tmp_path.iterdir()), "it never has a name"
+
+
+def test_where_there_is_no_memory_to_share_the_reason_is_told(
+    short: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", _refuse(errno.ENOSYS))
+    monkeypatch.setattr(tempfile, "TemporaryFile", _refuse(errno.ENOSPC))
+    with DecodePool(1, OPTIONS) as pool, pytest.raises(DecoderError) as caught:
+        run(pool, short)
+    told = str(caught.value)
+    assert told.startswith(
+        "no memory to share with a decoder: [Errno 38] Function not implemented (memfd_create)"
+    )
+    assert "[Errno 28] No space left on device (a temporary file of " in told
+    assert told.endswith("; set TMPDIR to a folder that can be written to")
+
+
+def _refuse(number: int) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> None:
