@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from click.testing import CliRunner
 
 from c3d_extract.cli.doctor import command
 from c3d_extract.preprocess import FrameSampler
-
-if TYPE_CHECKING:
-    import pytest
 
 
 def test_it_finds_what_a_run_needs() -> None:
@@ -45,3 +43,11 @@ def test_it_says_how_pixels_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(FrameSampler, "compiled", compiled)
         found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
         assert found["video"]["loops over pixels"].startswith(says)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="decoders share memory through /dev/shm here")
+def test_a_small_dev_shm_as_in_containers_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
+    assert found["temporary"]["/dev/shm"] == "1 MiB free"
+    assert not [problem for problem in found["problems"] if "/dev/shm" in problem or "/tmp" in problem]

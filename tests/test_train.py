@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from c3d_extract import Extractor
 from c3d_extract.cli.train import _device, _precision, command
-from c3d_extract.errors import DeviceError, MismatchError, UsageError
+from c3d_extract.errors import C3DError, DeviceError, MismatchError, UsageError
 from c3d_extract.model import ARCHITECTURES, C3D
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.synthetic import SyntheticClips, render_video
@@ -140,7 +141,145 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(tmp_path: Path) ->
     assert all(torch.equal(killed[name], alone[name]) for name in alone)
 
 
+SHORT = ["synthetic:motion", "--width", "0.02", "--size", "36", "44", "32", "32", "--batch-size", "4"]
+SHORT += ["--save-every", "100", "--report-every", "1", "--n-test", "4", "--threads", "1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_the_middle_of_a_step_it_is_saved_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    words = [*SHORT, "--iterations", "6"]
+    assert _train(*words, "-o", str(tmp_path / "alone")).exit_code == 0
+    step = Trainer._step
+
+    def interrupted(self: Trainer, *batch: Any) -> Any:
+        done = step(self, *batch)  # the weights are the next iteration's, the counter is not
+        if self.iteration == 2:
+            os.kill(os.getpid(), number)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        stopped = _train(*words, "-o", str(tmp_path / "parts"))
+    assert stopped.exit_code == 130
+    assert "Stopped after iteration 3; the same command goes on from there." in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    resumed = _train(*words, "-o", str(tmp_path / "parts"))
+    assert resumed.exit_code == 0
+    assert "from iteration 3" in resumed.stderr
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("alone", "parts")]
+    alone, parts = (state["net"] for state in states)
+    assert all(torch.equal(alone[name], parts[name]) for name in alone)
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("alone", "parts")]
+    assert [line.split(",")[:3] for line in logs[0]] == [line.split(",")[:3] for line in logs[1]]
+
+
+def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start a run with one worker, in a process group of its own, and wait for its third report."""
+    start = [sys.executable, "-m", "c3d_extract", "train", *SHORT, "--iterations", "1000", "-o", str(folder)]
+    process = subprocess.Popen(
+        [*start, "--workers", "1", "--device", "cpu", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    next(line for line in process.stderr if line.split("/")[0].strip() == "3")
+    return process
+
+
+def test_ctrl_c_which_a_terminal_sends_to_workers_too_stops_in_one_piece(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    last = told.splitlines()[-1]
+    assert last.startswith("Stopped after iteration ")
+    assert f" {torch.load(tmp_path / 'state.pt', weights_only=True)['iteration']};" in last
+
+
+def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    process.kill()
+    process.communicate(timeout=60)  # returns when no worker holds stderr any more
+
+
+def test_batches_of_workers_need_no_dev_shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    for share in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, share, full)  # workers inherit it
+    source = _synthetic()
+    found = _finish(Trainer(tmp_path / "workers", _plan(), source, _synthetic(n_items=2), n_workers=1))
+    alone = _finish(Trainer(tmp_path / "alone", _plan(), source))
+    assert all(torch.equal(alone[name], found[name]) for name in alone)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deadly(SyntheticSource):
+    def clip(self, item: int, rng: np.random.Generator) -> Any:
+        if item == 9:
+            os.kill(os.getpid(), signal.SIGBUS)  # as where /dev/shm is full
+        return super().clip(item, rng)
+
+
+def test_a_worker_that_dies_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, _plan(), _Deadly(SyntheticClips("motion", 7, (16, 32, 32))), n_workers=1)
+    with pytest.raises(C3DError, match=r"^a process that makes clips died \(DataLoader worker.*--workers 0"):
+        _finish(trainer)
+
+
 # Several processes
+
+
+_FAILING = """
+import os, sys
+from c3d_extract.cli.tools import module_main
+from c3d_extract.train import Trainer
+step = Trainer._step
+def failing(self, *batch):
+    if self.iteration == 2 and self.rank == 1:
+        raise ValueError("injected")
+    return step(self, *batch)
+Trainer._step = failing
+try:
+    module_main()
+except ValueError:
+    print("it raised", flush=True)
+    input()
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_where_one_process_fails_the_others_end_too(tmp_path: Path) -> None:
+    # Without torchrun, which ends the others by itself; and the failed one stays, with its connections open.
+    words = ["-c", _FAILING, "train", *SHORT, "--iterations", "50", "--workers", "0", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": _loopback()}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, *words, "-o", str(tmp_path)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    assert second.stdout is not None
+    assert "it raised\n" in second.stdout
+    told, _ = first.communicate(timeout=20)
+    assert first.returncode == 1
+    assert told.endswith("Error: another process failed (process 1: injected); the last state is kept\n")
+    second.communicate("\n", timeout=20)
 
 
 def _loopback() -> str:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note, put_json
+from c3d_extract.cli.common import EXIT_INTERRUPTED, debug_option, guarded, note, put_json
 from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from numpy.typing import NDArray
 
     from c3d_extract.model import Architecture
     from c3d_extract.preprocess import Preprocessing
     from c3d_extract.train.data import ClipSource
-    from c3d_extract.train.loop import Plan, Report
+    from c3d_extract.train.loop import Plan, Report, Trainer
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.weights import Checkpoint
 
@@ -130,13 +135,14 @@ def command(data: str, folder: Path, **options: Any) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import torch
 
+    from c3d_extract.train.processes import Processes
+
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     say = (lambda _: None) if options["quiet"] else note
     device = _device(options["device"])
-    _join(device)
-    last = _train(data, folder, options, device=device, say=say)
-    _leave()
+    with Processes(device):
+        last = _train(data, folder, options, device=device, say=say)
     if last is not None and options["as_json"]:
         put_json({"model": str(folder / "model.safetensors"), **last})
 
@@ -165,13 +171,12 @@ def _train(
     if trainer.new_tensors:
         say(f"New, not from {plan.start_name}: {', '.join(trainer.new_tensors)}")
     report = None
-    try:
+    with _stopping(trainer, loud=first and not options["quiet"]):
         for report in trainer.run():
             _tell(report, plan.recipe, say)
-    except KeyboardInterrupt:
-        trainer.save()
+    if not trainer.finished:
         say(f"Stopped after iteration {trainer.iteration}; the same command goes on from there.")
-        raise
+        sys.exit(EXIT_INTERRUPTED)
     if not first:
         return None
     trainer.write_model(
@@ -182,6 +187,28 @@ def _train(
     return (
         {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
     )
+
+
+@contextlib.contextmanager
+def _stopping(trainer: Trainer, *, loud: bool) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM (a scheduler's end of time) stop the training between two steps, once."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+
+    def stop(*_: object) -> None:
+        trainer.stop_asked = True
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        if loud:
+            # Not through sys.stderr, in whose middle this may be.
+            with contextlib.suppress(OSError):
+                os.write(2, b"Stopping after this iteration; once more ends it at once, without saving.\n")
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _device(name: str) -> Any:
@@ -204,35 +231,6 @@ def _device(name: str) -> Any:
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     return device
-
-
-def _join(device: Any) -> None:
-    """Join the other processes where torchrun started this one."""
-    from datetime import timedelta
-
-    import torch
-
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return
-    gpu = device.type == "cuda"
-    # The first process tests while the others wait for its next gradient: longer than NCCL's ten minutes.
-    torch.distributed.init_process_group(
-        "nccl" if gpu else "gloo", timeout=timedelta(days=1), device_id=device if gpu else None
-    )
-
-
-def _leave() -> None:
-    """Part from the other processes, all at once.
-
-    The first still tests and writes when the others are done. One that ended then could meet Python's end
-    while gloo's threads hold its tensors, and abort (pytorch#179291). After an error nobody waits: torchrun
-    ends the others.
-    """
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
 
 
 def _precision(asked: str, device: Any) -> str:

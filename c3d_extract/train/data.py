@@ -7,6 +7,10 @@ done, and any number of processes that share the positions see the same clips as
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +35,17 @@ if TYPE_CHECKING:
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.video import Frame, VideoReader
 
-__all__ = ["Batch", "ClipSource", "SyntheticSource", "TestVideos", "TrainingClips", "VideoSource", "collate"]
+__all__ = [
+    "Batch",
+    "ClipSource",
+    "SyntheticSource",
+    "TestVideos",
+    "TrainingClips",
+    "VideoSource",
+    "collate",
+    "send",
+    "start_worker",
+]
 
 _TEST_CLIPS = 10
 _MANY_FRAMES = 1000  # resized 66 MB, which are held; of longer videos the clips are searched
@@ -210,6 +224,27 @@ class Batch(NamedTuple):
     failures: list[str]
 
 
+@dataclass
+class SentBatch:
+    """A batch on its way from a worker: arrays go through a pipe, where tensors would go through /dev/shm.
+
+    In containers /dev/shm often has 64 MB, and a worker that touches more of it than there is dies.
+    """
+
+    clips: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+    failures: list[str]
+
+    def tensors(self) -> Batch:
+        """Return the batch, on the same memory."""
+        return Batch(torch.from_numpy(self.clips), torch.from_numpy(self.targets), self.failures)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; the loader calls it where there is a GPU."""
+        clips, targets, failures = self.tensors()
+        return Batch(clips.pin_memory(), targets.pin_memory(), failures)
+
+
 class TrainingClips(Dataset[Any]):
     """Position p of a run → the clip at p: epoch p // n in an order of its own, item p % n of it."""
 
@@ -264,3 +299,25 @@ def collate(found: Sequence[Clip | str], n_classes: int) -> Batch:
         row[list(labels)] = 1 / len(labels)
     pixels = np.stack([frames for frames, _ in clips]) if clips else np.zeros((0, 1, 1, 1, 3), np.uint8)
     return Batch(torch.from_numpy(pixels), torch.from_numpy(targets), failures)
+
+
+def send(found: Sequence[Clip | str], n_classes: int) -> SentBatch:
+    """Make a batch that a worker can hand over."""
+    batch = collate(found, n_classes)
+    return SentBatch(batch.clips.numpy(), batch.targets.numpy(), batch.failures)
+
+
+def start_worker(worker: int) -> None:
+    """Tie a worker to the process that trains: it leaves Ctrl-C to it, and ends with it however it ends.
+
+    A worker that hands over a batch when the other is killed would wait for ever.
+    """
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

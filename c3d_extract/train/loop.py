@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from c3d_extract.devices import fp32_products, layout
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
-from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate
+from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate, send, start_worker
 from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet
 from c3d_extract.weights import save_checkpoint
@@ -189,6 +189,14 @@ class Trainer:
     report_every, test_every, save_every
         Iterations between them; test and save also at the end.
 
+    Attributes
+    ----------
+    iteration
+        Iterations done.
+    stop_asked
+        Set it, from a signal's handler too, and `run` saves and ends before the next iteration, in every
+        process. What is saved is never the middle of an iteration.
+
     Raises
     ------
     MismatchError
@@ -221,6 +229,7 @@ class Trainer:
                 f"batches of {plan.recipe.batch_size} do not divide among {self.world} processes"
             )
         self.iteration = 0
+        self.stop_asked = False
         torch.manual_seed(plan.seed)
         self.net = TrainingNet(plan.architecture, plan.recipe)
         self.new_tensors = self.net.start_from(plan.start) if plan.start else []
@@ -291,14 +300,29 @@ class Trainer:
             dtype=dtype,
         )
 
+    @property
+    def finished(self) -> bool:
+        """Whether every iteration of the plan is done."""
+        return self.iteration >= self.plan.recipe.iterations
+
     def run(self, until: int | None = None) -> Iterator[Report]:
-        """Train to the end, or to iteration ``until``, and yield a report now and then."""
+        """Train to the end, to iteration ``until``, or till `stop_asked`, and yield a report now and then.
+
+        Raises
+        ------
+        C3DError
+            For a loss that is not finite, or where a process that makes clips died.
+        """
         last = min(until or self.plan.recipe.iterations, self.plan.recipe.iterations)
         if self.iteration >= last:
             return
         if self.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._log.cut_after(self.iteration)
+        with _workers_in_one_line():
+            yield from self._iterations(last)
+
+    def _iterations(self, last: int) -> Iterator[Report]:
         step = DistributedDataParallel(self.net) if self.world > 1 else self.net
         sums, failures, since = _Sums(), [], time.perf_counter()
         for batch in self._batches(last):
@@ -309,27 +333,37 @@ class Trainer:
             testing = self.iteration % self.test_every == 0 or self.iteration == last
             if testing or self.iteration % self.report_every == 0:
                 report = self._report(sums, failures, time.perf_counter() - since)
-                if testing and self.test is not None and self.rank == 0:
-                    tested = self.evaluate(self.test)
-                    report.test_loss, report.test_clips, report.test_videos, unread = tested
-                    report.failures.extend(unread)
+                if testing:
+                    self._test(report)
                 if self.rank == 0:
                     self._log.add(report)
                 sums, failures, since = _Sums(), [], time.perf_counter()
                 yield report
-            if self.iteration % self.save_every == 0 or self.iteration == last:
+            stop = self._total(int(self.stop_asked)) > 0  # together: the others would wait for a gradient
+            if stop or self.iteration % self.save_every == 0 or self.iteration == last:
                 self.save()
+            if stop:
+                return
 
-    def _batches(self, last: int) -> DataLoader[Any]:
+    def _test(self, report: Report) -> None:
+        if self.test is not None and self.rank == 0:
+            tested = self.evaluate(self.test)
+            report.test_loss, report.test_clips, report.test_videos, unread = tested
+            report.failures.extend(unread)
+
+    def _batches(self, last: int) -> Iterator[Batch]:
         size = self.plan.recipe.batch_size
         starts = range(self.iteration * size + self.rank, last * size, size)
-        return DataLoader(
+        loader = DataLoader(
             TrainingClips(self.source, self.plan.seed),
             batch_sampler=_Positions(starts, size, self.world),
             num_workers=self.n_workers,
-            collate_fn=partial(collate, n_classes=len(self.plan.labels)),
+            collate_fn=partial(send, n_classes=len(self.plan.labels)),
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=start_worker,
         )
+        for batch in loader:
+            yield batch if isinstance(batch, Batch) else batch.tensors()  # page-locked already, or not
 
     def _step(self, step: torch.nn.Module, batch: Batch) -> tuple[float, int, int, int]:
         """Learn from one batch; return the summed loss, clips, right answers and answers asked for."""
@@ -393,7 +427,13 @@ class Trainer:
         """Test on a set; videos that cannot be read are left out and named."""
         self.net.eval()
         clips, videos, failures = _Sums(), _Sums(), []
-        groups = DataLoader(TestVideos(test), _VIDEOS_TOGETHER, num_workers=self.n_workers, collate_fn=list)
+        groups = DataLoader(
+            TestVideos(test),
+            _VIDEOS_TOGETHER,
+            num_workers=self.n_workers,
+            collate_fn=list,
+            worker_init_fn=start_worker,
+        )
         for group in groups:
             failures += [why for why in group if isinstance(why, str)]
             found = [video for video in group if not isinstance(video, str)]
@@ -410,6 +450,20 @@ class Trainer:
             first = torch.stack([part[0] for part in torch.split(targets, sizes)])
             videos = videos.plus(0, len(sizes), *hits(mean, first, self.plan.labels))
         return Tested(*clips.means, videos.means[1], failures)
+
+
+@contextlib.contextmanager
+def _workers_in_one_line() -> Iterator[None]:
+    """Turn what torch raises, wherever it is, when a process that makes clips has died into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise C3DError(
+            f"a process that makes clips died ({reason})", hint="--workers 0 makes them in the process itself"
+        ) from error
 
 
 class _Positions(Sampler[list[int]]):
