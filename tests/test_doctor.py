@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from c3d_extract.cli.doctor import command
+from c3d_extract.cli.doctor import _cudnn, command
 from c3d_extract.preprocess import FrameSampler
 
 
@@ -51,3 +51,32 @@ def test_a_small_dev_shm_as_in_containers_is_no_problem(monkeypatch: pytest.Monk
     found = json.loads(CliRunner().invoke(command, ["--json"]).stdout)
     assert found["temporary"]["/dev/shm"] == "1 MiB free"
     assert not [problem for problem in found["problems"] if "/dev/shm" in problem or "/tmp" in problem]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_warned_of"),
+    [(90701, False), (90800, True), (91002, True), (91400, True), (91500, False), (None, False)],
+)
+def test_cudnn_whose_3d_convolutions_can_be_wrong_is_named(
+    version: int | None, is_warned_of: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[str] = []
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: version)
+    assert _cudnn(problems).startswith(str(version or "none"))
+    assert [f"cuDNN {version} can be wrong" in problem for problem in problems] == [True] * is_warned_of
+
+
+def test_a_gpu_that_does_not_say_what_it_is_leaves_the_rest_to_be_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lost)
+    result = CliRunner().invoke(command, ["--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert found["would use"]["precision"] == "cannot be told"
+    assert "cuda:0: CUDA error: unknown error; see c3d-tools doctor" in found["problems"]

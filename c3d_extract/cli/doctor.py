@@ -20,9 +20,10 @@ __all__ = ["command"]
 
 _PACKAGES = ("c3d-extract", "torch", "torchvision", "av", "h5py", "numpy", "safetensors", "click", "rich")
 _OPTIONAL = ("scikit-learn", "matplotlib")
-# cuDNN 9.10 to 9.14: 3-D convolutions in half precision are up to four times slower and can be silently
-# wrong (pytorch#163539, #166122, #166643); repaired in 9.15.
-_BAD_CUDNN = range(91000, 91500)
+# cuDNN 9.8 to 9.14: 3-D convolutions in half precision are up to four times slower and can be silently
+# wrong (pytorch#163539, #166122, #166643); repaired in 9.15. The bounds are those of torch's own guard,
+# `ConvParams::use_cudnn` in aten/src/ATen/native/Convolution.cpp, which spares channels_last_3d.
+_BAD_CUDNN = range(90800, 91500)
 
 
 @click.command(name="doctor")
@@ -37,7 +38,7 @@ def command(*, as_json: bool, debug: bool) -> None:
         "packages": _packages(problems),
         "machine": _machine(),
         "devices": _devices(problems),
-        "would use": _would_use(),
+        "would use": _would_use(problems),
         "video": _video(problems),
         "weights": _weights(),
         "temporary": _temporary(problems),
@@ -122,14 +123,20 @@ def _cudnn(problems: list[str]) -> str:
     return f"{version or 'none'}, {built}"
 
 
-def _would_use() -> dict[str, str]:
+def _would_use(problems: list[str]) -> dict[str, str]:
     from c3d_extract.devices import choose_device, choose_precision
+    from c3d_extract.errors import DeviceError
     from c3d_extract.pipeline import suitable_workers
 
     device = choose_device("auto")
+    try:
+        precision: str = choose_precision("auto", device)
+    except DeviceError as error:
+        problems.append(str(error))
+        precision = "cannot be told"
     return {
         "device": str(device),
-        "precision": choose_precision("auto", device),
+        "precision": precision,
         "decoders": str(suitable_workers(device.type)),
     }
 
