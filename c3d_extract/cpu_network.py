@@ -15,11 +15,16 @@ Three things make it fast, each measured in ``benchmarks/RESULTS.md``:
 Maps are float32 (N, T, H, W, C), contiguous; in bf16 only what is multiplied and the product are rounded
 to it, and every sum between them is in fp32. Every convolution sees the same shapes whatever the batch, so
 that a clip's features do not depend on its neighbours.
+
+Kernels are laid out once by operators that torch keeps for its own compiler. They are tried before they are
+trusted, and where they are gone or changed, torch's public convolution takes their place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,11 +41,14 @@ if TYPE_CHECKING:
 
     from c3d_extract.model import Architecture
 
+    _Finish = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
+
 __all__ = ["CLIPS_TOGETHER", "CpuC3D"]
 
 _N_STAGES, _LAST_EARLY_STAGE = 5, 3
 CLIPS_TOGETHER = 4  # clips that the late layers see together: their weights outweigh their maps
 _FRAMES_AT_ONCE = 2  # of conv1a: 6 MB of output, which stays in cache until it is pooled
+_setting_threads = threading.Lock()  # their number is the process's
 _FEW_CHANNELS = 32  # up to here the frames under a kernel are seen as channels of one image
 
 
@@ -61,26 +69,69 @@ class _PlaneConvolution:
         self._packed = _packs(dtype)
         if self._packed:
             shape = [n, kernels.shape[1], height, width]
-            self._kernels = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
-                self._kernels, self._padding, [1, 1], [1, 1], 1, shape
-            )
+            self._kernels = _laid_out(self._kernels, self._padding, shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         image = x.to(self._dtype).contiguous().permute(0, 3, 1, 2)
         if self._packed:
-            y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
-                image, self._kernels, self._bias, self._padding, [1, 1], [1, 1], 1, "none", [], ""
-            )
+            y = _convolve_laid_out(image, self._kernels, self._bias, self._padding)
         else:
-            y = F.conv2d(image, self._kernels, self._bias, padding=self._padding)
+            y = _convolve(image, self._kernels, self._bias, self._padding)
         return y.float().permute(0, 2, 3, 1).contiguous()
 
 
+def _convolve(image: Tensor, kernels: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
+    """Convolve by what torch offers to all; a row's pixels are summed in one order wherever they stand."""
+    if image.shape[2:3] == kernels.shape[2:3] == (1,):
+        # The plain way is a matrix product over the row, and sums its last pixels in another order. As
+        # images of a pixel each they are alike.
+        return F.conv2d(image.permute(3, 1, 2, 0), kernels, bias).permute(3, 1, 2, 0)
+    return F.conv2d(image, kernels, bias, padding=padding)
+
+
+def _laid_out(kernels: Tensor, padding: list[int], shape: list[int]) -> Tensor:
+    """Lay kernels out for images of ``shape`` (N, C, H, W)."""
+    made: Tensor = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+        kernels, padding, [1, 1], [1, 1], 1, shape
+    )
+    return made
+
+
+def _convolve_laid_out(image: Tensor, kernels: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
+        image, kernels, bias, padding, [1, 1], [1, 1], 1, "none", [], ""
+    )
+    return y
+
+
 def _packs(dtype: torch.dtype) -> bool:
-    """Say whether this build of torch and this processor lay kernels out for ``dtype``."""
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # not in builds without oneDNN
+    """Say whether this build of torch and this processor lay kernels out for ``dtype``, rightly."""
+    return _has_onednn(dtype) and _why_not_laid_out(dtype) is None
+
+
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    # Where the question itself is gone, trying is the answer.
+    bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    return dtype == torch.float32 or bool(bf16())
+
+
+@functools.cache
+def _why_not_laid_out(dtype: torch.dtype) -> str | None:
+    """Try torch's private operators on a small image, once a process; return what is wrong, if anything."""
+    # Small whole numbers: products and sums are exact, and only bf16's result is rounded.
+    image = torch.arange(2 * 8 * 6 * 7).remainder(7).sub(3).view(2, 6, 7, 8).to(dtype).permute(0, 3, 1, 2)
+    kernels = torch.arange(16 * 8 * 9).remainder(5).sub(2).view(16, 8, 3, 3).to(dtype)
+    kernels, bias = kernels.contiguous(memory_format=torch.channels_last), torch.ones(16, dtype=dtype)
+    try:
+        found = _convolve_laid_out(image, _laid_out(kernels, [1, 1], list(image.shape)), bias, [1, 1])
+    except (AttributeError, TypeError, RuntimeError) as error:  # gone, or it takes other arguments now
+        return str(error).strip().partition("\n")[0]
+    right = F.conv2d(image.float(), kernels.float(), bias.float(), padding=1)
+    if found.shape != right.shape or not torch.allclose(found.float(), right, rtol=1e-2, atol=1e-3):
+        return "its results are wrong"
+    return None
 
 
 class _FoldedConvolution:
@@ -221,6 +272,21 @@ class _Layer(NamedTuple):
     convolution: _FoldedConvolution | _FilteredConvolution | _PlainConvolution
 
 
+class _Running:
+    """A batch on its way: called, it waits for the features, float32 (N, D) a layer."""
+
+    def __init__(self, groups: list[Future[dict[str, Tensor]]], finish: _Finish) -> None:
+        self._groups = groups
+        self._finish = finish
+
+    def done(self) -> bool:
+        """Say whether a call would wait no longer for other threads."""
+        return all(group.done() for group in self._groups)
+
+    def __call__(self) -> dict[str, Tensor]:
+        return self._finish([group.result() for group in self._groups])
+
+
 class CpuC3D:
     """A network of the family on a CPU, in fp32 or bf16.
 
@@ -239,6 +305,11 @@ class CpuC3D:
         Clips that the fully connected layers see together.
     threads
         Clips in work at a time, each on a core.
+
+    Attributes
+    ----------
+    warnings
+        What makes it slow here, if anything.
     """
 
     def __init__(
@@ -255,7 +326,10 @@ class CpuC3D:
         self.layers = tuple(layers)
         self._architecture = architecture
         self._dtype = dtype
-        self._group = min(CLIPS_TOGETHER, batch_size)
+        why = _why_not_laid_out(dtype) if _has_onednn(dtype) else None
+        self.warnings = [_slower(why)] if why else []
+        # A single small image goes to a matrix product, and is not summed in the same order every time.
+        self._group = min(CLIPS_TOGETHER, batch_size if _packs(dtype) else max(2, batch_size))
         self._pool = ThreadPoolExecutor(
             threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -290,8 +364,8 @@ class CpuC3D:
         ends_stage = name == self._architecture.conv_names[stage - 1][-1]
         return _Layer(name, stage, ends_stage, _convolution(weight, bias, frames, size, self._dtype))
 
-    def start(self, clips: Sequence[Callable[[], Tensor]]) -> Callable[[], dict[str, Tensor]]:
-        """Begin with a batch of at most ``batch_size``; return a call that waits for its features.
+    def start(self, clips: Sequence[Callable[[], Tensor]]) -> _Running:
+        """Begin with a batch of at most ``batch_size``; what it returns waits for the features when called.
 
         Each clip is a call that returns float32 (T, H, W, 3); it is called on the core that takes the
         clip. Features are float32 (N, D) a layer.
@@ -300,7 +374,7 @@ class CpuC3D:
             early = [self._pool.submit(self._run_early, clip) for clip in clips]
         groups = [early[i : i + self._group] for i in range(0, len(early), self._group)]
         late = [self._pool.submit(self._run_late, group) for group in groups]
-        return lambda: self._finish([group.result() for group in late], len(clips))
+        return _Running(late, functools.partial(self._finish, n=len(clips)))
 
     def _finish(self, groups: list[dict[str, Tensor]], n: int) -> dict[str, Tensor]:
         maps = {name: torch.cat([group[name] for group in groups])[:n] for name in groups[0]}
@@ -339,14 +413,19 @@ class CpuC3D:
         return x
 
 
+def _slower(why: str) -> str:
+    return f"slower than it could be: torch {torch.__version__} does not lay kernels out as known ({why})"
+
+
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _setting_threads:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _convolutions(architecture: Architecture) -> list[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,11 +12,14 @@ import pytest
 import torch
 from oracle import relative
 
+from c3d_extract import cpu_network
 from c3d_extract.cpu_network import CpuC3D
 from c3d_extract.inference import Network
 from c3d_extract.model import ARCHITECTURES, C3D, Architecture
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from c3d_extract.settings import Precision
 
 
@@ -127,3 +131,111 @@ def test_a_torch_that_cannot_lay_kernels_out_gives_the_same_numbers(
     monkeypatch.setattr("c3d_extract.cpu_network._packs", lambda _: False)
     plain = features(in_cache(arch, model, ("fc6",), batch_size=2, dtype=dtype), x)["fc6"]
     assert relative(plain.numpy(), laid_out.numpy()) < BOUNDS[dtype]
+
+
+@pytest.fixture
+def tried_anew() -> Iterator[None]:
+    """Let torch's private operators be tried again, before a test and after it."""
+    cpu_network._why_not_laid_out.cache_clear()
+    yield
+    cpu_network._why_not_laid_out.cache_clear()
+
+
+def _takes_other_arguments(*_: object) -> None:
+    raise TypeError("_convolution_pointwise() takes 12 positional arguments")
+
+
+def _is_not_for_this_processor(*_: object) -> None:
+    raise RuntimeError("mkldnn: unsupported\nException raised from")
+
+
+def _is_wrong(image: torch.Tensor, *_: object) -> torch.Tensor:
+    return image.new_zeros(len(image), 16, *image.shape[2:])
+
+
+@pytest.mark.usefixtures("tried_anew")
+@pytest.mark.parametrize(
+    ("operator", "behaves", "why"),
+    [
+        ("_convolution_pointwise", _takes_other_arguments, "takes 12 positional arguments"),
+        ("_convolution_pointwise", _is_not_for_this_processor, "mkldnn: unsupported"),
+        ("_convolution_pointwise", _is_wrong, "its results are wrong"),
+        ("_reorder_convolution_weight", _takes_other_arguments, "takes 12 positional arguments"),
+    ],
+)
+def test_private_operators_that_changed_are_not_used_and_it_is_said(
+    operator: str, behaves: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch = SMALL["wide enough to be filtered"]
+    model, x = C3D(arch, ("fc6",)).eval(), torch.randn(6, *arch.clip, 3) * 60
+    laid_out = in_cache(arch, model, ("fc6",), batch_size=6)
+    assert laid_out.warnings == []
+    expected = features(laid_out, x)["fc6"]
+    cpu_network._why_not_laid_out.cache_clear()
+    monkeypatch.setattr(torch.ops.mkldnn, operator, behaves)
+    plain = in_cache(arch, model, ("fc6",), batch_size=6)
+    assert why in plain.warnings[0]
+    assert "slower" in plain.warnings[0]
+    found = features(plain, x)["fc6"]
+    assert relative(found.numpy(), expected.numpy()) < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_clips_have_the_same_bits_wherever_they_stand_without_private_operators(
+    dtype: torch.dtype, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("c3d_extract.cpu_network._packs", lambda _: False)
+    arch = SMALL["wide enough to be filtered"]
+    net = in_cache(arch, C3D(arch, ("fc7",)).eval(), ("fc6", "fc7"), batch_size=batch_size, dtype=dtype)
+    x = torch.randn(batch_size, *arch.clip, 3) * 60
+    whole = features(net, x)
+    for place in {0, batch_size // 2, batch_size - 1}:
+        alone = features(net, x[place : place + 1])
+        for layer in ("fc6", "fc7"):
+            assert torch.equal(alone[layer][0], whole[layer][place]), (layer, place)
+
+
+@pytest.mark.usefixtures("tried_anew")
+def test_a_network_without_private_operators_takes_bytes_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), clip=(16, 32, 32), hidden=(32, 32), n_classes=5)
+    checkpoint = SimpleNamespace(
+        architecture=arch,
+        state={k: v.detach() for k, v in C3D(arch, ("fc6",)).state_dict().items()},
+        mean=np.full((3, 16, 32, 32), 100, np.float32),
+        preprocessing=SimpleNamespace(colour="bgr", crop=(32, 32), std=(1.0, 1.0, 1.0)),
+    )
+    clips = np.random.default_rng(1).integers(0, 256, (5, 16, 32, 32, 3), dtype=np.uint8)
+
+    def make() -> Network:
+        return Network(checkpoint, ("fc6",), device=CPU, precision="fp32", batch_size=4)  # type: ignore[arg-type]
+
+    expected = make()(clips)["fc6"]
+    cpu_network._why_not_laid_out.cache_clear()
+    monkeypatch.delattr(torch.ops.mkldnn, "_convolution_pointwise")
+    monkeypatch.setattr(type(torch.ops.mkldnn), "__getattr__", _gone)
+    net = make()
+    found = net(clips)["fc6"]
+    assert "does not lay kernels out as known" in net.warnings[0]
+    assert relative(found, expected) < 1e-5
+    np.testing.assert_array_equal(net(clips[2:3])["fc6"][0], found[2])
+
+
+def _gone(_: object, name: str) -> None:
+    raise AttributeError(f"'_OpNamespace' 'mkldnn' object has no attribute '{name}'")
+
+
+def test_a_batch_on_its_way_says_when_it_is_done() -> None:
+    arch = SMALL["c3d"]
+    may_go = threading.Event()
+
+    def clip() -> torch.Tensor:
+        may_go.wait(5)
+        return torch.zeros(*arch.clip, 3)
+
+    net = in_cache(arch, C3D(arch, ("fc6",)).eval(), ("fc6",), batch_size=1)
+    running = net.start([clip])
+    assert not running.done()
+    may_go.set()
+    running()
+    assert running.done()
