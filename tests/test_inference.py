@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from oracle import relative
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from c3d_extract import FeatureFile
 from c3d_extract.errors import DeviceError
-from c3d_extract.inference import Network
+from c3d_extract.inference import Network, rounding
 from c3d_extract.model import C3D
 from c3d_extract.pipeline import Extractor
 from c3d_extract.weights import Checkpoint, load_checkpoint
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 LAYERS = ("fc6", "fc7")
 CPU = torch.device("cpu")
+GPU_OF_80_GB = SimpleNamespace(total_memory=80 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -188,9 +191,9 @@ def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network(checkpoint, 6, "bf16")
-    net._unchecked = True
+    net._is_checked = True
     net(clips)
-    assert not net._unchecked
+    assert net._checked_sizes == {net.batch_size}
     whole = Network._run
 
     def broken_at_the_end(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -200,7 +203,7 @@ def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
         return found
 
     monkeypatch.setattr(Network, "_run", broken_at_the_end)
-    net._unchecked = True
+    net._checked_sizes.clear()
     with pytest.raises(DeviceError, match="bf16 is off by"):
         net(clips)
 
@@ -212,10 +215,199 @@ def test_gpus_of_several_models_are_recorded_and_warned_of(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: GPU_OF_80_GB)
     alike, unlike = Extractor(checkpoint, device="cuda:0,cuda:1"), Extractor(checkpoint, device="all")
     assert alike.warnings == []
     assert "cuda:0 A100, cuda:1 A100, cuda:2 T4 round differently" in unlike.warnings[0]
     assert unlike.identity().versions["device"] == "cuda:0 A100, cuda:1 A100, cuda:2 T4"
+    assert unlike.identity().versions["batch_size"] == "64, 64, 64"
+
+
+@pytest.fixture
+def page_locked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Give out ordinary memory where page-locked memory is asked for, and list it."""
+    given: list[torch.Tensor] = []
+    empty = torch.empty
+
+    def ordinary(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
+        made = empty(*args, **words)
+        given.extend([made] if pin_memory else [])
+        return made
+
+    monkeypatch.setattr(torch, "empty", ordinary)
+    return given
+
+
+def on_played_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Let ``net`` take itself to be on a GPU, while the processor does its sums."""
+
+    class Event:
+        def __init__(self, **_: object) -> None: ...
+        def record(self, _stream: object) -> None: ...
+        def synchronize(self) -> None: ...
+
+        def query(self) -> bool:
+            return True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr("c3d_extract.inference.on_gpu", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(Network, "_on_device", lambda _self, host: host)
+    net.device = torch.device("cuda", 0)
+    net._page_locked = True
+    return net
+
+
+def test_features_from_a_gpu_hold_no_page_locked_memory(
+    checkpoint: Checkpoint,
+    clips: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    page_locked: list[torch.Tensor],
+) -> None:
+    expected = network(checkpoint, 4)(clips[:3])
+    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    found = net(clips[:3])
+    assert len(page_locked) == 1 + len(LAYERS)  # a batch that was filled up, and each layer's features
+    for layer in LAYERS:
+        np.testing.assert_array_equal(found[layer], expected[layer])
+        assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in page_locked)
+
+
+def test_without_page_locked_memory_the_run_goes_on_and_says_so(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = network(checkpoint, 4)(clips)
+    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    empty = torch.empty
+
+    def none_left(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be")
+        return empty(*args, **words)
+
+    monkeypatch.setattr(torch, "empty", none_left)
+    assert net.new_batch().shape == (4, *net.clip_shape)  # as the feeder's thread asks for it
+    np.testing.assert_array_equal(net(clips)["fc6"], expected["fc6"])
+    assert net.batch_size == 4  # it was not the GPU's memory
+    assert net.warnings == ["cuda:0: no page-locked memory (CUDA error: out of memory); copies are slower"]
+
+
+def test_each_size_of_batch_is_held_against_fp32(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)  # half precision takes a processor long, and what is checked is the same
+    net._is_checked, net._weights = True, dict(checkpoint.state)
+    whole, memory = Network._run, 4
+
+    def small_batches_are_wrong(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found = whole(self, model, x)
+        return found if len(x) > 2 else {layer: value * 1.1 for layer, value in found.items()}
+
+    monkeypatch.setattr(Network, "_run", small_batches_are_wrong)
+    net(clips[:4])
+    before = net.submit(clips[:4])
+    memory = 2
+    after = net.submit(clips[:4])
+    before.result()  # of the larger size still, which was checked
+    memory = 4
+    with pytest.raises(DeviceError, match="fp32 is off by 10"):
+        after.result()
+
+
+@pytest.mark.parametrize(
+    ("said", "halves"),
+    [
+        ("CUDA out of memory. Tried to allocate 3.06 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA ran out of memory outside PyTorch's allocator.", True),
+        ("MPS backend out of memory (MPS allocated: 17.9 GB)", True),
+        ("GET was unable to find an engine to execute this computation", False),
+        ("Unable to find a valid cuDNN algorithm to run convolution", False),
+    ],
+)
+def test_only_a_lack_of_memory_halves_the_batch(
+    checkpoint: Checkpoint,
+    clips: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    halves: bool,
+) -> None:
+    net = network(checkpoint, 4)
+    whole = Network._run
+
+    def refuse(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            raise RuntimeError(said)
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", refuse)
+    if halves:
+        net(clips[:4])
+        assert net.batch_size == 2
+        assert "batches of 2, in which features can differ in the last digits" in net.warnings[0]
+        return
+    on_played_gpu(net, monkeypatch)
+    net._page_locked = False
+    with pytest.raises(DeviceError, match=r"(engine|algorithm).*; use --precision fp32, or a smaller"):
+        net(clips[:4])
+    assert net.batch_size == 4
+
+
+def test_what_is_free_of_a_gpus_memory_decides_no_batch(
+    checkpoint: Checkpoint, gpu_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del gpu_log
+    sizes = set()
+    for free in (1 << 30, 79 << 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 80 << 30))
+        sizes.add(Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision="fp32").batch_size)
+    assert sizes == {64}
+
+
+def test_what_the_last_digits_depend_on_is_known_of_a_run() -> None:
+    def of(device: str, batch_size: str) -> set[tuple[str, str]]:
+        return rounding({"device": device, "batch_size": batch_size})
+
+    assert of("cuda:0 A100", "64") == of("cuda:1 A100, cuda:3 A100", "64, 64")
+    assert of("cuda:0 A100", "64") != of("cuda:0 A100", "32")
+    assert of("cuda:0 A100", "64") != of("cuda:0 T4", "64")
+    assert of("cpu", "8") == of("cpu, cpu", "16, 16")
+    assert of("cpu", "8") != of("cpu", "2")
+
+
+@pytest.mark.parametrize(("first", "then", "alike"), [(2, 1, False), (8, 16, True)])
+def test_a_run_that_goes_on_with_other_batches_has_the_same_bits_or_says_so(
+    narrow_weights: Path, videos: Path, tmp_path: Path, first: int, then: int, alike: bool
+) -> None:
+    def extractor(batch_size: int) -> Extractor:
+        return Extractor.from_weights(
+            str(narrow_weights), mean="90,98,102", device="cpu", precision="fp32", batch_size=batch_size
+        )
+
+    whole, output = tmp_path / "whole.h5", tmp_path / "feats.h5"
+    with extractor(first) as begun, extractor(then) as other:
+        list(begun.extract_files([videos / "b"], whole))
+        next(iter(begun.extract_files([videos / "b"], output)))
+        resumed = other.extract_files([videos / "b"], output)
+        list(resumed)
+        with FeatureFile(whole) as one, FeatureFile(output) as two:
+            assert not alike or np.array_equal(one["fc6"], two["fc6"])
+        again = other.extract_files([videos / "b"], whole)  # a finished file knows, too
+        list(again)
+        fresh = other.extract_files([videos / "b"], output, overwrite=True)
+        next(iter(fresh))
+    assert fresh.warnings == ()
+    if alike:
+        assert resumed.warnings == again.warnings == ()
+        return
+    assert "begun on cpu in batches of 2 and goes on on cpu in batches of 1" in resumed.warnings[0]
+    assert resumed.warnings[0].endswith("; --batch-size 2 goes on as before")
+    assert "whole.h5 was begun on cpu in batches of 2" in again.warnings[0]
 
 
 class _Stream:
@@ -246,8 +438,14 @@ def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     compute, copies = _Stream("compute", log), _Stream("copies", log)
 
     class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking  # else waiting for it takes a core from the decoders
+
         def record(self, stream: _Stream) -> None:
             log.append(f"event on {stream.name}")
+
+        def query(self) -> bool:
+            return True
 
     class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -262,7 +460,7 @@ def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: compute)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (80 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: GPU_OF_80_GB)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, by: log.append(f"kept for {by.name}"))
 
     def build(self: Network, dtype: torch.dtype, device: torch.device) -> C3D:

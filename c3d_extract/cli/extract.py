@@ -294,6 +294,8 @@ def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int
                 on_error=options.on_error,
                 progress=bar.update,
             )
+            for warning in extraction.warnings:
+                bar.say(f"Warning: {warning}", "yellow")
             failures = _run(options, extraction, bar)
         return _conclude(options, extractor, extraction, failures)
 
@@ -474,7 +476,7 @@ def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcom
         "device": ",".join(map(str, extractor.devices)),
         "precision": extractor.precision,
         "weights": extractor.checkpoint.identity(),
-        "warnings": [*extractor.checkpoint.notes, *extractor.warnings],
+        "warnings": [*extractor.checkpoint.notes, *extraction.warnings, *extractor.warnings],
     }
 
 

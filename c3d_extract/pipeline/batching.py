@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Devices", "End", "Feeder", "Owner", "Result"]
 
 _QUEUED_BATCHES = 2  # one being run, one ready, one being filled
+_POLL_SECONDS = 0.005  # how late a result may be noticed while no batch is ready
 
 
 class Owner(NamedTuple):
@@ -57,14 +58,18 @@ class Feeder(threading.Thread):
     """Runs the decoder; puts batches and ends of videos on a bounded queue."""
 
     def __init__(
-        self, decoder: Decoder, settings: ExtractSettings, network: Network, videos: list[tuple[int, Path]]
+        self,
+        decoder: Decoder,
+        settings: ExtractSettings,
+        networks: Sequence[Network],
+        videos: list[tuple[int, Path]],
     ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
         self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_BATCHES)
         self.n_frames: dict[int, int] = {}
         self._decoder = decoder
         self._settings = settings
-        self._network = network
+        self._networks = networks
         self._videos = videos
         self._stopped = threading.Event()
         self._why_stopped: BaseException | None = None
@@ -148,7 +153,8 @@ class Feeder(threading.Thread):
         self._ends = []
 
     def _new_batch(self) -> Batch:
-        return Batch(self._network.new_batch())
+        # As large as the device with the most memory takes it; one that had to back off splits it.
+        return Batch(max(self._networks, key=lambda network: network.batch_size).new_batch())
 
     def _put(self, item: Batch | End | BaseException | None) -> None:
         started = time.monotonic()
@@ -196,7 +202,10 @@ class Devices:
         while True:
             while self._in_flight and self._oldest_is_due():
                 yield self._oldest()
-            item = self._next()
+            try:
+                item = self._next()
+            except queue.Empty:
+                continue  # no batch yet, and by now perhaps a result
             if item is None:
                 break
             self._in_flight.append(_InFlight(item, self._submit(item) if isinstance(item, Batch) else None))
@@ -205,8 +214,9 @@ class Devices:
 
     def _oldest_is_due(self) -> bool:
         full = sum(entry.pending is not None for entry in self._in_flight) > self._depth
-        # With nothing to start, results that are under way are worth more than waiting.
-        return full or self._in_flight[0].pending is None or self._queue.empty()
+        pending = self._in_flight[0].pending
+        # Where a batch is ready, starting it comes first: the device may have no other.
+        return full or pending is None or (self._queue.empty() and pending.done())
 
     def _oldest(self) -> Result:
         item, pending = self._in_flight.popleft()
@@ -218,9 +228,16 @@ class Devices:
         return Result(item, features)
 
     def _next(self) -> Batch | End | None:
+        """Wait for the feeder; with results under way only a moment, then raise `queue.Empty`."""
         started = time.monotonic()
-        item = self._queue.get()
-        self._progress.waiting_seconds += time.monotonic() - started
+        try:
+            item = self._queue.get(timeout=_POLL_SECONDS if self._in_flight else None)
+        finally:
+            waited = time.monotonic() - started
+            if self._in_flight:
+                self._progress.network_seconds += waited
+            else:
+                self._progress.waiting_seconds += waited
         if isinstance(item, BaseException):
             raise item
         return item

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from c3d_extract.errors import PcaError, VideoError
+from c3d_extract.inference import rounding
 from c3d_extract.pipeline.outcomes import Outcome, Progress, outcome_of
-from c3d_extract.store import ClipRows, RunStore, Summary
+from c3d_extract.store import ClipRows, FeatureFile, RunIdentity, RunStore, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +39,8 @@ class Extraction:
         Counts so far.
     summary
         What was written; None until the run has ended.
+    warnings
+        What is unlike the run that this one goes on with, and bears on the numbers.
     """
 
     def __init__(
@@ -63,9 +66,10 @@ class Extraction:
         self._clips = clips
         settings = extractor.settings
         self._check_pca(len(found.videos), output)
+        identity = extractor.identity()
         self._store = RunStore.open(
             output,
-            extractor.identity(),
+            identity,
             clips=clips,
             overwrite=overwrite,
             retry_failed=retry_failed,
@@ -73,6 +77,16 @@ class Extraction:
             basis=basis,
             l2=settings.l2,
         )
+        before = {} if overwrite else self._versions_before(identity.versions)
+        self.warnings = _unlike_before(output.name, before, identity.versions)
+
+    def _versions_before(self, now: dict[str, str]) -> dict[str, str]:
+        """Return what the run that this one goes on with wrote down; ``now`` where it is the first."""
+        begun = RunIdentity.from_json(self._store._journal.meta("identity")).versions  # noqa: SLF001
+        if begun == now and self.output.exists():
+            with FeatureFile(self.output) as file:
+                return dict(file.attributes.get("versions", {}))
+        return begun
 
     def _check_pca(self, n_videos: int, output: Path) -> None:
         """Refuse before any work what could not be fitted at the end."""
@@ -151,6 +165,17 @@ class Extraction:
         self.progress.n_partial_now += row.status == "partial"
         self.progress.n_frames += row.n_frames
         self._tell(self.progress)
+
+
+def _unlike_before(name: str, before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
+    """Warn where the videos done before were computed by other kernels than the rest will be."""
+    if not before.get("batch_size") or rounding(before) == rounding(now):
+        return ()
+    was, here = (f"{v['device']} in batches of {v['batch_size']}" for v in (before, now))
+    why = f"{name} was begun on {was} and goes on on {here}: last digits can differ"
+    if before["device"] == now["device"]:
+        why += f"; --batch-size {before['batch_size'].partition(',')[0]} goes on as before"
+    return (why,)
 
 
 class _ClipBuffer:

@@ -18,9 +18,9 @@ import torch
 
 from c3d_extract.decode_pool import DecodeOptions, VideoFailed, VideoRead
 from c3d_extract.decoder_process import may_start_processes
-from c3d_extract.devices import choose_devices, choose_precision, device_name, usable_cores
+from c3d_extract.devices import choose_devices, common_precision, device_name, usable_cores
 from c3d_extract.errors import UsageError, VideoError
-from c3d_extract.inference import Network
+from c3d_extract.inference import Network, batch_size_for
 from c3d_extract.pipeline.batching import Batch, Devices, Feeder, Owner
 from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.extraction import Extraction
@@ -128,7 +128,7 @@ class Extractor:
             raise UsageError(f"must be 0 or more, not {workers}", subject="--workers")
         self.devices = choose_devices(device)
         self.device = self.devices[0]
-        (self.precision,) = {choose_precision(precision, device) for device in self.devices}
+        self.precision = common_precision(precision, self.devices)
         self._batch_size = batch_size
         self.workers = suitable_workers(self.device.type) if workers is None or workers == "auto" else workers
         self._timeout_seconds = timeout_seconds
@@ -232,18 +232,17 @@ class Extractor:
 
     @property
     def networks(self) -> list[Network]:
-        """A network for each device, built when they are first needed; all take batches of one size."""
+        """A network for each device, built when they are first needed."""
         self._check_usable()  # before the lock, which a fork may have copied while it was held
         with self._lock:
             for device in self.devices[len(self._networks) :]:
-                size = self._networks[0].batch_size if self._networks else self._batch_size
                 self._networks.append(
                     Network(
                         self.checkpoint,
                         self.settings.layers,
                         device=device,
                         precision=self.precision,
-                        batch_size=size,
+                        batch_size=self._batch_size,
                     )
                 )
             if self.checkpoint.state:  # 245 MB of C3D; each network keeps what it may need again
@@ -377,8 +376,15 @@ class Extractor:
         identity = self.checkpoint.identity()
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
         weights = {**identity, "record": record}
-        versions = library_versions() | {"device": ", ".join(map(device_name, self.devices))}
+        versions = library_versions() | {
+            "device": ", ".join(map(device_name, self.devices)),
+            "batch_size": ", ".join(map(str, self._batch_sizes())),
+        }
         return RunIdentity(settings, weights, sizes, versions)
+
+    def _batch_sizes(self) -> list[int]:
+        arch, asked = self.checkpoint.architecture, self._batch_size
+        return [batch_size_for(arch, device, self.precision, asked) for device in self.devices]
 
     def _stream(
         self,
@@ -390,7 +396,7 @@ class Extractor:
         """Decode and run ``sources``; yield each one's row as soon as it is finished."""
         networks = self.networks
         sums: dict[int, _Sum] = {}
-        with self._feeding(sources, networks[0]) as feeder:
+        with self._feeding(sources, networks) as feeder:
             for item, features in Devices(networks, feeder.queue, progress).results():
                 feeder.check()
                 progress.handover_seconds = feeder.handover_seconds
@@ -407,11 +413,11 @@ class Extractor:
                     yield sources[task], self._row(sources[task], item.event, found)
 
     @contextlib.contextmanager
-    def _feeding(self, sources: Sequence[Source], network: Network) -> Iterator[Feeder]:
+    def _feeding(self, sources: Sequence[Source], networks: Sequence[Network]) -> Iterator[Feeder]:
         """Decode ``sources`` in a thread of this run's own, by decoders of its own."""
         videos = [(task, source.path) for task, source in enumerate(sources)]
         with self._decoders.lend(len(videos)) as decoder:
-            feeder = Feeder(decoder, self.settings, network, videos)
+            feeder = Feeder(decoder, self.settings, networks, videos)
             with self._lock:
                 self._check_usable()
                 self._feeders.append(feeder)
