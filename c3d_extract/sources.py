@@ -366,9 +366,12 @@ def _source(name: str, path: Path) -> Source:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             files = [entry.stat() for entry in os.scandir(path) if _is_frame(entry.name)]
-            return Source(
-                name, path, sum(s.st_size for s in files), max((s.st_mtime_ns for s in files), default=0)
-            )
+            return Source(name, path, sum(s.st_size for s in files), max(map(_time, files), default=0))
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return Source(name, path, 0, 0)  # it will fail when it is read, with the reason
-    return Source(name, path, status.st_size, status.st_mtime_ns)
+    return Source(name, path, status.st_size, _time(status))
+
+
+def _time(status: os.stat_result) -> int:
+    """Return a file's time in ns, the nearest that 64 bits hold: they end in the years 1677 and 2262."""
+    return min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from c3d_extract.errors import UsageError
-from c3d_extract.sources import Found, find_videos, listed_paths
+from c3d_extract.sources import Found, _source, find_videos, listed_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -354,3 +354,16 @@ def test_what_may_not_be_read_stops_nothing(as_nobody: Path) -> None:
         }
     listed = find_videos([], listed=[as_nobody / "v/shut/x.mp4"])
     assert names(listed) == ["x.mp4"], "it fails when it is read"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(10**10, 2**63 - 1), (-(10**10), -(2**63)), (5, 5 * 10**9)]
+)
+def test_times_are_the_nearest_that_64_bits_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, expected: int
+) -> None:
+    status = os.stat_result(
+        (0o100644, 1, 1, 1, 0, 0, 7, seconds, seconds, seconds), {"st_mtime_ns": seconds * 10**9}
+    )
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: status)
+    assert _source("a.mp4", tmp_path / "a.mp4").mtime_ns == expected
