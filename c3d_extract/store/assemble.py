@@ -46,6 +46,8 @@ class Assembler:
     """Components to fit, None for none."""
     basis: PcaBasis | None
     """Given, or kept from the file that is extended; else it is fitted when files are written."""
+    unusable: frozenset[str] = frozenset()
+    """Videos whose rows in the file that is extended are not kept."""
 
     def why_not(self, *, complete: bool) -> str | None:
         """Return why nothing can be written yet, None when it can; `PcaError` if it never will."""
@@ -60,10 +62,11 @@ class Assembler:
             return "no video was finished"
         return None
 
-    def write(self, *, complete: bool) -> list[Path]:
+    def write(self, *, complete: bool, report_sha256: str) -> list[Path]:
         """Write the files, the feature file last; return those that were written."""
         found = read_attributes(self.paths.features, "features")
-        if self.journal.count() == 0 and self._extends and found.get("complete"):
+        is_complete = found.get("complete") and found.get("report_sha256") == report_sha256
+        if self.journal.count() == 0 and self._extends and is_complete and not self.unusable:
             return []  # nothing new: the files stay as they are
         written = []
         basis = self.basis
@@ -71,10 +74,11 @@ class Assembler:
             basis = self._fit(self.n_components)
             written.append(self.paths.basis)
         attributes = self._attributes(complete=complete)
+        beside = {"report_sha256": report_sha256}
         if self.paths.clips is not None:
-            self._write_clips(self.paths.clips, attributes)
+            beside["clips_sha256"] = self._write_clips(self.paths.clips, attributes)
             written.append(self.paths.clips)
-        self._write_features(basis, attributes)
+        self._write_features(basis, attributes, beside)
         return [*written, self.paths.features]
 
     @property
@@ -83,7 +87,6 @@ class Assembler:
 
     def _attributes(self, *, complete: bool) -> dict[str, JSON]:
         return {
-            "run_id": self.journal.meta("run_id"),
             "versions": self.identity.versions,
             "settings": self.identity.settings,
             "weights": self.identity.weights,
@@ -95,7 +98,7 @@ class Assembler:
         factories = {layer: partial(self._averages, layer) for layer in self.identity.layer_sizes}
         provenance = {"settings": self.identity.settings, "weights": self.identity.weights}
         basis = fit(factories, n_components, name=self.paths.basis.name, provenance=provenance)
-        save_basis(self.paths.basis, basis, {"run_id": self.journal.meta("run_id")})
+        save_basis(self.paths.basis, basis, ledger=self.journal)
         return basis
 
     def _averages(self, layer: str) -> Iterator[NDArray[np.float32]]:
@@ -105,24 +108,42 @@ class Assembler:
     def _normalised(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         return l2_normalised(X) if self.l2 else X
 
-    def _write_features(self, basis: PcaBasis | None, attributes: dict[str, JSON]) -> None:
+    def _write_features(
+        self, basis: PcaBasis | None, attributes: dict[str, JSON], beside: dict[str, str]
+    ) -> None:
         sizes = self.identity.layer_sizes
         if basis is not None:
             sizes = {layer: len(basis.layers[layer].components) for layer in sizes}
             attributes = {**attributes, "pca_basis": basis.name, "pca_sha256": basis.sha256}
-        self._write(self.paths.features, self._video_rows(basis), sizes, attributes)
+        self._write(self.paths.features, self._video_rows(basis), sizes, attributes, beside)
 
-    def _write_clips(self, path: Path, attributes: dict[str, JSON]) -> None:
-        records = self.journal.clips(self.identity.layer_sizes)
-        self._write(path, (TableRow(*record) for record in records), self.identity.layer_sizes, attributes)
+    def _write_clips(self, path: Path, attributes: dict[str, JSON]) -> str:
+        """Write the clip file; return its digest."""
+        records = (TableRow(*record) for record in self.journal.clips(self.identity.layer_sizes))
+        self._write(path, records, self.identity.layer_sizes, attributes, {})
+        return str(read_attributes(path, "clips")["content_sha256"])
 
     def _write(
-        self, path: Path, ours: Iterable[TableRow], sizes: dict[str, int], attributes: dict[str, JSON]
+        self,
+        path: Path,
+        ours: Iterable[TableRow],
+        sizes: dict[str, int],
+        attributes: dict[str, JSON],
+        beside: dict[str, str],
     ) -> None:
         kind: Kind = "features" if path == self.paths.features else "clips"
         with ExitStack() as files:
             earlier = files.enter_context(FeatureFile(path)).rows() if self._extends else ()
-            write_table(path, kind=kind, layers=sizes, rows=_merged(ours, earlier), attributes=attributes)
+            usable = (row for row in earlier if row.video not in self.unusable)
+            write_table(
+                path,
+                kind=kind,
+                layers=sizes,
+                rows=_merged(ours, usable),
+                attributes=attributes,
+                beside=beside,
+                ledger=self.journal,
+            )
 
     def _video_rows(self, basis: PcaBasis | None) -> Iterator[TableRow]:
         """Yield the journal's videos as they are to be stored, failed ones without values."""

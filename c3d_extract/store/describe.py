@@ -10,7 +10,7 @@ import numpy as np
 from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.store.files import FeatureFile, kind_of, load_basis
 from c3d_extract.store.paths import OutputPaths
-from c3d_extract.store.report import read_report
+from c3d_extract.store.report import read_report, report_digest
 
 if TYPE_CHECKING:
     import os
@@ -43,7 +43,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "versions": file.attributes["versions"],
             "totals": _totals(file),
         }
-    return {**facts, "report": _report(Path(path))} if facts["kind"] == "features" else facts
+        is_of = file.attributes.get("report_sha256")
+    return {**facts, "report": _report(Path(path), is_of)} if facts["kind"] == "features" else facts
 
 
 def _projected(file: FeatureFile) -> bool:
@@ -58,11 +59,12 @@ def _totals(file: FeatureFile) -> dict[str, float]:
     return {**totals, "duration_seconds": float(np.nansum(file.column("duration_seconds")))}
 
 
-def _report(features: Path) -> dict[str, Any] | None:
-    try:
-        lines = read_report(OutputPaths(features).report)
-    except StoreError:
+def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
+    """Return what the report says, None where it is not the one that was written with the file."""
+    path = OutputPaths.of(features).report
+    if digest is None or report_digest(path) != digest:
         return None
+    lines = read_report(path)
     statuses = [line["status"] for line in lines]
     return {
         "counts": {status: statuses.count(status) for status in ("ok", "partial", "failed", "skipped")},

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import h5py
 import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.files import replacing
 from c3d_extract.pca import LayerBasis, PcaBasis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
-    from typing import Self
+    from typing import BinaryIO, Self
 
     from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
@@ -35,7 +37,7 @@ __all__ = [
     "batches",
     "kind_of",
     "load_basis",
-    "replacing",
+    "putting",
     "save_basis",
     "write_table",
 ]
@@ -64,6 +66,11 @@ CLIP_COLUMNS: dict[str, str] = {
 ROWS_AT_ONCE = 256
 CHUNK_BYTES = 2**18  # a quarter of a megabyte: small files stay small, large ones are read in few pieces
 STRING = h5py.string_dtype("utf-8")
+LIBRARY_VERSIONS = ("earliest", "v110")  # fixed: a later HDF5 writes the same bytes, and old ones read them
+COMPANIONS = ("clips_sha256", "report_sha256")
+"""Attributes of a feature file: digests of the clip file and of the report that were written with it."""
+OF_ONE_FILE = frozenset({"content_sha256", "run_id", *COMPANIONS})
+"""Attributes that are never copied into another file; ``run_id`` is of older versions."""
 
 
 T = TypeVar("T")
@@ -84,6 +91,16 @@ class TableRow(NamedTuple):
     vectors: list[NDArray[np.float32]]
 
 
+class Ledger(Protocol):
+    """Keeps in mind, durably, what a run is about to put in place."""
+
+    def note_temporary(self, path: Path) -> None:
+        """Take a temporary file that is about to be made."""
+
+    def note_written(self, digest: str) -> None:
+        """Take the digest of a file that is about to be put in place."""
+
+
 def write_table(
     path: Path,
     *,
@@ -91,40 +108,60 @@ def write_table(
     layers: Mapping[str, int],
     rows: Iterable[TableRow],
     attributes: Mapping[str, JSON],
+    beside: Mapping[str, str] | None = None,
+    ledger: Ledger | None = None,
 ) -> int:
     """Write a row table to ``path``, replacing it in one step; return the number of rows.
 
     Memory does not depend on the number of rows. Attributes that are not text, numbers or booleans are
-    stored as JSON. Raises `StoreError` and leaves what was there when it cannot be written.
+    stored as JSON. The same rows and attributes give the same bytes. Raises `StoreError` and leaves what
+    was there when it cannot be written.
+
+    Parameters
+    ----------
+    beside
+        Attributes of `COMPANIONS` that say which files belong to this one.
+    ledger
+        Told what is about to be put in place.
     """
     columns = VIDEO_COLUMNS if kind == "features" else CLIP_COLUMNS
+    kept = {name: value for name, value in attributes.items() if name not in OF_ONE_FILE}
+    described = {**kept, **(beside or {}), "layers": dict(layers)}
 
     def fill(file: h5py.File, check: Callable[[], None]) -> int:
-        _put_attributes(file, kind, {**attributes, "layers": dict(layers)})
+        _put_attributes(file, kind, described)
         _create(file, columns, layers)
+        digest = hashlib.sha256(json.dumps([kind, described], sort_keys=True).encode())
         n = 0
         for block in batches(rows):
-            _append(file, n, block, columns, list(layers))
+            values = _columns_of(block, columns, list(layers))
+            _append(file, n, values)
+            _add(digest, values)
             n += len(block)
             check()
+        file.attrs["content_sha256"] = digest.hexdigest()
+        if ledger is not None:
+            ledger.note_written(digest.hexdigest())
         return n
 
-    return _write_h5(path, fill)
+    return _write_h5(path, fill, ledger)
 
 
-def save_basis(path: Path, basis: PcaBasis, attributes: Mapping[str, JSON] | None = None) -> None:
+def save_basis(path: Path, basis: PcaBasis, *, ledger: Ledger | None = None) -> None:
     """Write a basis file, replacing it in one step: a group a layer with its arrays in float64."""
 
     def fill(file: h5py.File, _: Callable[[], None]) -> int:
-        _put_attributes(file, "pca", {**basis.provenance, "sha256": basis.sha256, **(attributes or {})})
+        _put_attributes(file, "pca", {**basis.provenance, "sha256": basis.sha256})
         for layer, part in basis.layers.items():
             group = file.create_group(layer)
             for name in ("mean", "components", "explained_variance"):
                 group.create_dataset(name, data=getattr(part, name), track_times=False)
             group.attrs["n_samples"], group.attrs["total_variance"] = part.n_samples, part.total_variance
+        if ledger is not None:
+            ledger.note_written(basis.sha256)
         return len(basis.layers)
 
-    _write_h5(path, fill)
+    _write_h5(path, fill, ledger)
 
 
 def load_basis(path: Path) -> PcaBasis:
@@ -271,22 +308,13 @@ class FeatureFile:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; put the file in place when all went well, else remove it.
-
-    What is in place afterwards is on the disk, not only in the system's cache.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
+def putting(path: Path, ledger: Ledger | None = None) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of ``path`` at the end, see `replacing`; errors are `StoreError`."""
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        if os.name != "nt":  # folders cannot be opened there
-            _sync(path.parent)
+        with replacing(path, announce=None if ledger is None else ledger.note_temporary) as file:
+            yield file
     except (OSError, RuntimeError) as error:
         raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_error(path: Path, error: Exception) -> StoreError:
@@ -294,14 +322,6 @@ def _write_error(path: Path, error: Exception) -> StoreError:
     if getattr(error, "errno", None) in full:
         return StoreError("the disk is full", subject=path, hint="free space and run again")
     return StoreError(f"cannot be written ({_brief(error)})", subject=path, hint="run again")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Sink(io.FileIO):
@@ -335,11 +355,14 @@ class _Sink(io.FileIO):
             raise self.error
 
 
-def _write_h5(path: Path, fill: Callable[[h5py.File, Callable[[], None]], int]) -> int:
+def _write_h5(path: Path, fill: Callable[[h5py.File, Callable[[], None]], int], ledger: Ledger | None) -> int:
     """Let ``fill(file, check)`` write the file; ``check`` raises where writing has failed already."""
-    with replacing(path) as temporary, _Sink(temporary, "w+") as sink:
-        with h5py.File(sink, "w") as file:
-            n = fill(file, sink.check)
+    with (
+        putting(path, ledger) as file,
+        _Sink(file.fileno(), "w+", closefd=False) as sink,
+    ):
+        with h5py.File(sink, "w", libver=LIBRARY_VERSIONS) as h5:
+            n = fill(h5, sink.check)
         sink.check()
         return n
 
@@ -376,16 +399,22 @@ def _create(file: h5py.File, columns: Mapping[str, str], layers: Mapping[str, in
         file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(1024,), **options)
 
 
-def _append(
-    file: h5py.File, n: int, block: list[TableRow], columns: Mapping[str, str], layers: list[str]
-) -> None:
+def _columns_of(block: list[TableRow], columns: Mapping[str, str], layers: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {"video": [row.video for row in block]}
     values |= {layer: np.stack([row.vectors[i] for row in block]) for i, layer in enumerate(layers)}
     scalars = zip(*(row.scalars or () for row in block), strict=True)
-    values |= {name: np.array(column, columns[name]) for name, column in zip(columns, scalars, strict=True)}
+    return values | {n: np.array(column, columns[n]) for n, column in zip(columns, scalars, strict=True)}
+
+
+def _append(file: h5py.File, n: int, values: Mapping[str, Any]) -> None:
     for name, column in values.items():
-        file[name].resize(n + len(block), axis=0)
+        file[name].resize(n + len(column), axis=0)
         file[name][n:] = column
+
+
+def _add(digest: hashlib._Hash, values: Mapping[str, Any]) -> None:
+    for name, column in values.items():
+        digest.update(json.dumps(column).encode() if name == "video" else column.tobytes())
 
 
 def _brief(error: Exception) -> str:

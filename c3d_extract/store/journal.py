@@ -1,46 +1,53 @@
-"""The journal: what a run has finished, in an SQLite file beside the output, and the one-writer lock.
+"""The journal: what a run has finished, in an SQLite file beside the output, locked for one writer.
 
-The lock is SQLite's own exclusive locking mode, held from opening to closing: it needs no shared memory
-and vanishes with the process.
+Every row carries a digest of all its values, a video's row one of its clips' digests too. What does not
+agree with its digest when the journal is opened is forgotten, and that video done again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from c3d_extract.errors import LockedError, StoreError
+from c3d_extract.errors import StoreError
+from c3d_extract.store.lock import damaged, guarded, in_use, inode, locked_connection
 from c3d_extract.store.records import JSON, ClipRows, VideoRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["ClipRecord", "Journal"]
+__all__ = ["SIDE_FILES", "ClipRecord", "Finished", "Journal", "Record"]
 
-APPLICATION_ID = 0x43334431  # "C3D1": changes with the tables below
+APPLICATION_ID = 0x43334432  # "C3D2": changes with the tables below
+WITHOUT_DIGESTS = 0x43334431  # "C3D1"
 ROWS_AT_ONCE = 256
+SIDE_FILES = ("-wal", "-journal")  # what SQLite has beside its file while it is open, or after a kill
 
 _ROW_FIELDS = [f.name for f in fields(VideoRow) if f.name != "features"]
-_TYPES = {"video": "TEXT PRIMARY KEY", "status": "TEXT", "error": "TEXT"}
+_TEXTS = ("video", "status", "error")
 _REALS = ("seconds", "fps", "duration_seconds")
-_COLUMNS = ", ".join(
-    f"{name} {_TYPES.get(name, 'REAL' if name in _REALS else 'INTEGER')}" for name in _ROW_FIELDS
-)
+_TYPES = {"video": "TEXT PRIMARY KEY"} | dict.fromkeys(_TEXTS[1:], "TEXT") | dict.fromkeys(_REALS, "REAL")
+_COLUMNS = ", ".join(f"{name} {_TYPES.get(name, 'INTEGER')}" for name in _ROW_FIELDS)
+_VIDEO_VALUES = (*_ROW_FIELDS, "features", "last_clip", "clips_digest")
+_CLIP_VALUES = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "features")
 SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
-    f"CREATE TABLE videos ({_COLUMNS}, features BLOB, last_clip INTEGER)",
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT, digest BLOB)",
+    f"CREATE TABLE videos ({_COLUMNS}, features BLOB, last_clip INTEGER, clips_digest BLOB, digest BLOB)",
     (
-        "CREATE TABLE clips (id INTEGER PRIMARY KEY AUTOINCREMENT, video TEXT, start_frame INTEGER,"
-        " end_frame INTEGER, start_seconds REAL, end_seconds REAL, features BLOB)"
+        "CREATE TABLE clips (id INTEGER PRIMARY KEY, video TEXT, start_frame INTEGER, end_frame INTEGER,"
+        " start_seconds REAL, end_seconds REAL, features BLOB, digest BLOB)"
     ),
     "CREATE INDEX clips_by_video ON clips (video, start_frame, id)",
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -51,48 +58,138 @@ EARLIER = (
     " has_row INTEGER, line TEXT)"
 )
 
+_open_here: set[tuple[int, int] | None] = set()
+
+
+class Finished(NamedTuple):
+    """A video that needs no work, as long as its file is the same."""
+
+    status: str
+    size_bytes: int
+    mtime_ns: int
+    in_journal: bool
+    """Whether this run finished it, and not one whose files are written."""
+
+
 ClipRecord = tuple[str, "tuple[int, int, float, float] | None", "list[NDArray[np.float32]]"]
 """Video, (start frame, end frame, start seconds, end seconds), features; None for a video without clips."""
+
+Record = tuple[str, str, int, int, bool, str]
+"""What earlier runs left of a video: name, status, size_bytes, mtime_ns, has_row, report line."""
 
 
 class Journal:
     """The open journal of one output; one thread only."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, scratch: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
         self.path = path
+        self.n_damaged = 0
+        """Videos whose rows, or clips, did not agree with their digests when it was opened."""
+        self.n_not_finite = 0
+        """Videos that had features which are not finite."""
         self._db = connection
+        self._scratch = scratch
+        self._inode = inode(path)
+        if scratch is None:
+            _open_here.add(self._inode)
+        # Text that is not UTF-8 any more does not agree with its digest, and is no other error.
+        connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
 
     @classmethod
-    def open(cls, path: Path) -> Journal:
-        """Open or create the journal at ``path`` and lock it.
+    def open(cls, path: Path, *, locks: bool = True) -> Journal:
+        """Open or create the journal at ``path`` and lock it, unless the file system has no ``locks``.
 
         Raises `LockedError` while another process (or another store of this one) holds it, `StoreError`
         where it is damaged or cannot be written.
         """
-        while True:
-            connection = _locked_connection(path)
-            if connection is not None:
-                journal = cls(path, connection)
-                try:
-                    journal._prepare()
-                except BaseException:
-                    connection.close()
-                    raise
-                return journal
+        _refuse_side_files_of_others(path)
+        return cls(path, locked_connection(path, locks=locks), None).check()
 
-    def _prepare(self) -> None:
-        with self._guarded():
-            (found,) = self._db.execute("PRAGMA application_id").fetchone()
-            (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if n_tables and found != APPLICATION_ID:
-                raise StoreError(
-                    "is not a journal of this version",
-                    subject=self.path,
-                    hint="move it away, or take another -o",
-                )
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute(EARLIER)
+    @classmethod
+    def open_copy(cls, path: Path) -> Journal:
+        """Open a copy of the journal, an empty one where there is none: nothing beside ``path`` changes."""
+        if path.exists() and inode(path) in _open_here:
+            raise in_use(path)  # to read it and close it again would drop this process's lock on it
+        scratch = tempfile.TemporaryDirectory(prefix="c3d-extract-")
+        copy = Path(scratch.name) / path.name
+        try:
+            with guarded(path):
+                for ending in ("", *SIDE_FILES):
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+            return cls(path, locked_connection(copy, locks=True), scratch).check()
+        except BaseException:
+            scratch.cleanup()
+            raise
+
+    def check(self) -> Journal:
+        """Forget the rows that are damaged; `StoreError` where more than rows is, or it is not ours."""
+        try:
+            with self._guarded():
+                is_ours = self._has_our_tables()
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute(EARLIER)
+                if is_ours:
+                    self._check_structure()
+                    self._forget_bad_rows()
+        except MemoryError as error:  # a length that is damaged
+            self._close()
+            raise damaged(self.path, "a row is too long") from error
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _has_our_tables(self) -> bool:
+        """Whether tables are there; StoreError where they are not those of this version."""
+        (found,) = self._db.execute("PRAGMA application_id").fetchone()
+        tables = [sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        hint = "move it away, or take another -o"
+        if found == WITHOUT_DIGESTS:
+            reason = "was begun by an older version, whose rows have no checksums"
+            raise StoreError(reason, subject=self.path, hint=f"finish it with that version, {hint}")
+        if (tables or found) and found != APPLICATION_ID:
+            raise StoreError("is not a journal of this version", subject=self.path, hint=hint)
+        if found and sorted(tables) != sorted(SCHEMA[:-1]):
+            raise damaged(self.path, "its tables are not those it was made with")
+        return bool(tables)
+
+    def _check_structure(self) -> None:
+        """Check what the digests of rows do not cover: pages, indexes, and the keys of `reset`."""
+        (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        if verdict != "ok":
+            raise damaged(self.path, " ".join(verdict.split()).removeprefix("*** in database main *** "))
+        for key in ("identity", "base", "extends", "overwrite", "temporary", "written"):
+            self.meta(key)
+
+    def _forget_bad_rows(self) -> None:
+        bad: list[tuple[int]] = []
+        columns = ", ".join(_VIDEO_VALUES)
+        for rowid, digest, *values in self._stream(f"SELECT rowid, digest, {columns} FROM videos"):  # noqa: S608
+            is_sound, is_finite = self._judge(digest, values)
+            self.n_damaged += not is_sound
+            self.n_not_finite += is_sound and not is_finite
+            if not (is_sound and is_finite):
+                bad.append((rowid,))
+        with self._transaction():
+            self._db.executemany("DELETE FROM videos WHERE rowid = ?", bad)
+
+    def _judge(self, digest: bytes, values: list[Any]) -> tuple[bool, bool]:
+        """Say whether a video's row and its clips agree with their digests, and whether all is finite."""
+        if digest != _digest(*values):
+            return False, False
+        video, (features, last_clip, clips_digest) = values[0], values[-3:]
+        query = f"SELECT digest, {', '.join(_CLIP_VALUES)} FROM clips WHERE video = ? AND id <= ? ORDER BY id"  # noqa: S608
+        digests, is_finite = [], _is_finite(features)
+        for digest_of_clip, *clip in self._db.execute(query, (video, last_clip)):
+            if digest_of_clip != _digest(*clip):
+                return False, False
+            digests.append(digest_of_clip)
+            is_finite = is_finite and _is_finite(clip[-1])
+        return _digest(*digests) == clips_digest, is_finite
 
     @property
     def is_new(self) -> bool:
@@ -109,72 +206,83 @@ class Journal:
                     self._db.execute(statement)
             for table in ("meta", "videos", "clips"):
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand in the line above
-            for key, value in meta.items():
+            for key, value in {**meta, "temporary": [], "written": []}.items():
                 self.set_meta(key, value)
+        self.n_damaged = self.n_not_finite = 0
 
     def meta(self, key: str) -> JSON:
-        """Return what was kept under ``key``."""
+        """Return what was kept under ``key``; `StoreError` where it is lost or damaged."""
         with self._guarded():
-            (text,) = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return json.loads(text)
+            found = self._db.execute("SELECT value, digest FROM meta WHERE key = ?", (key,)).fetchone()
+        if found is None or found[1] != _digest(key, found[0]):
+            raise damaged(self.path, f"its entry {key} does not agree with its checksum")
+        return json.loads(found[0])
 
     def set_meta(self, key: str, value: JSON) -> None:
         """Keep ``value`` under ``key``."""
+        text = json.dumps(value)
         with self._guarded():
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _digest(key, text)))
 
-    def finished(self, video: str) -> tuple[str, int, int] | None:
-        """Return (status, size_bytes, mtime_ns) of a video of this run, else of an earlier one, else None."""
+    def note_temporary(self, path: Path) -> None:
+        """Keep the name of a temporary file that is about to be made."""
+        self.set_meta("temporary", [*self.meta("temporary"), path.name])
+
+    def note_written(self, digest: str) -> None:
+        """Keep the digest of a file that is about to be put in place."""
+        self.set_meta("written", [*self.meta("written"), digest])
+
+    def finished(self, video: str) -> Finished | None:
+        """Return what is known of a video of this run, else of an earlier one, else None."""
         query = "SELECT status, size_bytes, mtime_ns FROM {} WHERE video = ?"
         with self._guarded():
             for table in ("videos", "earlier"):
                 row = self._db.execute(query.format(table), (video,)).fetchone()
                 if row is not None:
-                    return str(row[0]), int(row[1]), int(row[2])
+                    return Finished(str(row[0]), int(row[1]), int(row[2]), in_journal=table == "videos")
         return None
 
     def append_clips(self, video: str, rows: ClipRows) -> None:
         """Add clips to the open transaction; they are durable with the next `commit`."""
         layers = [np.ascontiguousarray(values, "<f4") for values in rows.features.values()]
-        scalars = (rows.start_frame, rows.end_frame, rows.start_seconds, rows.end_seconds)
+        frames, seconds = (rows.start_frame, rows.end_frame), (rows.start_seconds, rows.end_seconds)
         records = [
             (
                 video,
-                *(column[i].item() for column in scalars),
+                *(int(column[i]) for column in frames),
+                *(_real(column[i]) for column in seconds),
                 b"".join(values[i].tobytes() for values in layers),
             )
             for i in range(len(rows.start_frame))
         ]
-        insert = (
-            "INSERT INTO clips (video, start_frame, end_frame, start_seconds, end_seconds, features)"
-            " VALUES (?, ?, ?, ?, ?, ?)"
-        )
+        insert = f"INSERT INTO clips ({', '.join(_CLIP_VALUES)}, digest) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
         with self._guarded():
             self._begin()
-            self._db.executemany(insert, records)
+            self._db.executemany(insert, [(*values, _digest(*values)) for values in records])
 
     def commit(self, row: VideoRow, *, with_clips: bool) -> None:
         """Store one finished video with the last ``row.n_clips`` clips appended for it, durably."""
         blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
         n_clips = row.n_clips if with_clips and row.status != "failed" else 0
-        values = [_plain(getattr(row, name)) for name in _ROW_FIELDS]
-        marks = ", ".join("?" * (len(values) + 2))
         with self._guarded():
             self._begin()
-            last_clip = self._keep_clips(row.video, n_clips)
-            self._db.execute(f"INSERT OR REPLACE INTO videos VALUES ({marks})", (*values, blob, last_clip))  # noqa: S608 - only question marks
+            kept = self._keep_clips(row.video, n_clips)
+            values = (*(_stored(name, getattr(row, name)) for name in _ROW_FIELDS), blob, *kept)
+            marks = ", ".join("?" * (len(values) + 1))
+            insert = f"INSERT OR REPLACE INTO videos VALUES ({marks})"  # noqa: S608 - only question marks
+            self._db.execute(insert, (*values, _digest(*values)))
             self._db.execute("COMMIT")
 
-    def _keep_clips(self, video: str, n_clips: int) -> int:
-        """Delete all but the last ``n_clips`` clips of a video; return the id of the last, 0 for none."""
-        query = "SELECT id FROM clips WHERE video = ? ORDER BY id DESC LIMIT ?"
-        ids = [clip for (clip,) in self._db.execute(query, (video, n_clips))]
-        if len(ids) < n_clips:
+    def _keep_clips(self, video: str, n_clips: int) -> tuple[int, bytes]:
+        """Delete all but the last ``n_clips`` clips of a video; return the last one's id and their digest."""
+        query = "SELECT id, digest FROM clips WHERE video = ? ORDER BY id DESC LIMIT ?"
+        kept = self._db.execute(query, (video, n_clips)).fetchall()[::-1]
+        if len(kept) < n_clips:
             self._db.execute("ROLLBACK")
-            raise ValueError(f"{video}: {n_clips} clips, but only {len(ids)} rows were appended")
-        first = ids[-1] if ids else 2**62
+            raise ValueError(f"{video}: {n_clips} clips, but only {len(kept)} rows were appended")
+        first = kept[0][0] if kept else 2**62
         self._db.execute("DELETE FROM clips WHERE video = ? AND id < ?", (video, first))
-        return ids[0] if ids else 0
+        return (kept[-1][0] if kept else 0), _digest(*(digest for _, digest in kept))
 
     def drop_orphans(self) -> None:
         """Delete the clips of videos that were begun and never committed."""
@@ -186,28 +294,37 @@ class Journal:
 
     def rows(self, layer_sizes: Mapping[str, int]) -> Iterator[VideoRow]:
         """Yield every video of this run, sorted by name, failed ones with no features."""
-        query = f"SELECT {', '.join(_ROW_FIELDS)}, features FROM videos ORDER BY video"  # noqa: S608 - constants
-        for *values, blob in self._stream(query):
-            named = dict(zip(_ROW_FIELDS, values, strict=True))
+        query = f"SELECT digest, {', '.join(_VIDEO_VALUES)} FROM videos ORDER BY video"  # noqa: S608 - constants
+        for digest, *values in self._stream(query):
+            self._compare(digest, values)
+            named = dict(zip(_ROW_FIELDS, values, strict=False))
             named |= {name: np.nan for name in _REALS if named[name] is None}  # SQLite has no NaN
+            blob = values[len(_ROW_FIELDS)]
             features = dict(zip(layer_sizes, _split(blob, layer_sizes), strict=True)) if blob else {}
             yield VideoRow(**named, features=features)
 
     def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[ClipRecord]:
         """Yield every clip of this run, sorted by video and start; videos without clips once, empty."""
+        columns = ", ".join(f"clips.{name}" for name in ("digest", *_CLIP_VALUES))
         query = (
-            "SELECT videos.video, start_frame, end_frame, start_seconds, end_seconds, clips.features"
-            " FROM videos LEFT JOIN clips USING (video) ORDER BY videos.video, start_frame, id"
+            f"SELECT videos.video, {columns} FROM videos LEFT JOIN clips USING (video)"  # noqa: S608 - constants
+            " ORDER BY videos.video, start_frame, id"
         )
-        for video, start, end, *times, blob in self._stream(query):
-            if blob is None:
+        for video, digest, *values in self._stream(query):
+            if digest is None:
                 yield video, None, []
-            else:
-                start_s, end_s = (np.nan if time is None else time for time in times)
-                yield video, (start, end, start_s, end_s), _split(blob, layer_sizes)
+                continue
+            self._compare(digest, values)
+            _, start, end, *times, blob = values
+            start_s, end_s = (np.nan if time is None else time for time in times)
+            yield video, (start, end, start_s, end_s), _split(blob, layer_sizes)
 
-    def remember(self, records: Iterable[tuple[str, str, int, int, bool, str]]) -> None:
-        """Take (video, status, size_bytes, mtime_ns, has_row, report line) of earlier runs.
+    def _compare(self, digest: bytes, values: list[Any]) -> None:
+        if digest != _digest(*values):
+            raise damaged(self.path, f"the row of {values[0]} does not agree with its checksum")
+
+    def remember(self, records: Iterable[Record]) -> None:
+        """Take what earlier runs left.
 
         A report line gives way to a row of the feature file unless both speak of the same file.
         """
@@ -256,7 +373,7 @@ class Journal:
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-        self._db.close()
+        self._close()
 
     def delete(self) -> None:
         """Delete the journal; the lock is held until it is gone."""
@@ -267,8 +384,16 @@ class Journal:
             self._db.execute("PRAGMA journal_mode = DELETE")
             if os.name == "nt":  # an open file cannot be deleted there, nor can two writers race for its name
                 self._db.close()
-            self.path.unlink(missing_ok=True)
+            if self._scratch is None:
+                self.path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
         self._db.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        else:
+            _open_here.discard(self._inode)
 
     def _begin(self) -> None:
         if not self._db.in_transaction:
@@ -292,81 +417,46 @@ class Journal:
                 yield from rows
 
     def _guarded(self) -> contextlib.AbstractContextManager[None]:
-        return _guarded(self.path)
+        return guarded(self.path)
 
 
-def _locked_connection(path: Path) -> sqlite3.Connection | None:
-    """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
-    with _guarded(path):
-        # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
-        before = _inode(path)
-        connection = sqlite3.connect(path, timeout=0.0, isolation_level=None)
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("COMMIT")  # the lock stays, that is what the mode is for
-        except sqlite3.Error:
-            connection.close()
-            if before == _inode(path):
-                raise
-            return None
-        if before is not None and before == _inode(path):
-            return connection
-        connection.close()  # its owner finished and deleted it between the two looks
-        return None
+def _refuse_side_files_of_others(path: Path) -> None:
+    """Refuse to begin a journal where SQLite would take a file of another program for its own."""
+    if path.exists() and path.stat().st_size:
+        return
+    begins = {"-wal": (b"\x37\x7f\x06",), "-journal": (b"\xd9\xd5\x05\xf9", b"\0\0\0\0")}
+    for ending in SIDE_FILES:
+        side = path.with_name(f"{path.name}{ending}")
+        with guarded(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
+            if (head := file.read(4)) and not head.startswith(begins[ending]):
+                hint = "move it away, or take another -o"
+                raise StoreError("exists but is not ours", subject=side, hint=hint)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+def _digest(*values: Any) -> bytes:
+    """Return 16 bytes that depend on every bit of the values: None, int, float, str or bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode()
+        digest.update(b"%s %d " % (type(value).__name__.encode(), len(data)))
+        digest.update(data)
+    return digest.digest()
 
 
-@contextlib.contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the system into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _translated(error, path) from error
-    except UnicodeEncodeError as error:
-        raise StoreError("a video's name is not valid UTF-8", subject=ascii(error.object)) from error
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror or error})",
-            subject=path,
-            hint="choose another -o or free the way",
-        ) from error
+def _is_finite(features: bytes) -> bool:
+    return bool(np.isfinite(np.frombuffer(features, "<f4")).all())
 
 
-def _translated(error: sqlite3.Error, path: Path) -> StoreError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return LockedError(
-            "another run is writing this output",
-            subject=path.with_name(path.name.removesuffix(".partial")),
-            hint="wait for it, or take another -o",
-        )
-    if code in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-        return StoreError(
-            f"the journal is damaged ({error})",
-            subject=path,
-            hint="move it away and run again: what it held is done anew, the feature file stays",
-        )
-    return StoreError(
-        f"the journal cannot be written ({error})",
-        subject=path,
-        hint="videos finished before are safe in it: free space and run again",
-    )
+def _stored(name: str, value: Any) -> Any:
+    """Return a value of a row as SQLite gives it back."""
+    if name in _TEXTS:
+        return value
+    return _real(value) if name in _REALS else int(value)
 
 
-def _plain(value: Any) -> Any:
-    """Return a Python number for one of numpy's, which SQLite would store as bytes."""
-    return value.item() if isinstance(value, np.generic) else value
+def _real(value: float) -> float | None:
+    number = float(value)
+    return None if np.isnan(number) else number  # SQLite has no NaN
 
 
 def _split(blob: bytes, layer_sizes: Mapping[str, int]) -> list[NDArray[np.float32]]:

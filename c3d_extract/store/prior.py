@@ -8,9 +8,10 @@ know are copied into the new file, and a PCA basis fitted for it is kept.
 from __future__ import annotations
 
 import json
-import uuid
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from c3d_extract.errors import MismatchError, PcaError, StoreError
 from c3d_extract.store import report
@@ -22,10 +23,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from c3d_extract.pca import PcaBasis
-    from c3d_extract.store.journal import Journal
+    from c3d_extract.store.journal import Journal, Record
     from c3d_extract.store.paths import OutputPaths
 
-__all__ = ["Prior", "check_basis", "read_attributes"]
+__all__ = ["Kept", "Prior", "check_basis", "read_attributes"]
+
+NOBODY = RunIdentity({}, {}, {}, {})
+
+
+class Kept(NamedTuple):
+    """What a run takes over from the files it finds."""
+
+    basis: PcaBasis | None = None
+    unusable: frozenset[str] = frozenset()
+    """Videos whose rows are not taken over, as they hold features that are not finite."""
+    warnings: tuple[str, ...] = ()
 
 
 class Prior:
@@ -38,8 +50,10 @@ class Prior:
         self.basis = read_attributes(paths.basis, "pca") if pca else {}
         self._pca = pca
 
-    def begin(self, journal: Journal, identity: RunIdentity, *, overwrite: bool) -> PcaBasis | None:
-        """Begin or resume the run in ``journal``; return the basis to be kept, if any.
+    def begin(self, journal: Journal, identity: RunIdentity | None, *, overwrite: bool) -> Kept:
+        """Begin or resume the run in ``journal``; return what of the files is kept.
+
+        Without an identity, nothing is compared: the settings of an earlier run are taken to hold.
 
         Raises `MismatchError` where an earlier run was made with another identity, `StoreError` where a
         file that is needed is missing or one of another run would be replaced.
@@ -54,44 +68,48 @@ class Prior:
             journal.set_meta("extends", value=False)  # the file is gone: its videos are done again
         if not journal.meta("overwrite"):
             self._refuse_strangers(journal)
-        return self._keep(journal, identity) if journal.meta("extends") else None
+        return self._keep(journal, identity) if journal.meta("extends") else Kept()
 
     def _has_finished(self, journal: Journal) -> bool:
         """Whether the run of this journal was killed between its last file and the journal's deletion."""
-        same = self.features.get("run_id") == journal.meta("run_id")
-        return same and bool(self.features.get("complete"))
+        was_written = self.features.get("content_sha256") in journal.meta("written")
+        return was_written and bool(self.features.get("complete"))
 
-    def _begin_anew(self, journal: Journal, identity: RunIdentity, *, overwrite: bool) -> None:
+    def _begin_anew(self, journal: Journal, identity: RunIdentity | None, *, overwrite: bool) -> None:
         # Where an interrupted run's journal is lost, its provisional basis cannot be kept: all is done again.
         usable = bool(self.features) and (not self._pca or bool(self.features.get("complete")))
+        names = ("content_sha256", "clips_sha256", "pca_sha256", "run_id")
         meta = {
-            "identity": identity.to_json(),
-            "run_id": uuid.uuid4().hex,
-            "base_run_id": self.features.get("run_id"),
+            "identity": (identity or NOBODY).to_json(),
+            "base": [self.features[name] for name in names if name in self.features],
             "extends": usable and not overwrite,
             "overwrite": overwrite,
         }
         journal.reset(meta)
 
-    def _refuse_other_settings(self, identity: RunIdentity) -> None:
+    def _refuse_other_settings(self, identity: RunIdentity | None) -> None:
         if self.features:
             names = ("settings", "weights", "layer_sizes", "versions")
             earlier = RunIdentity(**{name: self.features.get(name, {}) for name in names})
             _refuse_differences(earlier, identity, self.paths.features)
 
     def _refuse_strangers(self, journal: Journal) -> None:
-        """Refuse to replace files of another run that happen to have our names."""
-        known = {journal.meta("run_id"), journal.meta("base_run_id")}
+        """Refuse to replace files of another run, or of nobody we know, that happen to have our names."""
+        known = {*journal.meta("written"), *journal.meta("base")}
         found = [(self.paths.features, self.features), (self.paths.clips, self.clips)]
         if not journal.meta("extends"):  # else the basis is kept, and may be older than both runs
             found.append((self.paths.basis, self.basis))
+        hint = "move it away, take another name, or --overwrite to replace it"
         for path, attributes in found:
-            if attributes and attributes.get("run_id") not in known:
-                hint = "move it away, take another name, or --overwrite to replace it"
+            own = {attributes.get(name) for name in ("content_sha256", "sha256", "run_id")}
+            if attributes and not own & known:
                 raise StoreError("belongs to another run", subject=path, hint=hint)
+        path = self.paths.report
+        if path.exists() and not (self.features or report.looks_like_a_report(path)):
+            raise StoreError("exists but is no report of ours", subject=path, hint=hint)
 
-    def _keep(self, journal: Journal, identity: RunIdentity) -> PcaBasis | None:
-        """Learn which videos the feature file and the report already know; return the file's basis."""
+    def _keep(self, journal: Journal, identity: RunIdentity | None) -> Kept:
+        """Learn which videos the feature file and the report already know; return what else is kept."""
         self._refuse_other_settings(identity)
         if self.paths.clips and not self.clips:
             raise StoreError(
@@ -100,20 +118,32 @@ class Prior:
                 hint="put the file back, or --overwrite to start afresh",
             )
         basis = self._kept_basis() if self._pca else None
+        unusable = frozenset().union(*map(_not_finite, filter(None, (self.paths.features, self.paths.clips))))
+        warnings = []
+        if unusable:
+            text = "hold features that are not finite: they are dropped, and those videos done again"
+            warnings.append(f"the rows of {len(unusable)} videos in {self.paths.features.name} {text}")
+        records, warning = self._records_of_report()
+        journal.remember(chain(records, self._records_of_features(unusable)))
+        return Kept(basis, unusable, (*warnings, *warning))
+
+    def _records_of_features(self, unusable: frozenset[str]) -> Iterator[Record]:
         with FeatureFile(self.paths.features) as file:
-            rows = (
-                (
-                    name,
-                    "ok",
-                    int(row["size_bytes"]),
-                    int(row["mtime_ns"]),
-                    True,
-                    report.line_of_columns(name, row),
-                )
-                for name, row in file.scalars()
-            )
-            journal.remember(chain(_records_of_report(self.paths.report), rows))
-        return basis
+            for name, row in file.scalars():
+                if name not in unusable:
+                    size, mtime = int(row["size_bytes"]), int(row["mtime_ns"])
+                    yield name, "ok", size, mtime, True, report.line_of_columns(name, row)
+
+    def _records_of_report(self) -> tuple[Iterator[Record], list[str]]:
+        """Return what the report says, where it is the one that was written with the feature file."""
+        path = self.paths.report
+        if not path.exists():
+            return iter(()), []
+        digest = report.report_digest(path)
+        if digest is not None and digest == self.features.get("report_sha256"):
+            return _records_of_report(path), []
+        why = f"{path.name} is not the report written with {self.paths.features.name}"
+        return iter(()), [f"{why}: what failed in earlier runs is tried again"]
 
     def _kept_basis(self) -> PcaBasis:
         path, hint = self.paths.basis, "put it back, or --overwrite to start afresh"
@@ -166,7 +196,9 @@ def check_basis(basis: PcaBasis, layer_sizes: dict[str, int], weights: dict[str,
         )
 
 
-def _refuse_differences(earlier: RunIdentity, identity: RunIdentity, path: Path) -> None:
+def _refuse_differences(earlier: RunIdentity, identity: RunIdentity | None, path: Path) -> None:
+    if identity is None:
+        return
     if differences := earlier.differences(identity):
         hint = "take another -o, or --overwrite to start afresh"
         if len(differences) == 1 and differences[0].startswith("precision: "):
@@ -175,19 +207,15 @@ def _refuse_differences(earlier: RunIdentity, identity: RunIdentity, path: Path)
         raise MismatchError("was made with other settings", differences=differences, subject=path, hint=hint)
 
 
-def _records_of_report(path: Path) -> Iterator[tuple[str, str, int, int, bool, str]]:
-    """Yield what a report says, up to the first damage: what is not known is done again."""
-    try:
-        for line in report.iterate_report(path):
-            if line["status"] in {"ok", "partial", "failed"}:
-                size, mtime = int(line["size_bytes"]), int(line["mtime_ns"])
-                yield (
-                    str(line["video"]),
-                    line["status"],
-                    size,
-                    mtime,
-                    False,
-                    json.dumps(line, ensure_ascii=False),
-                )
-    except (OSError, ValueError, KeyError, TypeError):
-        return
+def _not_finite(path: Path) -> set[str]:
+    """Return the videos of a file with a value in their features that is not finite."""
+    with FeatureFile(path) as file:
+        return {row.video for row in file.rows() if not all(np.isfinite(x).all() for x in row.vectors)}
+
+
+def _records_of_report(path: Path) -> Iterator[Record]:
+    for line in report.iterate_report(path):
+        if line["status"] in report.DONE:
+            size, mtime = int(line["size_bytes"]), int(line["mtime_ns"])
+            text = json.dumps(line, ensure_ascii=False)
+            yield str(line["video"]), line["status"], size, mtime, False, text

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["INFORMATIONAL", "JSON", "ClipRows", "RunIdentity", "Status", "Summary", "VideoRow"]
+__all__ = ["INFORMATIONAL", "JSON", "ClipRows", "RunIdentity", "State", "Status", "Summary", "VideoRow"]
 
 JSON: TypeAlias = Any
 """What ``json`` reads and writes: None, bool, int, float, str, lists and dicts of them."""
 
 Status = Literal["ok", "partial", "failed"]
+
+State = Literal["new", "changed", "failed", "journaled", "done"]
+"""What is known of a video before a run."""
 
 INFORMATIONAL: frozenset[str] = frozenset({"record"})
 """Keys of `RunIdentity.settings` and `.weights` that may differ between runs on the same output."""

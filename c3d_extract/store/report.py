@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import StoreError
-from c3d_extract.store.files import replacing
+from c3d_extract.store.files import putting
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from c3d_extract.store.files import Ledger
     from c3d_extract.store.records import VideoRow
 
 __all__ = [
+    "DONE",
     "iterate_report",
     "line_of_columns",
     "line_of_row",
     "line_of_skipped",
+    "looks_like_a_report",
     "read_report",
+    "report_digest",
     "write_report",
 ]
 
+DONE = frozenset({"ok", "partial", "failed"})
+"""The statuses of videos; other lines are of files that were passed over."""
 COUNTS = ("n_clips", "n_frames", "n_padded_frames", "n_decode_errors")
 
 
@@ -46,11 +53,44 @@ def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def write_report(path: Path, lines: Iterable[str]) -> None:
-    """Write the report, replacing it in one step."""
-    # Half a surrogate pair, as in a name that is not UTF-8, becomes its escape, which JSON reads back.
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(f"{line}\n".encode(errors="backslashreplace") for line in lines)
+def write_report(path: Path, lines: Iterable[str], ledger: Ledger | None = None) -> str:
+    """Write the report, replacing it in one step; return its digest, see `report_digest`."""
+    digest = hashlib.sha256()
+    with putting(path, ledger) as file:
+        for line in lines:
+            digest.update(_essence(json.loads(line)))
+            # Half a surrogate pair, as in a name that is no UTF-8, becomes its escape, which JSON reads back.
+            file.write(f"{line}\n".encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
+def report_digest(path: Path) -> str | None:
+    """Return the digest of what the report says was done, None where it cannot be read.
+
+    Seconds and wording are left out: runs of the same videos with the same ends have the same digest.
+    """
+    digest = hashlib.sha256()
+    try:
+        for line in iterate_report(path):
+            digest.update(_essence(line))
+    except (OSError, ValueError):
+        return None
+    return digest.hexdigest()
+
+
+def looks_like_a_report(path: Path) -> bool:
+    """Say whether every line of a file is one that we write; an empty file holds nothing else."""
+    keys = _fields("", "", None, math.nan, {}).keys()
+    try:
+        return all(line.keys() == keys for line in iterate_report(path))
+    except (OSError, ValueError):
+        return False
+
+
+def _essence(line: Mapping[str, Any]) -> bytes:
+    if line["status"] not in DONE:
+        return b""
+    return json.dumps([line.get(name) for name in ("video", "status", "size_bytes", "mtime_ns")]).encode()
 
 
 def line_of_row(row: VideoRow) -> str:
@@ -69,8 +109,14 @@ def line_of_skipped(video: str, why: str) -> str:
     return _line(video, "skipped", why, math.nan, {})
 
 
-def _line(video: str, status: str, error: str | None, seconds: float, counts: Mapping[str, float]) -> str:
-    line = {
+def _line(*values: Any) -> str:
+    return json.dumps(_fields(*values), ensure_ascii=False)
+
+
+def _fields(
+    video: str, status: str, error: str | None, seconds: float, counts: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
         "video": video,
         "status": status,
         "error": error,
@@ -79,4 +125,3 @@ def _line(video: str, status: str, error: str | None, seconds: float, counts: Ma
         "size_bytes": counts.get("size_bytes"),
         "mtime_ns": counts.get("mtime_ns"),
     }
-    return json.dumps(line, ensure_ascii=False)

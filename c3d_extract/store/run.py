@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.files import is_temporary_name
 from c3d_extract.store import report
 from c3d_extract.store.assemble import Assembler
 from c3d_extract.store.files import FeatureFile
 from c3d_extract.store.journal import Journal
+from c3d_extract.store.lock import ClipLock
 from c3d_extract.store.paths import OutputPaths
-from c3d_extract.store.prior import Prior, check_basis
-from c3d_extract.store.records import ClipRows, RunIdentity, Summary, VideoRow
+from c3d_extract.store.prior import NOBODY, Prior, check_basis
+from c3d_extract.store.records import ClipRows, RunIdentity, State, Summary, VideoRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,9 +40,12 @@ class RunStore:
     def __init__(self, assembler: Assembler, *, retry_failed: bool) -> None:
         self.paths = assembler.paths
         self.identity = assembler.identity
+        self.warnings: list[str] = []
+        """What of earlier runs could not be used, and what cannot be promised here."""
         self._journal = assembler.journal
         self._assembler = assembler
         self._retry_failed = retry_failed
+        self._clip_lock: ClipLock | None = None
         self._is_open = True
 
     @classmethod
@@ -88,21 +93,104 @@ class RunStore:
             Two files would have the same name.
         """
         paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
+        paths.check()
         _check_components(identity, pca)
         if basis is not None:
             check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
         identity = _with_store_settings(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
-        paths.check()
-        Prior(paths, pca=pca is not None)  # ours or nothing: looked at before a journal is made
+        Prior(paths, pca=pca is not None)  # ours or nothing: looked at before anything is made
+        locks = paths.make_folders()
         with ExitStack() as undo:
-            journal = Journal.open(paths.journal)
+            journal = Journal.open(paths.journal, locks=locks)
             store = cls(Assembler(paths, identity, journal, l2, pca, basis), retry_failed=retry_failed)
             undo.callback(store.close)
-            # Looked at again, now that nobody else can change it.
-            kept = Prior(paths, pca=pca is not None).begin(journal, identity, overwrite=overwrite)
-            store._assembler.basis = basis or kept
+            store._take_over(overwrite=overwrite, locks=locks)
             undo.pop_all()
         return store
+
+    @classmethod
+    def preview(
+        cls,
+        output: Path,
+        identity: RunIdentity | None,
+        *,
+        clips: Path | None = None,
+        overwrite: bool = False,
+        retry_failed: bool = False,
+        pca: int | None = None,
+        basis: PcaBasis | None = None,
+        l2: bool = False,
+    ) -> Self:
+        """Look at an output as `open` would, and raise what it would, without changing anything there.
+
+        Not for writing: what it does goes into a copy of the journal, which is deleted at the end. Without
+        an identity (where the weights are not here yet), no settings are compared.
+        """
+        paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
+        paths.check()
+        if identity is not None:
+            _check_components(identity, pca)
+            if basis is not None:
+                check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
+            identity = _with_store_settings(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
+        journal = Journal.open_copy(paths.journal)
+        store = cls(Assembler(paths, identity or NOBODY, journal, l2, pca, basis), retry_failed=retry_failed)
+        try:
+            store._begin(identity, overwrite=overwrite)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _take_over(self, *, overwrite: bool, locks: bool) -> None:
+        """Take the clip file, clear away what a killed run left, and begin."""
+        if not locks:
+            folder = self.paths.features.absolute().parent
+            self.warnings.append(f"{folder} cannot lock files: start no second run on the same files")
+        elif self.paths.clip_lock is not None:
+            self._clip_lock = ClipLock(self.paths.clip_lock)
+        if not self._journal.is_new:
+            self._remove_temporary_files()
+        self._begin(self.identity, overwrite=overwrite)
+
+    def _begin(self, identity: RunIdentity | None, *, overwrite: bool) -> None:
+        # The files are looked at again, now that nobody else can change them.
+        prior = Prior(self.paths, pca=self._assembler.n_components is not None)
+        kept = prior.begin(self._journal, identity, overwrite=overwrite)
+        self._assembler.basis = self._assembler.basis or kept.basis
+        self._assembler.unusable = kept.unusable
+        name = self.paths.journal.name
+        for n, what in (
+            (self._journal.n_damaged, "are damaged"),
+            (self._journal.n_not_finite, "hold features that are not finite"),
+        ):
+            if n:
+                self.warnings.append(f"the rows of {n} videos in {name} {what}: those videos are done again")
+        self.warnings += kept.warnings
+
+    def _remove_temporary_files(self) -> None:
+        """Remove the files that a killed run was writing: only names that its journal holds."""
+        folders = {path.parent for path in (self.paths.features, self.paths.clips) if path is not None}
+        for name in self._journal.meta("temporary"):
+            for folder in folders if is_temporary_name(name) else ():
+                with suppress(OSError):
+                    (folder / name).unlink()
+        self._journal.set_meta("temporary", [])
+
+    def state(self, video: str, size_bytes: int, mtime_ns: int) -> State:
+        """Say what is known of a video; ``retry_failed`` plays no part.
+
+        ``done`` is in the feature file, ``journaled`` in the journal; ``failed`` failed; ``changed`` was
+        finished when its file had another size or time; ``new`` is none of them.
+        """
+        found = self._journal.finished(video)
+        if found is None:
+            return "new"
+        if (found.size_bytes, found.mtime_ns) != (size_bytes, mtime_ns):
+            return "changed"
+        if found.status == "failed":
+            return "failed"
+        return "journaled" if found.in_journal else "done"
 
     def is_done(self, video: str, size_bytes: int, mtime_ns: int) -> str | None:
         """Return the status of a video that needs no work, None for one to be done.
@@ -110,14 +198,13 @@ class RunStore:
         None as well where the file's size or time changed, and for failed ones with ``retry_failed``.
         """
         found = self._journal.finished(video)
-        if found is None or found[1:] != (size_bytes, mtime_ns):
+        if found is None or (found.size_bytes, found.mtime_ns) != (size_bytes, mtime_ns):
             return None
-        return None if found[0] == "failed" and self._retry_failed else found[0]
+        return None if found.status == "failed" and self._retry_failed else found.status
 
     def has_changed(self, video: str, size_bytes: int, mtime_ns: int) -> bool:
         """Say whether a finished video of this name had another size or time: it will be done again."""
-        found = self._journal.finished(video)
-        return found is not None and found[1:] != (size_bytes, mtime_ns)
+        return self.state(video, size_bytes, mtime_ns) == "changed"
 
     def append_clips(self, video: str, rows: ClipRows) -> None:
         """Add clips of a video that is being read, in order; they count once it is committed.
@@ -158,9 +245,9 @@ class RunStore:
         """
         self._journal.drop_orphans()
         try:
-            report.write_report(self.paths.report, self._report_lines(skipped))
+            digest = report.write_report(self.paths.report, self._report_lines(skipped), self._journal)
             message = self._assembler.why_not(complete=complete)
-            written = [] if message else self._assembler.write(complete=complete)
+            written = [] if message else self._assembler.write(complete=complete, report_sha256=digest)
         except StoreError as error:
             error.hint = f"finished videos are safe in {self.paths.journal.name}: {error.hint or 'run again'}"
             raise
@@ -169,8 +256,9 @@ class RunStore:
             self._is_open = False
             with suppress(
                 StoreError
-            ):  # all is written; the next run sees by the run's id that this one ended
+            ):  # all is written; the next run sees by the file's digest that this one ended
                 self._journal.delete()
+            self._release_clips()
         return summary
 
     def close(self) -> None:
@@ -182,6 +270,12 @@ class RunStore:
             if self._journal.is_new or not (self._journal.count() or self._journal.meta("overwrite")):
                 self._journal.delete()
         self._journal.close()
+        self._release_clips()
+
+    def _release_clips(self) -> None:
+        if self._clip_lock is not None:
+            self._clip_lock.release()
+        self._clip_lock = None
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,176 @@
+"""One writer at a time: a lock that vanishes with its process.
+
+It is SQLite's own exclusive locking mode, held from opening to closing: it needs no shared memory, holds
+between processes and within one, and is not inherited by the processes that a run starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import tempfile
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from c3d_extract.errors import LockedError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["ClipLock", "damaged", "guarded", "has_locks", "in_use", "inode", "locked_connection"]
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_NOT_WRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+}
+
+
+def has_locks(folder: Path) -> bool:
+    """Say whether the file system of a folder has locks; OSError where the folder cannot be written."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows locks by itself
+            return True
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+    return True
+
+
+def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
+    """Open or create the database at ``path`` and hold its lock until it is closed.
+
+    Without ``locks`` it is opened where the file system has none. Raises `LockedError` while another
+    process, or another connection of this one, holds it.
+    """
+    while True:
+        connection = _try_to_lock(path, locks=locks)
+        if connection is not None:
+            return connection
+
+
+def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
+    """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
+    with guarded(path):
+        # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        before = inode(path)
+        connection = _connect(path, locks=locks)
+        try:
+            if not path.stat().st_size:
+                connection.execute("PRAGMA journal_mode = MEMORY")  # else a file is made only to be locked
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")  # the lock stays, that is what the mode is for
+        except sqlite3.Error:
+            connection.close()
+            if before == inode(path):
+                raise
+            return None
+        except FileNotFoundError:
+            connection.close()
+            return None
+        if before is not None and before == inode(path):
+            return connection
+        connection.close()  # its owner finished and deleted it between the two looks
+        return None
+
+
+def _connect(path: Path, *, locks: bool) -> sqlite3.Connection:
+    if locks:
+        return sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    address = f"file:{quote(os.path.abspath(path))}?vfs=unix-none"  # noqa: PTH100 - resolve() follows links
+    return sqlite3.connect(address, timeout=0.0, isolation_level=None, uri=True)
+
+
+def inode(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from every other, None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class ClipLock:
+    """Holds a clip file for one run; an empty file ``clips.h5.partial`` while it lasts."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock; `LockedError` while another run has it, or has an output of the same name."""
+        self.path = path
+        if path.exists() and path.stat().st_size:
+            raise StoreError(
+                "is the journal of an unfinished run with -o, not of one with --clips",
+                subject=path,
+                hint="take another --clips, or finish that run",
+            )
+        self._connection = locked_connection(path, locks=True)
+
+    def release(self) -> None:
+        """Delete the file, while it is still locked, and unlock."""
+        if os.name == "nt":
+            self._connection.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and of the system into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translated(error, path) from error
+    except UnicodeEncodeError as error:
+        raise StoreError("a video's name is not valid UTF-8", subject=ascii(error.object)) from error
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror or error})",
+            subject=path,
+            hint="choose another -o or free the way",
+        ) from error
+
+
+def in_use(path: Path) -> LockedError:
+    """Return the error of a journal, or a clip file's lock, that another run holds."""
+    return LockedError(
+        "another run is writing this output",
+        subject=path.with_name(path.name.removesuffix(".partial")),
+        hint="wait for it, or name another file",
+    )
+
+
+def damaged(path: Path, why: object) -> StoreError:
+    """Return the error of a journal that cannot be used."""
+    return StoreError(
+        f"the journal is damaged ({why})",
+        subject=path,
+        hint="move it away and run again: what it held is done anew, the feature file stays",
+    )
+
+
+def _translated(error: sqlite3.Error, path: Path) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _IN_USE:
+        return in_use(path)
+    if code in _NOT_WRITABLE:
+        return StoreError(
+            f"the journal cannot be written ({error})",
+            subject=path,
+            hint="videos finished before are safe in it: free space and run again",
+        )
+    return damaged(path, error)
