@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sqlite3
 from typing import TYPE_CHECKING, Protocol
 
 import h5py
@@ -14,6 +16,7 @@ from conftest import LENGTHS, MEAN
 
 from c3d_extract.cli.extract import _read_list, command
 from c3d_extract.errors import UsageError
+from c3d_extract.store import RunStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,6 +227,94 @@ def test_a_dry_run_lists_and_writes_nothing(run: Call, videos: Path, tmp_path: P
     assert result.exit_code == 0
     assert result.stdout.splitlines() == sorted(LENGTHS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_says_what_a_run_would_do_with_each_video(run: Call, videos: Path, tmp_path: Path) -> None:
+    shutil.copytree(videos / "a", tmp_path / "in")
+    (tmp_path / "in" / "bad.mp4").write_text("no video")
+    assert run("in").exit_code == 3
+    shutil.copy(videos / "mid.mp4", tmp_path / "in" / "new.mp4")
+    shutil.copy(videos / "mid.mp4", tmp_path / "in" / "two.mp4")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("feats.*")}
+    result = run("in", "--dry-run", "-v")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["new.mp4", "two.mp4\tchanged"]
+    assert "skipped: one.mp4: done" in result.stderr
+    assert "Would extract fc6 of 2 of 4 videos" in result.stderr
+    assert "To do: 1 new, 1 changed since they were done\n" in result.stderr
+    assert "Skipped: 1 failed before, 1 done\n" in result.stderr
+    retry = run("in", "--dry-run", "--retry-failed", "--json")
+    states = {entry["video"]: entry["state"] for entry in json.loads(retry.stdout)["todo"]}
+    assert states == {"bad.mp4": "failed", "new.mp4": "new", "two.mp4": "changed"}
+    assert json.loads(retry.stdout)["counts"]["done"] == 1
+    other = run("in", "--dry-run", "--stride", 8)
+    assert other.exit_code == 1
+    assert "stride: 16 → 8" in last_line(other)
+    assert run("in", "--dry-run", "--pca", 50, "-o", "x.h5").exit_code == 1
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("feats.*")}
+
+
+def test_a_dry_run_without_weights_says_what_it_could_not_compare(
+    run: Call, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(videos / "a").exit_code == 0
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    result = run(videos / "a", "--dry-run", weights="sports1m")
+    assert result.exit_code == 0
+    assert "earlier runs are taken to have had the same settings" in result.stderr
+    assert "Skipped: 2 done" in last_line(result)
+    assert not (tmp_path / "torch").exists()
+
+
+def test_two_runs_of_one_command_write_the_same_bytes(run: Call, videos: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        words = ["-o", f"{name}/feats.h5", "--clips", f"{name}/clips.h5", "--pca", 3, "--l2"]
+        assert run(videos, *words).exit_code == 0
+    for file in ("feats.h5", "clips.h5", "feats.pca.h5"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+def test_a_damaged_row_of_an_unfinished_run_is_said_and_done_again(
+    run: Call, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "finish", stop)
+        assert run(videos).exit_code == 130
+    with sqlite3.connect("feats.h5.partial") as journal:
+        journal.execute("UPDATE videos SET features = zeroblob(1024) WHERE video = 'mid.mp4'")
+    journal.close()
+    result = run(videos, "--json")
+    assert result.exit_code == 0
+    says = "the rows of 1 videos in feats.h5.partial are damaged: those videos are done again"
+    assert f"Warning: {says}" in result.stderr
+    assert says in json.loads(result.stdout)["warnings"]
+    assert "6 videos: 1 done, 5 skipped" in last_line(result)
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("option", ["-o", "--clips"])
+def test_an_output_that_is_a_fifo_is_refused_at_once(
+    run: Call, videos: Path, tmp_path: Path, option: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    for more in ([], ["--dry-run"]):
+        result = run(videos, option, "pipe.h5", *more, weights="not looked at")
+        assert result.exit_code == 1
+        assert last_line(result) == "Error: pipe.h5: is a FIFO; move it away, or name another file"
+
+
+def test_a_file_from_the_far_future_is_done_and_then_skipped(run: Call, videos: Path, tmp_path: Path) -> None:
+    shutil.copy(videos / "mid.mp4", tmp_path / "late.mp4")
+    os.utime(tmp_path / "late.mp4", (10**10, 10**10))  # the year 2286
+    if (tmp_path / "late.mp4").stat().st_mtime_ns < 2**63:
+        pytest.skip("this file system holds no such time")
+    assert run("late.mp4").exit_code == 0
+    assert "1 skipped as finished before" in last_line(run("late.mp4"))
+    with h5py.File("feats.h5") as file:
+        assert file["mtime_ns"][:].tolist() == [2**63 - 1]
 
 
 def test_quiet_says_nothing_and_verbose_says_where_the_time_went(run: Call, videos: Path) -> None:

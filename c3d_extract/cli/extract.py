@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from c3d_extract.pca import PcaBasis
     from c3d_extract.pipeline import Extraction, Extractor, Outcome, Progress
     from c3d_extract.settings import ExtractSettings
-    from c3d_extract.sources import Found
+    from c3d_extract.sources import Found, Source
+    from c3d_extract.store import RunStore, State
 
 __all__ = ["command", "main"]
 
@@ -304,11 +306,12 @@ def _find(options: Options, inputs: Inputs) -> Found:
     from c3d_extract.sources import find_videos
     from c3d_extract.store import OutputPaths
 
-    ours = OutputPaths(Path(options.output), Path(options.clips) if options.clips else None).every
+    paths = OutputPaths.of(Path(options.output), Path(options.clips) if options.clips else None)
+    paths.check()
     found = find_videos(
         inputs.named,
         listed=inputs.listed,
-        ours=ours,
+        ours=(Path(options.output), *paths.every),
         frame_folders=options.frame_folders,
         follow_links=options.follow_links,
     )
@@ -426,7 +429,7 @@ def _clock(seconds: float) -> str:
 
 
 def _report(extraction: Extraction) -> str:
-    return str(extraction.output.with_name(f"{extraction.output.stem}.report.jsonl"))
+    return str(extraction.report)
 
 
 def _where_time_went(counts: Progress, workers: int) -> str:
@@ -480,29 +483,99 @@ def _as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcom
     }
 
 
-def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> None:
-    """Say what a run would do, without weights, decoders, or a file written."""
-    from c3d_extract.store import FeatureFile
+_STATES: dict[State, str] = {
+    "new": "new",
+    "changed": "changed since they were done",
+    "failed": "failed before",
+    "journaled": "done in an unfinished run",
+    "done": "done",
+}
 
+
+def _dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> None:
+    """Say what a run would do, or refuse as it would; nothing is fetched, decoded or written."""
     found = _find(options, inputs)
-    output = Path(options.output)
-    finished: set[str] = set()
-    if output.exists() and not options.overwrite:
-        with FeatureFile(output) as file:
-            finished = set(file.videos)
-    todo = [source for source in found.videos if source.name not in finished]
+    with _preview(options, settings, found) as store:
+        plan = [
+            (source, store.state(source.name, source.size_bytes, source.mtime_ns)) for source in found.videos
+        ]
     if options.as_json:
-        facts = {"output": str(output), "weights": options.weights, "settings": settings.to_json()}
-        videos = [{"video": s.name, "path": str(s.path), "size_bytes": s.size_bytes} for s in todo]
-        put_json({**facts, "n_videos": len(found.videos), "todo": videos, "passed_over": found.passed_over})
+        put_json(_plan_as_json(options, settings, found, plan) | {"warnings": store.warnings})
         return
-    for source in todo:
-        click.echo(printable(source.name))
-    size = sum(source.size_bytes for source in todo) / 1e6
-    note(
-        f"Would extract {', '.join(settings.layers)} of {len(todo)} of {len(found.videos)} videos "
-        f"({size:.1f} MB) with {options.weights} into {output}; "
+    for source, state in plan:
+        if _is_todo(state, options):
+            click.echo(printable(source.name) + ("" if state == "new" else f"\t{state}"))
+        elif options.verbose:
+            note(f"skipped: {printable(source.name)}: {_STATES[state]}")
+    if not options.quiet:
+        for warning in store.warnings:
+            note(f"Warning: {warning}")
+        note(_plan_in_words(options, settings, found, plan))
+
+
+def _is_todo(state: State, options: Options) -> bool:
+    return state in {"new", "changed"} or (state == "failed" and options.retry_failed)
+
+
+def _plan_as_json(
+    options: Options, settings: ExtractSettings, found: Found, plan: list[tuple[Source, State]]
+) -> dict[str, Any]:
+    todo = [
+        {"video": source.name, "path": str(source.path), "size_bytes": source.size_bytes, "state": state}
+        for source, state in plan
+        if _is_todo(state, options)
+    ]
+    counts = Counter(state for _, state in plan)
+    return {
+        "output": options.output,
+        "weights": options.weights,
+        "settings": settings.to_json(),
+        "n_videos": len(plan),
+        "todo": todo,
+        "counts": {state: counts[state] for state in _STATES},
+        "passed_over": found.passed_over,
+    }
+
+
+def _plan_in_words(
+    options: Options, settings: ExtractSettings, found: Found, plan: list[tuple[Source, State]]
+) -> str:
+    counts = Counter(state for _, state in plan)
+    sizes = [source.size_bytes for source, state in plan if _is_todo(state, options)]
+    summary = (
+        f"Would extract {', '.join(settings.layers)} of {len(sizes)} of {len(plan)} videos "
+        f"({sum(sizes) / 1e6:.1f} MB) with {options.weights} into {options.output}; "
         f"{len(found.passed_over)} other files passed over"
+    )
+    lines = [summary]
+    for word, todo in (("To do", True), ("Skipped", False)):
+        states = [state for state in _STATES if counts[state] and _is_todo(state, options) == todo]
+        if states:
+            lines.append(f"{word}: {', '.join(f'{counts[state]} {_STATES[state]}' for state in states)}")
+    return "\n".join(lines)
+
+
+def _preview(options: Options, settings: ExtractSettings, found: Found) -> RunStore:
+    from c3d_extract.cli.progress import FetchBar
+    from c3d_extract.pipeline.extraction import check_pca
+    from c3d_extract.store import RunStore
+
+    output, identity = Path(options.output), None
+    try:
+        with _extractor(replace(options, offline=True), settings, FetchBar(quiet=True)) as extractor:
+            check_pca(extractor, len(found.videos), output)
+            identity = extractor.identity()
+    except FetchError as error:
+        note(f"Note: {error.reason}; earlier runs are taken to have had the same settings")
+    return RunStore.preview(
+        output,
+        identity,
+        clips=Path(options.clips) if options.clips else None,
+        overwrite=options.overwrite,
+        retry_failed=options.retry_failed,
+        pca=settings.pca,
+        basis=_basis(options),
+        l2=settings.l2,
     )
 
 

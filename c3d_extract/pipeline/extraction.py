@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from c3d_extract.sources import Found, Source
     from c3d_extract.store import VideoRow
 
-__all__ = ["Extraction"]
+__all__ = ["Extraction", "check_pca"]
 
 
 class Extraction:
@@ -40,7 +40,10 @@ class Extraction:
     summary
         What was written; None until the run has ended.
     warnings
-        What is unlike the run that this one goes on with, and bears on the numbers.
+        What of earlier runs could not be used, and so is done again; and what is unlike the run that this
+        one goes on with, and bears on the numbers.
+    report
+        Where the report is written.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Extraction:
         self._tell = progress or (lambda _: None)
         self._clips = clips
         settings = extractor.settings
-        self._check_pca(len(found.videos), output)
+        check_pca(extractor, len(found.videos), output)
         identity = extractor.identity()
         self._store = RunStore.open(
             output,
@@ -78,7 +81,8 @@ class Extraction:
             l2=settings.l2,
         )
         before = {} if overwrite else self._versions_before(identity.versions)
-        self.warnings = _unlike_before(output.name, before, identity.versions)
+        self.warnings = (*self._store.warnings, *_unlike_before(output.name, before, identity.versions))
+        self.report = self._store.paths.report
 
     def _versions_before(self, now: dict[str, str]) -> dict[str, str]:
         """Return what the run that this one goes on with wrote down; ``now`` where it is the first."""
@@ -87,22 +91,6 @@ class Extraction:
             with FeatureFile(self.output) as file:
                 return dict(file.attributes.get("versions", {}))
         return begun
-
-    def _check_pca(self, n_videos: int, output: Path) -> None:
-        """Refuse before any work what could not be fitted at the end."""
-        k = self._extractor.settings.pca
-        if k is None:
-            return
-        for layer in self._extractor.settings.layers:
-            size = self._extractor.checkpoint.architecture.layer_size(layer)
-            if k > size:
-                raise PcaError(f"{layer} has only {size} dimensions", subject=f"--pca {k}")
-        if n_videos < k and not output.exists():
-            raise PcaError(
-                f"needs at least {k} videos, and there are {n_videos}",
-                subject=f"--pca {k}",
-                hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
-            )
 
     def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False
@@ -165,6 +153,23 @@ class Extraction:
         self.progress.n_partial_now += row.status == "partial"
         self.progress.n_frames += row.n_frames
         self._tell(self.progress)
+
+
+def check_pca(extractor: Extractor, n_videos: int, output: Path) -> None:
+    """Refuse before any work what could not be fitted at the end."""
+    k = extractor.settings.pca
+    if k is None:
+        return
+    for layer in extractor.settings.layers:
+        size = extractor.checkpoint.architecture.layer_size(layer)
+        if k > size:
+            raise PcaError(f"{layer} has only {size} dimensions", subject=f"--pca {k}")
+    if n_videos < k and not output.exists():
+        raise PcaError(
+            f"needs at least {k} videos, and there are {n_videos}",
+            subject=f"--pca {k}",
+            hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
+        )
 
 
 def _unlike_before(name: str, before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
