@@ -52,6 +52,7 @@ SCHEMA = (
     "CREATE INDEX clips_by_video ON clips (video, start_frame, id)",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
+META = ("identity", "base", "extends", "overwrite", "temporary", "written")
 # What earlier runs left, for this session only: rows of the feature file, lines of the report.
 EARLIER = (
     "CREATE TEMP TABLE earlier (video TEXT PRIMARY KEY, status TEXT, size_bytes INTEGER, mtime_ns INTEGER,"
@@ -133,8 +134,7 @@ class Journal:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(EARLIER)
                 if is_ours:
-                    self._check_structure()
-                    self._forget_bad_rows()
+                    self._mend()
         except MemoryError as error:  # a length that is damaged
             self._close()
             raise damaged(self.path, "a row is too long") from error
@@ -157,13 +157,22 @@ class Journal:
             raise damaged(self.path, "its tables are not those it was made with")
         return bool(tables)
 
-    def _check_structure(self) -> None:
-        """Check what the digests of rows do not cover: pages, indexes, and the keys of `reset`."""
+    def _mend(self) -> None:
+        """Make indexes anew where they are damaged, and forget bad rows; all of it, or `StoreError`."""
+        verdict = self._verdict()
+        with self._transaction():
+            if verdict != "ok":
+                self._db.execute("REINDEX")
+            self._forget_bad_rows()
+            if verdict != "ok" and self._verdict() != "ok":
+                raise damaged(self.path, verdict)
+            for key in META:
+                self.meta(key)
+
+    def _verdict(self) -> str:
+        """Return what SQLite finds wrong with pages and indexes, which no digest covers; else ``ok``."""
         (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise damaged(self.path, " ".join(verdict.split()).removeprefix("*** in database main *** "))
-        for key in ("identity", "base", "extends", "overwrite", "temporary", "written"):
-            self.meta(key)
+        return " ".join(verdict.split()).removeprefix("*** in database main *** ")
 
     def _forget_bad_rows(self) -> None:
         bad: list[tuple[int]] = []
@@ -174,8 +183,7 @@ class Journal:
             self.n_not_finite += is_sound and not is_finite
             if not (is_sound and is_finite):
                 bad.append((rowid,))
-        with self._transaction():
-            self._db.executemany("DELETE FROM videos WHERE rowid = ?", bad)
+        self._db.executemany("DELETE FROM videos WHERE rowid = ?", bad)
 
     def _judge(self, digest: bytes, values: list[Any]) -> tuple[bool, bool]:
         """Say whether a video's row and its clips agree with their digests, and whether all is finite."""

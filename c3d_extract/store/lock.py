@@ -135,6 +135,8 @@ def guarded(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translated(error, path) from error
+    except UnicodeDecodeError as error:  # Python's, of a message of SQLite's that quotes the damage
+        raise damaged(path, "its tables have no names") from error
     except UnicodeEncodeError as error:
         raise StoreError("a video's name is not valid UTF-8", subject=ascii(error.object)) from error
     except OSError as error:

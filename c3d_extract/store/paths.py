@@ -93,16 +93,20 @@ class OutputPaths:
         for folder in self._folders:
             _check_may_be_made(folder)
 
-    def make_folders(self) -> bool:
-        """Make missing folders; say whether their file systems have locks. StoreError without permission."""
-        locks = True
+    def make_folders(self) -> set[Path]:
+        """Make missing folders; return those whose file systems have no locks.
+
+        Raises `StoreError` where one cannot be written.
+        """
+        unlocked = set()
         for folder in self._folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                locks = has_locks(folder) and locks
+                if not has_locks(folder):
+                    unlocked.add(folder)
             except OSError as error:
                 raise _not_writable(folder, error.strerror or error) from error
-        return locks
+        return unlocked
 
     @property
     def _folders(self) -> set[Path]:

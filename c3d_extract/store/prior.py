@@ -123,7 +123,7 @@ class Prior:
         if unusable:
             text = "hold features that are not finite: they are dropped, and those videos done again"
             warnings.append(f"the rows of {len(unusable)} videos in {self.paths.features.name} {text}")
-        records, warning = self._records_of_report()
+        records, warning = self._records_of_report(journal)
         journal.remember(chain(records, self._records_of_features(unusable)))
         return Kept(basis, unusable, (*warnings, *warning))
 
@@ -134,13 +134,13 @@ class Prior:
                     size, mtime = int(row["size_bytes"]), int(row["mtime_ns"])
                     yield name, "ok", size, mtime, True, report.line_of_columns(name, row)
 
-    def _records_of_report(self) -> tuple[Iterator[Record], list[str]]:
-        """Return what the report says, where it is the one that was written with the feature file."""
+    def _records_of_report(self, journal: Journal) -> tuple[Iterator[Record], list[str]]:
+        """Return what the report says, where it was written with the feature file or by this very run."""
         path = self.paths.report
         if not path.exists():
             return iter(()), []
         digest = report.report_digest(path)
-        if digest is not None and digest == self.features.get("report_sha256"):
+        if digest is not None and digest in {self.features.get("report_sha256"), *journal.meta("written")}:
             return _records_of_report(path), []
         why = f"{path.name} is not the report written with {self.paths.features.name}"
         return iter(()), [f"{why}: what failed in earlier runs is tried again"]

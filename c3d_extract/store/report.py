@@ -61,6 +61,8 @@ def write_report(path: Path, lines: Iterable[str], ledger: Ledger | None = None)
             digest.update(_essence(json.loads(line)))
             # Half a surrogate pair, as in a name that is no UTF-8, becomes its escape, which JSON reads back.
             file.write(f"{line}\n".encode(errors="backslashreplace"))
+        if ledger is not None:
+            ledger.note_written(digest.hexdigest())
     return digest.hexdigest()
 
 

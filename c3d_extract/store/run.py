@@ -94,17 +94,14 @@ class RunStore:
         """
         paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
         paths.check()
-        _check_components(identity, pca)
-        if basis is not None:
-            check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
-        identity = _with_store_settings(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
+        identity = _settled(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
         Prior(paths, pca=pca is not None)  # ours or nothing: looked at before anything is made
-        locks = paths.make_folders()
+        unlocked = paths.make_folders()
         with ExitStack() as undo:
-            journal = Journal.open(paths.journal, locks=locks)
+            journal = Journal.open(paths.journal, locks=paths.features.parent not in unlocked)
             store = cls(Assembler(paths, identity, journal, l2, pca, basis), retry_failed=retry_failed)
             undo.callback(store.close)
-            store._take_over(overwrite=overwrite, locks=locks)
+            store._take_over(overwrite=overwrite, unlocked=unlocked)
             undo.pop_all()
         return store
 
@@ -129,10 +126,7 @@ class RunStore:
         paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
         paths.check()
         if identity is not None:
-            _check_components(identity, pca)
-            if basis is not None:
-                check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
-            identity = _with_store_settings(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
+            identity = _settled(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
         journal = Journal.open_copy(paths.journal)
         store = cls(Assembler(paths, identity or NOBODY, journal, l2, pca, basis), retry_failed=retry_failed)
         try:
@@ -142,13 +136,14 @@ class RunStore:
             raise
         return store
 
-    def _take_over(self, *, overwrite: bool, locks: bool) -> None:
+    def _take_over(self, *, overwrite: bool, unlocked: set[Path]) -> None:
         """Take the clip file, clear away what a killed run left, and begin."""
-        if not locks:
-            folder = self.paths.features.absolute().parent
-            self.warnings.append(f"{folder} cannot lock files: start no second run on the same files")
-        elif self.paths.clip_lock is not None:
-            self._clip_lock = ClipLock(self.paths.clip_lock)
+        for folder in sorted(unlocked):
+            where = f"the file system of {folder.absolute()} cannot lock files"
+            self.warnings.append(f"{where}: start no second run on the same files")
+        lock = self.paths.clip_lock
+        if lock is not None and lock.parent not in unlocked:
+            self._clip_lock = ClipLock(lock)
         if not self._journal.is_new:
             self._remove_temporary_files()
         self._begin(self.identity, overwrite=overwrite)
@@ -313,16 +308,15 @@ class RunStore:
         return {layer: features[layer] for layer in self.identity.layer_sizes}
 
 
-def _check_components(identity: RunIdentity, pca: int | None) -> None:
+def _settled(
+    identity: RunIdentity, *, pca: int | None, basis: PcaBasis | None, l2: bool, clips: bool
+) -> RunIdentity:
+    """Add what the store itself makes different, so that it is always compared; raise what cannot be."""
     for layer, size in identity.layer_sizes.items():
         if pca is not None and not 1 <= pca <= size:
             hint = f"ask for 1 to {size}"
             raise PcaError(f"cannot take {pca} components from {size} dimensions", subject=layer, hint=hint)
-
-
-def _with_store_settings(
-    identity: RunIdentity, *, pca: int | None, basis: PcaBasis | None, l2: bool, clips: bool
-) -> RunIdentity:
-    """Add to the settings what the store itself makes different, so that it is always compared."""
+    if basis is not None:
+        check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
     own = {"l2": l2, "pca": pca, "pca_from_sha256": basis.sha256 if basis else None, "clips": clips}
     return replace(identity, settings={**own, **identity.settings})
