@@ -29,11 +29,25 @@ __all__ = [
     "UsageError",
     "VideoError",
     "WeightsError",
+    "printable",
 ]
+
+LONGEST = 4200  # characters of a line that is shown; a path has at most 4,096 bytes
+
+
+def printable(text: str) -> str:
+    """Make a text fit for one line of a terminal: what a file or a name may hold to fool it is escaped.
+
+    These are line breaks, control and formatting characters (colours, the cursor, the direction of
+    writing) and halves of surrogate pairs. Of one without end, such as a line of a list may be, the middle
+    is left out.
+    """
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
 
 
 class C3DError(Exception):
-    """Base of everything this package raises on purpose.
+    """Base of everything this package raises on purpose; its text is one line, whatever was put into it.
 
     Parameters
     ----------
@@ -53,7 +67,7 @@ class C3DError(Exception):
 
     def __str__(self) -> str:
         text = self.reason if self.subject is None else f"{self.subject}: {self.reason}"
-        return text if self.hint is None else f"{text}; {self.hint}"
+        return printable(text if self.hint is None else f"{text}; {self.hint}")
 
 
 class UsageError(C3DError):

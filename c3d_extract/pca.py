@@ -43,14 +43,21 @@ class LayerBasis:
     n_samples: int
 
     def apply(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Project rows float32 (n, D) to float32 (n, K); a row's result depends on no other row."""
+        """Project rows float32 (n, D) to float32 (n, K); a row's result depends on no other row.
+
+        Raises `PcaError` where rows have another size, or what comes out is not finite.
+        """
         if X.ndim != 2 or X.shape[1] != len(self.mean):
             raise PcaError(f"the basis takes rows of {len(self.mean)} values, not {X.shape}")
         rows = (X.astype(np.float64) - self.mean)[:, :, None]
         # One matrix-vector product a row: in a matrix product, the last bits of a row hang on its neighbours.
         steps = range(0, len(self.components), COMPONENTS_AT_ONCE)
         parts = [self.components[k : k + COMPONENTS_AT_ONCE] @ rows for k in steps]
-        return np.concatenate(parts, axis=1)[:, :, 0].astype(np.float32)
+        with np.errstate(over="ignore"):
+            projected = np.concatenate(parts, axis=1)[:, :, 0].astype(np.float32)
+        if not np.isfinite(projected).all():
+            raise PcaError("rows that are not finite cannot be projected")
+        return projected
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,22 @@ if TYPE_CHECKING:
     from c3d_extract.store import Status
 
 SIZES = {"fc6": 12, "fc7": 5}
-WEIGHTS = {"name": "random", "sha256": "00ff"}
+WEIGHTS = {
+    "weights": "random",
+    "weights_sha256": "00ff",
+    "pool5": "ceil",
+    "colour": "bgr",
+    "mean": "1,2,3",
+    "mean_sha256": "0123",
+    "record": {
+        "preprocessing": {"resize": [128, 171], "crop": [112, 112], "colour": "bgr", "std": [1, 1, 1]}
+    },
+}
+SETTINGS = {"stride": 16, "tail": "drop", "short": "pad", "fps": None}
 
 
 def identity(**settings: Any) -> RunIdentity:
-    return RunIdentity({"stride": 16, **settings}, dict(WEIGHTS), dict(SIZES), {"c3d-extract": "0.1.0"})
+    return RunIdentity({**SETTINGS, **settings}, dict(WEIGHTS), dict(SIZES), {"c3d-extract": "0.1.0"})
 
 
 def video_row(

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -16,7 +17,8 @@ from sklearn.decomposition import PCA
 from store_samples import datasets, identity, record, sample_rows
 
 from c3d_extract.cli import info, pca
-from c3d_extract.store import FeatureFile, RunStore
+from c3d_extract.errors import MismatchError
+from c3d_extract.store import FeatureFile, RunStore, load_basis
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +62,7 @@ def test_info_as_json_is_one_document_with_all_there_is(features: Path) -> None:
     assert facts["complete"] is True
     assert facts["layers"] == {"fc6": 12, "fc7": 5}
     assert facts["settings"]["stride"] == 16
-    assert facts["weights"]["sha256"] == "00ff"
+    assert facts["weights"]["weights_sha256"] == "00ff"
     assert facts["report"]["counts"] == {"ok": 12, "partial": 4, "failed": 4, "skipped": 0}
     assert {line["video"] for line in facts["report"]["failures"]} == {
         row.video for row in sample_rows(20) if row.status == "failed"
@@ -163,7 +165,76 @@ def test_a_basis_of_normalised_averages_is_not_for_raw_rows(tmp_path: Path) -> N
         pca.command, "apply", tmp_path / "clips.h5", "--basis", tmp_path / "b.h5", "-o", tmp_path / "o.h5"
     )
     assert result.exit_code == 1
-    assert "l2: True → False" in result.stderr
+    assert "l2: true → false" in result.stderr
+
+
+PREPROCESSING = {"resize": [128, 171], "crop": [112, 112], "colour": "bgr", "std": [1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "said"),
+    [
+        (
+            {"weights": "other", "weights_sha256": "11"},
+            {},
+            "weights: random (sha256 00ff) → other (sha256 11)",
+        ),
+        ({"mean_sha256": "45"}, {}, "mean: 1,2,3 (sha256 0123) → 1,2,3 (sha256 45)"),
+        ({"pool5": "symmetric"}, {}, "pool5: ceil → symmetric"),
+        ({"colour": "rgb"}, {}, "colour: bgr → rgb"),
+        (
+            {"record": {"preprocessing": PREPROCESSING | {"std": [58.0, 57, 59]}}},
+            {},
+            "std: [1, 1, 1] → [58.0, 57, 59]",
+        ),
+        ({}, {"stride": 8}, "stride: 16 → 8"),
+        ({}, {"tail": "pad"}, "tail: drop → pad"),
+        ({}, {"short": "loop"}, "short: pad → loop"),
+        ({}, {"fps": 12.5}, "fps: null → 12.5"),
+        ({}, {"l2": True}, "l2: false → true"),
+    ],
+)
+def test_a_basis_is_for_features_made_as_those_it_was_fitted_on(
+    features: Path, tmp_path: Path, weights: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    assert run(pca.command, "fit", features, "-k", 2, "-o", tmp_path / "b.h5").exit_code == 0
+    same = identity(**settings)
+    other = replace(same, weights=same.weights | weights)
+    l2 = bool(settings.get("l2"))
+    with RunStore.open(tmp_path / "other.h5", other, l2=l2) as store:
+        for row in sample_rows(5):
+            record(store, row)
+        store.finish(complete=True)
+    words = ("--basis", tmp_path / "b.h5", "-o", tmp_path / "o.h5")
+    result = run(pca.command, "apply", tmp_path / "other.h5", *words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: b.h5: the basis was fitted on other features ({said}); ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "o.h5").exists()
+    with pytest.raises(MismatchError, match=re.escape(said)):  # --pca-from
+        RunStore.open(tmp_path / "run.h5", other, basis=load_basis(tmp_path / "b.h5"), l2=l2)
+
+
+@pytest.mark.parametrize("unknown", ["weights_sha256", "mean_sha256", "pool5", "colour", "record", "stride"])
+def test_a_basis_or_features_of_unknown_make_are_refused_even_where_both_are(
+    features: Path, tmp_path: Path, unknown: str
+) -> None:
+    """What is missing on both sides is equal, and says nothing."""
+    assert run(pca.command, "fit", features, "-k", 2, "-o", tmp_path / "b.h5").exit_code == 0
+    known, without = tmp_path / "b.h5", tmp_path / "without.h5"
+    for path in (features, known):
+        copy = without if path == features else tmp_path / "old.h5"
+        copy.write_bytes(path.read_bytes())
+        with h5py.File(copy, "r+") as file:
+            for name in ("weights", "settings"):
+                values = json.loads(file.attrs[name])
+                file.attrs[name] = json.dumps({k: v for k, v in values.items() if k != unknown})
+    for table, basis in ((features, tmp_path / "old.h5"), (without, known), (without, tmp_path / "old.h5")):
+        result = run(pca.command, "apply", table, "--basis", basis, "-o", tmp_path / "o.h5")
+        assert result.exit_code == 1
+        known_as = {"weights_sha256": "weights", "mean_sha256": "mean", "record": "resize, crop, std"}
+        assert f"do not say {known_as.get(unknown, unknown)}; " in result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_reader_gives_arrays_names_and_attributes(output: Path) -> None:
         assert file["fc7"].shape == (6, 5)
         assert file["fc7"].dtype == np.float32
         assert file.column("n_frames").tolist() == [100] * 6
-        assert file.attributes["weights"]["sha256"] == "00ff"
+        assert file.attributes["weights"]["weights_sha256"] == "00ff"
         np.testing.assert_array_equal(np.concatenate(list(file.blocks("fc6"))), file["fc6"])
         with pytest.raises(StoreError, match="has no fc8, only"):
             file["fc8"]
@@ -492,10 +492,16 @@ def test_overwrite_forgets_the_journal(output: Path) -> None:
 @pytest.mark.parametrize("complete", [True, False])
 def test_other_settings_are_refused_and_named(output: Path, complete: bool) -> None:
     write(output, [video_row("a")], complete=complete)
-    other = RunIdentity({"stride": 8, "tail": "pad"}, {"name": "random", "sha256": "11"}, dict(SIZES), {})
+    others = identity(stride=8, tail="pad", extra=1)
+    other = replace(others, weights=others.weights | {"weights_sha256": "11"})
     with pytest.raises(MismatchError, match="--overwrite") as caught:
         RunStore.open(output, other)
-    assert caught.value.differences == ["stride: 16 → 8", "tail: none → pad", "weights sha256: 00ff → 11"]
+    assert caught.value.differences == [
+        "stride: 16 → 8",
+        "tail: drop → pad",
+        "extra: none → 1",
+        "weights weights_sha256: 00ff → 11",
+    ]
     RunStore.open(output, replace(identity(), versions={"c3d-extract": "9"})).close()  # only informs
 
 
@@ -819,15 +825,16 @@ def test_a_given_basis_must_fit_and_stay_the_same(output: Path) -> None:
         yield np.stack([row.features[layer] for row in rows])
 
     factories = {layer: lambda layer=layer: averages(layer) for layer in SIZES}
-    provenance = {"weights": {"sha256": "00ff"}, "settings": {"l2": False}}
+    provenance = {"weights": identity().weights, "settings": identity(l2=False).settings}
     three, two = (fit(factories, k, name="b.pca.h5", provenance=provenance) for k in (3, 2))
     write(output, rows, basis=three)
     with pytest.raises(MismatchError, match="pca_from_sha256"):
         RunStore.open(output, identity(), basis=two)
-    with pytest.raises(MismatchError, match="l2: False → True"):
+    with pytest.raises(MismatchError, match="l2: false → true"):
         RunStore.open(output, identity(), basis=three, l2=True)
-    with pytest.raises(MismatchError, match="weights sha256: 00ff → 11"):
-        RunStore.open(output, replace(identity(), weights={"sha256": "11"}), basis=three)
+    other = replace(identity(), weights=identity().weights | {"weights_sha256": "11"})
+    with pytest.raises(MismatchError, match=r"weights: random \(sha256 00ff\) → random \(sha256 11\)"):
+        RunStore.open(output, other, basis=three)
     with pytest.raises(PcaError, match="no basis for layer fc8"):
         RunStore.open(output, replace(identity(), layer_sizes={"fc8": 4}), basis=three)
 

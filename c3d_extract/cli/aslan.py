@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note, put_json
+from c3d_extract.cli.common import debug_option, guarded, note, put_json, show
 
 __all__ = ["command"]
 
@@ -68,6 +68,6 @@ def command(
             "splits": [{"split": split, "accuracy": a, "auc": auc} for split, a, auc in folds],
         })  # fmt: skip
         return
-    click.echo(f"{len(pairs.same):,} pairs in {len(report.splits)} splits; {', '.join(layers or LAYERS)}")
-    click.echo(f"accuracy {report.accuracy:.3f} ± {report.standard_error:.3f} (standard error)")
-    click.echo(f"area under the ROC curve {report.auc:.3f}")
+    show(f"{len(pairs.same):,} pairs in {len(report.splits)} splits; {', '.join(layers or LAYERS)}")
+    show(f"accuracy {report.accuracy:.3f} ± {report.standard_error:.3f} (standard error)")
+    show(f"area under the ROC curve {report.auc:.3f}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note, put_json
+from c3d_extract.cli.common import debug_option, guarded, note, printable, put_json, show
 
 if TYPE_CHECKING:
     from c3d_extract.evaluate import LinearModel, Recipe, Report, Task
@@ -129,10 +129,10 @@ def command(**words: Any) -> None:
 
 def _warn(task: Task, report: Report) -> None:
     for line in task.notes:
-        note(f"Note: {line}.")
+        note(f"Note: {printable(line)}.")
     untested = [row.name for row in report.per_class if not row.n_test]
     if untested:
-        shown = ", ".join(untested[:5]) + (", …" if len(untested) > 5 else "")
+        shown = ", ".join(map(printable, untested[:5])) + (", …" if len(untested) > 5 else "")
         note(f"Note: {len(untested)} of {len(report.classes)} classes have no test video: {shown}.")
     if report.n_unconverged:
         note(f"Note: the SVM of {report.n_unconverged} folds did not converge; try a smaller --c.")
@@ -207,14 +207,14 @@ def _show(task: Task, recipe: Recipe, report: Report, curve: dict[int, Report]) 
     steps += [f"PCA to {recipe.pca}"] if recipe.pca else []
     used = sorted({fold.c for fold in report.folds})
     chosen = f"C chosen from {used[0]:g} to {used[-1]:g}" if recipe.c is None else f"C = {recipe.c:g}"
-    click.echo(f"{len(task.videos):,} videos, {len(report.classes)} classes; {task.protocol}")
-    click.echo(f"{', '.join(steps)}; linear SVM, {chosen}")
-    click.echo(f"\naccuracy  {_accuracy(report)}")
+    show(f"{len(task.videos):,} videos, {len(report.classes)} classes; {printable(task.protocol)}")
+    show(f"{', '.join(steps)}; linear SVM, {chosen}")
+    show(f"\naccuracy  {_accuracy(report)}")
     _show_folds(report)
     if curve:
-        click.echo("\n  PCA  accuracy")
+        show("\n  PCA  accuracy")
         for k, one in curve.items():
-            click.echo(f"{k:>5}  {_accuracy(one)}")
+            show(f"{k:>5}  {_accuracy(one)}")
     _show_classes(report)
     _show_confusions(report)
 
@@ -232,32 +232,31 @@ def _accuracy(report: Report) -> str:
 def _show_folds(report: Report) -> None:
     if 1 < len(report.folds) <= 12:
         for fold in report.folds:
-            click.echo(
-                f"  fold {fold.name:<8} {fold.accuracy:.3f}  {len(fold.test)} tested on {fold.n_train}"
-            )
+            name, n_test = printable(fold.name), len(fold.test)
+            show(f"  fold {name:<8} {fold.accuracy:.3f}  {n_test} tested on {fold.n_train}")
 
 
 def _show_classes(report: Report) -> None:
-    width = max(5, *(min(len(name), 36) for name in report.classes))
-    click.echo(f"\n  {'class':<{width}}  tested  precision  recall     F1")
+    width = max(5, *(min(len(printable(name)), 36) for name in report.classes))
+    show(f"\n  {'class':<{width}}  tested  precision  recall     F1")
     for row in report.per_class:
         cells = [
             f"{'–' if math.isnan(x) else format(x, '.3f'):>{w}}"
             for x, w in ((row.precision, 9), (row.recall, 6), (row.f1, 5))
         ]
-        click.echo(f"  {row.name[:36]:<{width}}  {row.n_test:>6}  {'  '.join(cells)}")
+        show(f"  {printable(row.name)[:36]:<{width}}  {row.n_test:>6}  {'  '.join(cells)}")
 
 
 def _show_confusions(report: Report) -> None:
     """Print the matrix where it fits, else the confusions that occur most."""
-    counts = report.confusion
+    counts, classes = report.confusion, [printable(name) for name in report.classes]
     cell = max(len(str(counts.max())), len(str(len(counts)))) + 1
-    width = min(max(len(name) for name in report.classes), 24)
+    width = min(max(map(len, classes)), 24)
     if 6 + width + cell * len(counts) <= MATRIX_WIDTH:
-        click.echo("\n  confusion: row = true class, column = predicted")
-        click.echo(" " * (6 + width) + "".join(f"{i:>{cell}}" for i in range(1, len(counts) + 1)))
-        for i, (name, row) in enumerate(zip(report.classes, counts, strict=True), start=1):
-            click.echo(f"  {i:>2} {name[:24]:<{width}} " + "".join(f"{n or '·':>{cell}}" for n in row))
+        show("\n  confusion: row = true class, column = predicted")
+        show(" " * (6 + width) + "".join(f"{i:>{cell}}" for i in range(1, len(counts) + 1)))
+        for i, (name, row) in enumerate(zip(classes, counts, strict=True), start=1):
+            show(f"  {i:>2} {name[:24]:<{width}} " + "".join(f"{n or '·':>{cell}}" for n in row))
         return
     wrong = sorted(
         (
@@ -268,6 +267,6 @@ def _show_confusions(report: Report) -> None:
         ),
         key=lambda found: (-found[0], found[1:]),
     )
-    click.echo(f"\n  the {min(N_CONFUSIONS, len(wrong))} commonest of {len(wrong)} confusions (all: --json)")
+    show(f"\n  the {min(N_CONFUSIONS, len(wrong))} commonest of {len(wrong)} confusions (all: --json)")
     for n, i, j in wrong[:N_CONFUSIONS]:
-        click.echo(f"  {n:>5}  {report.classes[i]} taken for {report.classes[j]}")
+        show(f"  {n:>5}  {classes[i]} taken for {classes[j]}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from c3d_extract.cli.streams import StdoutLostError, keep_streams
-from c3d_extract.errors import C3DError, UsageError
+from c3d_extract.errors import C3DError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ __all__ = [
     "printable",
     "put_json",
     "run_program",
+    "show",
 ]
 
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -38,23 +39,23 @@ debug_option = click.option("--debug", is_flag=True, help="Show the traceback of
 
 
 def note(message: str) -> None:
-    """Say something on stderr, as one line a message."""
-    click.echo(message, err=True)
+    """Say something on stderr."""
+    click.echo(_escaped(message), err=True)
 
 
-_LONGEST_NAME = 4096  # of a path on Linux; a line of a list may have any length
+def show(text: str) -> None:
+    """Say something on stdout, for people; data goes there by `put_json` or as it is."""
+    click.echo(_escaped(text))
 
 
-def printable(name: str) -> str:
-    """Make a name fit for one line of a terminal: control characters are escaped, no end without end."""
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+def _escaped(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def put_json(values: Any) -> None:
-    """Write one JSON document to stdout."""
-    click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+    """Write one JSON document to stdout; what could fool a terminal is escaped, which JSON reads back."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo("".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

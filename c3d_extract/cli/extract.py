@@ -353,10 +353,11 @@ def _introduce(options: Options, extractor: Extractor) -> None:
         return
     checkpoint = extractor.checkpoint
     for remark in checkpoint.notes:
-        note(f"Note: {remark}")
+        note(f"Note: {printable(remark)}")
     arch, colour = checkpoint.architecture, checkpoint.preprocessing.colour
     note(
-        f"{checkpoint.name} (pool5 {arch.pool5}, {colour.upper()}, mean {checkpoint.mean_name}) "
+        f"{printable(checkpoint.name)} (pool5 {arch.pool5}, {colour.upper()}, "
+        f"mean {printable(checkpoint.mean_name)}) "
         f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, "
         + _decoders(extractor.workers)
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, put_json
+from c3d_extract.cli.common import debug_option, guarded, printable, put_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +88,8 @@ def _pairs(title: str, values: dict[str, Any]) -> Table:
     if title:
         table.add_row(Text(title, style="bold"))
     for name, value in values.items():
-        table.add_row(Text(f"  {name}" if title else name), Text(_plain(value)))
+        shown = printable(name)
+        table.add_row(Text(f"  {shown}" if title else shown), Text(printable(_plain(value))))
     return table
 
 

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+from c3d_extract.errors import printable
+
 if TYPE_CHECKING:
     from c3d_extract.pipeline import Progress as Counts
 
@@ -81,7 +83,7 @@ class RunBar:
     def say(self, line: str, style: str = "") -> None:
         """Print one line above the bar, unless quiet."""
         if not self._quiet:
-            self.console.print(Text(line, style=style))
+            self.console.print(Text(printable(line), style=style))
 
     def update(self, counts: Counts) -> None:
         """Take new counts."""
@@ -117,7 +119,7 @@ class FetchBar:
             return
         if self._bar is None:
             columns = (
-                TextColumn("fetching {task.description}"),
+                TextColumn("fetching {task.description}", markup=False),
                 BarColumn(),
                 DownloadColumn(),
                 TransferSpeedColumn(),
@@ -128,5 +130,5 @@ class FetchBar:
         if name not in self._tasks:
             self._tasks[name] = self._bar.add_task(name, total=n_total)
             if not sys.stderr.isatty():
-                Console(stderr=True).print(f"fetching {name}", highlight=False)
+                Console(stderr=True).print(f"fetching {name}", highlight=False, markup=False)
         self._bar.update(self._tasks[name], completed=n_done, total=n_total)

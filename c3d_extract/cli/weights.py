@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, put_json
+from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, printable, put_json, show
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of
 from c3d_extract.weights.records import find_record, registry
@@ -149,7 +149,7 @@ def _put(key: str, value: Any) -> None:
             if isinstance(one, int) and not isinstance(one, bool)
             else one
         )
-        click.echo(f"{key if i == 0 else '':<20} {text if text is not None else '-'}")
+        show(f"{key if i == 0 else '':<20} {'-' if text is None else printable(str(text))}")
 
 
 @command.command("fetch")
@@ -219,12 +219,12 @@ def convert_command(
         checkpoint, rounding = convert(source, output, dtype=dtype, progress=bar, **how)
     if not quiet:
         for remark in checkpoint.notes:
-            note(remark)
+            note(printable(remark))
     architecture = checkpoint.architecture
-    click.echo(
+    show(
         f"{output}: {architecture.n_parameters():,} weights in {dtype}, {_megabytes(output.stat().st_size)}; "
         f"from {checkpoint.layout}, pool5 {architecture.pool5}, colour {checkpoint.preprocessing.colour}, "
-        f"mean {checkpoint.mean_name}"
+        f"mean {printable(checkpoint.mean_name)}"
     )
     click.echo(_rounding_text(rounding))
 
@@ -292,7 +292,7 @@ def verify_command(
             on_run=None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}"),
         )
     for remark in () if quiet else verdict.notes:
-        note(remark)
+        note(printable(remark))
     put_json(_verdict_json(verdict)) if as_json else _put_verdict(verdict)
     if verdict.match is None:
         sys.exit(EXIT_FATAL)

@@ -244,6 +244,7 @@ def _read_mat(path: Path) -> list[tuple[int, str, str, bool]]:
     scipy_io = optional_module("scipy.io", "classify")
     try:
         cube = scipy_io.loadmat(path)["action_splits_pairs"]
+        cube = cube if cube.dtype.kind in "iu" else _whole(cube)
         n_pairs, n_fields, n_splits = cube.shape
     except Exception as error:  # whatever a reader of foreign files raises
         raise UsageError(
@@ -258,6 +259,13 @@ def _read_mat(path: Path) -> list[tuple[int, str, str, bool]]:
         for split in range(n_splits)
         for i in range(n_pairs)
     ]
+
+
+def _whole(cube: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return MATLAB's numbers, which are all floating, as integers; ValueError where they are not whole."""
+    if cube.dtype.kind != "f" or not (np.abs(cube) < 1e6).all():
+        raise ValueError("it holds no sample numbers")
+    return cube.astype(np.int64)
 
 
 def _sample_numbers(names: Sequence[str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from c3d_extract.errors import StoreError
+from c3d_extract.errors import StoreError, printable
 from c3d_extract.evaluate.linear import optional_module
 
 if TYPE_CHECKING:
@@ -58,11 +58,12 @@ def _draw_confusion(axes: Any, report: Report, title: str) -> None:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set(xlabel="predicted", ylabel="true", title=_plain(title))
     if len(report.classes) <= MOST_NAMES:
         ticks = range(len(report.classes))
-        axes.set_xticks(ticks, report.classes, rotation=90)
-        axes.set_yticks(ticks, report.classes)
+        names = [_plain(name) for name in report.classes]
+        axes.set_xticks(ticks, names, rotation=90)
+        axes.set_yticks(ticks, names)
     if len(report.classes) <= MOST_NUMBERS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             ink = "white" if shares[row, column] > 0.5 else "black"
@@ -81,3 +82,7 @@ def _draw_curve(axes: Any, report: Report, curve: Mapping[int, Report]) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+
+
+def _plain(text: str) -> str:
+    return printable(text).replace("$", r"\$")  # which matplotlib would take for a formula

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from c3d_extract.errors import C3DError, StoreError, UsageError
+from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -222,9 +223,11 @@ def load_model(path: Path) -> LinearModel:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not path.is_file():  # a FIFO would keep us for ever
+            raise StoreError("cannot be read: not a file", subject=path)
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            described = json.loads((file.metadata() or {})["c3d_extract"])
+            described = parse_json((file.metadata() or {})["c3d_extract"])
         return _assemble(described, arrays)
     except OSError as error:
         raise StoreError(f"cannot be read: {error.strerror or error}", subject=path) from error
@@ -242,8 +245,11 @@ def _assemble(described: Mapping[str, Any], arrays: Mapping[str, NDArray[np.floa
     fits = coef.ndim == 2 and coef.shape[0] == n_planes and intercept.shape == (n_planes,)
     if basis is not None:
         fits &= basis.components.shape == (coef.shape[1], len(basis.mean))
+    fits &= len(classes) > 1 and all(isinstance(name, str) for name in classes)
     if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError("its arrays do not fit together")
+    if not np.isfinite(float(described["c"])):
+        raise ValueError("its C is no number")
     return LinearModel(
         classes=classes,
         coef=coef,

@@ -159,10 +159,10 @@ def read_layer(path: Path, layer: str) -> LayerTable:
                 "has a row a clip, not a row a video", subject=path, hint="give the feature file"
             )
         dimension, pca = file.size_of(layer), file.attributes.get("pca_sha256", "none")
-        weights = {k: v for k, v in file.attributes.get("weights", {}).items() if k not in NOT_COMPARED}
-        table = LayerTable(
-            file[layer], file.videos, {"layer": layer, "dimension": dimension, "pca": pca, **weights}
-        )
+        own = {"layer": layer, "dimension": dimension, "pca": pca}
+        others = file.attributes.get("weights", {}).items()
+        weights = {k: v for k, v in others if k not in NOT_COMPARED and k not in own}
+        table = LayerTable(file[layer], file.videos, {**own, **weights})
     if not len(table.X):
         raise StoreError("holds no videos", subject=path)
     finite = np.asarray(np.isfinite(table.X).all(axis=1))
@@ -217,7 +217,13 @@ def _read_tables(choices: Choices) -> tuple[LayerTable, int, list[str]]:
 
 
 def require_same(wanted: dict[str, Any], found: dict[str, Any], *, subject: object) -> None:
-    """Raise MismatchError, naming the differences, if two files' ``made_from`` differ."""
+    """Raise MismatchError, naming the differences, if two files' ``made_from`` differ.
+
+    StoreError where one does not say which weights it is of: then nothing can be compared.
+    """
+    if not (wanted.get("weights_sha256") and found.get("weights_sha256")):
+        reason = "cannot be compared: it or the other file does not say which weights it was made with"
+        raise StoreError(reason, subject=subject, hint="extract the features again")
     differences = [
         f"{key}: {wanted.get(key)} → {found.get(key)}"
         for key in wanted | found

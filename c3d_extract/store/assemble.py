@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c3d_extract.errors import PcaError
+from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.pca import fit, l2_normalised
 from c3d_extract.store.files import VIDEO_COLUMNS, FeatureFile, TableRow, batches, save_basis, write_table
 from c3d_extract.store.prior import read_attributes
@@ -133,13 +134,16 @@ class Assembler:
     ) -> None:
         kind: Kind = "features" if path == self.paths.features else "clips"
         with ExitStack() as files:
-            earlier = files.enter_context(FeatureFile(path)).rows() if self._extends else ()
-            usable = (row for row in earlier if row.video not in self.unusable)
+            earlier: Iterable[TableRow] = ()
+            if self._extends:
+                file = files.enter_context(FeatureFile(path))
+                _check_sizes(file, sizes)
+                earlier = (row for row in file.rows(sizes) if row.video not in self.unusable)
             write_table(
                 path,
                 kind=kind,
                 layers=sizes,
-                rows=_merged(ours, usable),
+                rows=_merged(ours, earlier),
                 attributes=attributes,
                 beside=beside,
                 ledger=self.journal,
@@ -158,6 +162,14 @@ class Assembler:
             for row in block:
                 scalars = tuple(getattr(row, name) for name in VIDEO_COLUMNS) if row.features else None
                 yield TableRow(row.video, scalars, vectors.get(row.video, []))
+
+
+def _check_sizes(file: FeatureFile, sizes: dict[str, int]) -> None:
+    """Refuse a file whose rows cannot stand beside those of this run, whatever its attributes say."""
+    found = {layer: file.size_of(layer) for layer in file.layers}
+    if found != sizes:
+        reason = f"holds rows of {json.dumps(found)} values, and this run's have {json.dumps(sizes)}"
+        raise StoreError(reason, subject=file.path, hint="--overwrite starts afresh")
 
 
 def _merged(ours: Iterable[TableRow], earlier: Iterable[TableRow]) -> Iterator[TableRow]:

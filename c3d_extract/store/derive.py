@@ -44,8 +44,7 @@ def fit_basis(
 def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bool = False) -> int:
     """Project a feature or clip file, all layers of it, into a new file; return the number of rows.
 
-    Raises `PcaError` where the basis lacks a layer, `MismatchError` where it was fitted on the features
-    of another network, or on L2-normalised ones while these are not (clips never are).
+    Raises `PcaError` and `MismatchError` as `check_basis` does; clips are never L2-normalised.
     """
     basis = load_basis(basis_path)
     with FeatureFile(features) as file:
@@ -53,7 +52,7 @@ def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bo
         kind: Literal["features", "clips"] = "features" if file.kind == "features" else "clips"
         _check_output(output, kind, overwrite=overwrite, source=features)
         settings, weights = _settings(file), file.attributes.get("weights", {})
-        check_basis(basis, {layer: file.size_of(layer) for layer in file.layers}, weights, l2=settings["l2"])
+        check_basis(basis, {layer: file.size_of(layer) for layer in file.layers}, weights, settings)
         own: dict[str, JSON] = {"pca_basis": basis.name, "pca_sha256": basis.sha256}
         own |= {"settings": {**settings, "pca_from_sha256": basis.sha256}}
         kept = {name: value for name, value in file.attributes.items() if name not in {"run_id", "layers"}}

@@ -34,13 +34,13 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         facts = {
             "file": str(path),
             "kind": file.kind,
-            "complete": bool(file.attributes["complete"]),
+            "complete": file.attributes.get("complete", False),
             "n_rows": len(file),
             "layers": {layer: file.size_of(layer) for layer in file.layers},
-            "pca": {key: file.attributes[f"pca_{key}"] for key in ("basis", "sha256") if _projected(file)},
-            "settings": file.attributes["settings"],
-            "weights": file.attributes["weights"],
-            "versions": file.attributes["versions"],
+            "pca": {key: file.attributes.get(f"pca_{key}", "") for key in ("basis", "sha256")}
+            if _projected(file)
+            else {},
+            **{name: file.attributes.get(name, {}) for name in ("settings", "weights", "versions")},
             "totals": _totals(file),
         }
         is_of = file.attributes.get("report_sha256")
@@ -56,7 +56,11 @@ def _totals(file: FeatureFile) -> dict[str, float]:
         return {"n_videos": len(set(file.videos)), "n_clips": len(file)}
     totals: dict[str, float] = {"n_videos": len(file)}
     totals |= {name: int(file.column(name).sum()) for name in SUMS}
-    return {**totals, "duration_seconds": float(np.nansum(file.column("duration_seconds")))}
+    with np.errstate(over="ignore", invalid="ignore"):
+        seconds = float(np.nansum(file.column("duration_seconds")))
+    if not np.isfinite(seconds):
+        raise StoreError("its videos are endless: duration_seconds is not finite", subject=file.path)
+    return {**totals, "duration_seconds": seconds}
 
 
 def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
@@ -69,7 +73,7 @@ def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
     return {
         "counts": {status: statuses.count(status) for status in ("ok", "partial", "failed", "skipped")},
         "failures": [
-            {"video": line["video"], "error": line.get("error")}
+            {"video": str(line["video"]), "error": line.get("error")}
             for line in lines
             if line["status"] == "failed"
         ],

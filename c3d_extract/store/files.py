@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -17,7 +16,18 @@ import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.files import replacing
+from c3d_extract.hdf5 import (
+    RefusedError,
+    attributes_of,
+    brief,
+    errors_as,
+    group_in,
+    member_names,
+    numbers_in,
+    open_hdf5,
+)
 from c3d_extract.pca import LayerBasis, PcaBasis
+from c3d_extract.store.checks import MAX_LAYERS, check_rows, own_attributes, table_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,63 +176,71 @@ def save_basis(path: Path, basis: PcaBasis, *, ledger: Ledger | None = None) -> 
 
 def load_basis(path: Path) -> PcaBasis:
     """Read a basis file; `PcaError` where it is missing, damaged or something else."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            attributes = _get_attributes(file)
-            if attributes.get("format") != FORMAT or attributes.get("kind") != "pca":
-                raise PcaError("is not a PCA basis", subject=path, hint="c3d-tools pca fit makes one")
-            layers = {layer: _read_layer(group) for layer, group in file.items()}
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise PcaError(f"the PCA basis cannot be read ({_brief(error)})", subject=path) from error
-    basis = PcaBasis(layers, name=path.name, provenance=attributes)
+    with errors_as(PcaError, "the PCA basis cannot be read", path), open_hdf5(path) as file:
+        attributes = own_attributes(file)
+        if attributes.get("format") != FORMAT or attributes.get("kind") != "pca":
+            raise PcaError("is not a PCA basis", subject=path, hint="c3d-tools pca fit makes one")
+        layers = {layer: _read_layer(group_in(file, layer), layer) for layer in member_names(file)}
+        if not 0 < len(layers) <= MAX_LAYERS:
+            raise RefusedError(f"it has {len(layers)} layers")
+        basis = PcaBasis(layers, name=path.name, provenance=attributes)
     if basis.sha256 != attributes.get("sha256"):
         raise PcaError("the PCA basis is damaged: its checksum differs", subject=path)
     return basis
 
 
-def _read_layer(group: h5py.Group) -> LayerBasis:
-    return LayerBasis(
-        mean=group["mean"][()],
-        components=group["components"][()],
-        explained_variance=group["explained_variance"][()],
-        total_variance=float(group.attrs["total_variance"]),
-        n_samples=int(group.attrs["n_samples"]),
+def _read_layer(group: h5py.Group, layer: str) -> LayerBasis:
+    known = attributes_of(group)
+    mean, components, variance = (
+        numbers_in(group, name, n_axes=n_axes)[()].astype(np.float64)
+        for name, n_axes in (("mean", 1), ("components", 2), ("explained_variance", 1))
     )
+    k, size = components.shape
+    if not 1 <= k <= size or mean.shape != (size,) or variance.shape != (k,):
+        raise RefusedError(f"the arrays of {layer} do not fit together")
+    total, n = known.get("total_variance"), known.get("n_samples")
+    if not isinstance(total, float) or type(n) is not int:
+        raise RefusedError(f"{layer} does not say total_variance and n_samples")
+    if not all(np.isfinite(x).all() for x in (mean, components, variance, total)):
+        raise RefusedError(f"the arrays of {layer} hold values that are not finite")
+    # The rows of a basis have length 1, and features are float32: anything larger is none.
+    if np.abs(components).max() > 1.001 or np.abs(mean).max() > np.finfo(np.float32).max:
+        raise RefusedError(f"the arrays of {layer} are no means and directions")
+    return LayerBasis(mean, components, variance, total, n)
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
     """Return ``features``, ``clips`` or ``pca``; `StoreError` where a file is missing or not ours."""
-    try:
-        with h5py.File(os.fspath(path), "r", locking=False) as file:
-            attributes = _get_attributes(file)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"cannot be read ({_brief(error)})", subject=path) from error
-    if attributes.get("format") != FORMAT:
+    with errors_as(StoreError, "cannot be read", path), open_hdf5(path) as file:
+        attributes = own_attributes(file)
+    if attributes.get("format") != FORMAT or attributes.get("kind") not in {"features", "clips", "pca"}:
         raise StoreError("is not a file of c3d-extract", subject=path)
-    return str(attributes.get("kind"))
+    return str(attributes["kind"])
 
 
 class FeatureFile:
     """A feature file or a clip file, open for reading.
 
     ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N.
-    Raises `StoreError` where the file is missing, damaged or not ours.
+    Raises `StoreError` where the file is missing, damaged or not ours, lies about what it holds, or would
+    have other files opened (links, virtual datasets, external storage). That its rows are sorted by video
+    and none is there twice is looked at before the first values are given.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        try:
-            # Files are replaced, never changed: no lock is needed, and network drives often have none.
-            self._file = h5py.File(self.path, "r", locking=False)
-            self.attributes: dict[str, Any] = _get_attributes(self._file)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise StoreError(f"cannot be read as a feature file ({_brief(error)})", subject=path) from error
-        if self.attributes.get("format") != FORMAT or self.kind not in {"features", "clips"}:
-            self._file.close()
-            raise StoreError("is not a feature file of c3d-extract", subject=path)
-        if self.attributes.get("format_version", 0) > FORMAT_VERSION:
-            self._file.close()
-            raise StoreError("was written by a newer version", subject=path, hint="update c3d-extract")
+        self._rows_checked = False
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(errors_as(StoreError, "cannot be read as a feature file", path))
+            self._file: h5py.File = undo.enter_context(open_hdf5(path))
+            self.attributes: dict[str, Any] = own_attributes(self._file)
+            if self.attributes.get("format") != FORMAT or self.kind not in {"features", "clips"}:
+                raise StoreError("is not a feature file of c3d-extract", subject=path)
+            if self.attributes.get("format_version", 0) > FORMAT_VERSION:
+                raise StoreError("was written by a newer version", subject=path, hint="update c3d-extract")
+            layers = self.attributes.get("layers", {})
+            self._datasets = table_columns(self._file, self._columns, layers)
+            self._open_until_closed = undo.pop_all()
 
     @property
     def kind(self) -> str:
@@ -247,41 +265,40 @@ class FeatureFile:
         """Return D, the values a row of ``layer``; `StoreError` names the known ones."""
         if layer not in self.layers:
             raise StoreError(f"has no layer {layer}, only {', '.join(self.layers)}", subject=self.path)
-        return int(self._dataset(layer).shape[1])
+        return int(self._datasets[layer].shape[1])
 
     def blocks(self, layer: str) -> Iterator[NDArray[np.float32]]:
         """Yield the rows of a layer in order, float32 (≤ 256, D) at a time."""
         for start in range(0, len(self), ROWS_AT_ONCE):
             yield self._read(layer, start, start + ROWS_AT_ONCE)
 
-    def rows(self) -> Iterator[TableRow]:
-        """Yield all rows in order, reading 256 at a time."""
-        columns = VIDEO_COLUMNS if self.kind == "features" else CLIP_COLUMNS
+    def rows(self, layers: Iterable[str] | None = None) -> Iterator[TableRow]:
+        """Yield all rows in order, reading 256 at a time; their vectors in the order of ``layers``."""
+        wanted = self.layers if layers is None else list(layers)
         for start in range(0, len(self), ROWS_AT_ONCE):
             end = start + ROWS_AT_ONCE
-            scalars = zip(*(self._read(name, start, end).tolist() for name in columns), strict=True)
-            vectors = [self._read(layer, start, end) for layer in self.layers]
+            scalars = zip(*(self._read(name, start, end).tolist() for name in self._columns), strict=True)
+            vectors = [self._read(layer, start, end) for layer in wanted]
             for i, (name, values) in enumerate(zip(self._names(start, end), scalars, strict=True)):
                 yield TableRow(name, values, [layer[i] for layer in vectors])
 
     def scalars(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Yield (video, column → value) of all rows in order, without the features."""
-        columns = VIDEO_COLUMNS if self.kind == "features" else CLIP_COLUMNS
         for start in range(0, len(self), 2**12):
             end = start + 2**12
-            values = zip(*(self._read(name, start, end).tolist() for name in columns), strict=True)
+            values = zip(*(self._read(name, start, end).tolist() for name in self._columns), strict=True)
             for name, row in zip(self._names(start, end), values, strict=True):
-                yield name, dict(zip(columns, row, strict=True))
+                yield name, dict(zip(self._columns, row, strict=True))
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._open_until_closed.close()
 
     def __getitem__(self, layer: str) -> NDArray[np.float32]:
         return self._read(layer, 0, len(self))
 
     def __len__(self) -> int:
-        return int(self._dataset("video").shape[0])
+        return int(self._datasets["video"].shape[0])
 
     def __enter__(self) -> Self:
         return self
@@ -289,19 +306,27 @@ class FeatureFile:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _dataset(self, name: str) -> Any:
-        try:
-            return self._file[name]
-        except KeyError as error:
-            known = ", ".join(sorted(self._file))
-            raise StoreError(f"has no {name}, only {known}", subject=self.path) from error
+    @property
+    def _columns(self) -> dict[str, str]:
+        return VIDEO_COLUMNS if self.kind == "features" else CLIP_COLUMNS
 
     def _read(self, name: str, start: int, end: int) -> NDArray[Any]:
-        try:
-            values: NDArray[Any] = self._dataset(name)[start:end]
-        except (OSError, RuntimeError) as error:
-            raise StoreError(f"{name} cannot be read ({_brief(error)})", subject=self.path) from error
+        if not self._rows_checked:
+            with errors_as(StoreError, "cannot be read as a feature file", self.path):
+                check_rows(self._row_names())
+            self._rows_checked = True
+        with errors_as(StoreError, f"{name} cannot be read", self.path):
+            dataset = self._datasets.get(name)
+            if dataset is None:  # not one of ours, but of a user's who added it
+                dataset = numbers_in(self._file, name)
+            values: NDArray[Any] = dataset[start:end]
         return values
+
+    def _row_names(self) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
+        for start in range(0, len(self), 2**12):
+            part = slice(start, start + 2**12)
+            frames = self._datasets["start_frame"][part] if self.kind == "clips" else None
+            yield self._datasets["video"][part], frames
 
     def _names(self, start: int, end: int) -> Iterator[str]:
         return (name.decode() for name in self._read("video", start, end))
@@ -321,7 +346,7 @@ def _write_error(path: Path, error: Exception) -> StoreError:
     full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     if getattr(error, "errno", None) in full:
         return StoreError("the disk is full", subject=path, hint="free space and run again")
-    return StoreError(f"cannot be written ({_brief(error)})", subject=path, hint="run again")
+    return StoreError(f"cannot be written ({brief(error)})", subject=path, hint="run again")
 
 
 class _Sink(io.FileIO):
@@ -374,19 +399,6 @@ def _put_attributes(file: h5py.File, kind: Kind, attributes: Mapping[str, JSON])
         file.attrs[name] = value if plain else json.dumps(value, ensure_ascii=False)
 
 
-def _get_attributes(file: h5py.File) -> dict[str, Any]:
-    return {name: _decoded(value) for name, value in file.attrs.items()}
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, str) and value[:1] in {"{", "["}:
-        with contextlib.suppress(ValueError):
-            return json.loads(value)
-    return value
-
-
 def _create(file: h5py.File, columns: Mapping[str, str], layers: Mapping[str, int]) -> None:
     options = {"track_times": False}
     file.create_dataset("video", (0,), STRING, maxshape=(None,), chunks=(1024,), **options)
@@ -415,10 +427,3 @@ def _append(file: h5py.File, n: int, values: Mapping[str, Any]) -> None:
 def _add(digest: hashlib._Hash, values: Mapping[str, Any]) -> None:
     for name, column in values.items():
         digest.update(json.dumps(column).encode() if name == "video" else column.tobytes())
-
-
-def _brief(error: Exception) -> str:
-    """Return what HDF5 or the system says, without HDF5's account of what it was doing."""
-    text = str(getattr(error, "strerror", None) or error).splitlines()[0]
-    inner = re.fullmatch(r"Unable to [^(]*\((.*?)\)?", text)
-    return inner[1] if inner else text

@@ -40,6 +40,13 @@ class Kept(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+COMPARED = (
+    *("weights", "mean", "pool5", "colour", "resize", "crop", "std"),
+    *("stride", "tail", "short", "fps", "l2"),
+)
+"""What two features must share to be projected with one basis; see `check_basis`."""
+
+
 class Prior:
     """The files of an output as a run finds them; raises `StoreError` for any that is not ours."""
 
@@ -175,25 +182,63 @@ def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
     return attributes
 
 
-def check_basis(basis: PcaBasis, layer_sizes: dict[str, int], weights: dict[str, JSON], *, l2: bool) -> None:
-    """Refuse a basis of other layers or sizes, or fitted on another network's or unlike features.
+def check_basis(
+    basis: PcaBasis, layer_sizes: dict[str, int], weights: dict[str, JSON], settings: dict[str, JSON]
+) -> None:
+    """Refuse a basis of other layers or sizes, or fitted on features made in another way.
 
-    Raises `PcaError` for the first, `MismatchError` for the second.
+    Compared are the weights, their mean, colour, pool5 and preprocessing, and the settings that decide which
+    frames make a row: stride, tail, short, fps, l2. The precision is not: all are within 1 % of fp32.
+
+    Raises
+    ------
+    PcaError
+        A layer is missing or of another size, or one side does not say what would be compared.
+    MismatchError
+        The features differ; it names how.
     """
     basis.check_takes(layer_sizes)
-    was = {
-        "weights sha256": basis.provenance.get("weights", {}).get("sha256"),
-        "l2": basis.provenance.get("settings", {}).get("l2"),
-    }
-    now = {"weights sha256": weights.get("sha256"), "l2": l2}
-    keys = [key for key in was if None not in (was[key], now[key]) and was[key] != now[key]]
-    if keys:
+    fitted_on = basis.provenance.get("weights", {})
+    was, now = _made_of(fitted_on, basis.provenance.get("settings", {})), _made_of(weights, settings)
+    subject = basis.name or None
+    for made, whose in ((was, "those it was fitted on"), (now, "those to be projected")):
+        if unknown := [name for name in COMPARED if name not in made]:
+            reason = (
+                f"the basis cannot be compared with the features: {whose} do not say {', '.join(unknown)}"
+            )
+            raise PcaError(
+                reason, subject=subject, hint="extract them again, and fit a basis on the new file"
+            )
+    differences = [
+        f"{name}: {_told(name, was, fitted_on)} → {_told(name, now, weights)}"
+        for name in COMPARED
+        if was[name] != now[name]
+    ]
+    if differences:
+        hint = "fit one on features made as these are"
         raise MismatchError(
-            "the basis was fitted on other features",
-            differences=[f"{key}: {was[key]} → {now[key]}" for key in keys],
-            subject=basis.name or None,
-            hint="fit one on features made as these are",
+            "the basis was fitted on other features", differences=differences, subject=subject, hint=hint
         )
+
+
+def _made_of(weights: dict[str, JSON], settings: dict[str, JSON]) -> dict[str, JSON]:
+    """Return what decides the numbers of features, as far as it is known, under the names that users know."""
+    record = weights.get("record")
+    how = record.get("preprocessing") if isinstance(record, dict) else None
+    parts = how if isinstance(how, dict) else {}
+    found = {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
+    found |= {name: weights[name] for name in ("pool5", "colour") if name in weights} | settings
+    sums = {name: weights.get(f"{name}_sha256") for name in ("weights", "mean")}
+    found |= {name: value for name, value in sums.items() if value}
+    made = {name: found[name] for name in COMPARED if name in found}
+    return dict(json.loads(json.dumps(made)))  # tuples become lists, as they do in a file
+
+
+def _told(name: str, made: dict[str, JSON], weights: dict[str, JSON]) -> str:
+    value = made[name]
+    if name in {"weights", "mean"}:
+        return f"{weights.get(name, 'unnamed')} (sha256 {str(value)[:12]})"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _refuse_differences(earlier: RunIdentity, identity: RunIdentity | None, path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import StoreError
 from c3d_extract.store.files import putting
+from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from c3d_extract.store.files import Ledger
     from c3d_extract.store.records import VideoRow
@@ -45,9 +47,11 @@ def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the report's lines; OSError or ValueError where it is missing or damaged."""
+    if not Path(path).is_file():  # a FIFO would keep us for ever
+        raise FileNotFoundError(errno.ENOENT, "no such file", os.fspath(path))
     with open(path, encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - takes any path-like
         for text in file:
-            line = json.loads(text)
+            line = parse_json(text)
             if not isinstance(line, dict) or not {"video", "status"} <= line.keys():
                 raise ValueError(f"not a line of a report: {text[:40]!r}")
             yield line

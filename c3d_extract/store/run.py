@@ -317,6 +317,6 @@ def _settled(
             hint = f"ask for 1 to {size}"
             raise PcaError(f"cannot take {pca} components from {size} dimensions", subject=layer, hint=hint)
     if basis is not None:
-        check_basis(basis, identity.layer_sizes, identity.weights, l2=l2)
+        check_basis(basis, identity.layer_sizes, identity.weights, {**identity.settings, "l2": l2})
     own = {"l2": l2, "pca": pca, "pca_from_sha256": basis.sha256 if basis else None, "clips": clips}
     return replace(identity, settings={**own, **identity.settings})
