@@ -171,7 +171,7 @@ class Architecture:
                 spatial=int(values.get("spatial", 3)),
                 clip=tuple(int(n) for n in values.get("clip", (16, 112, 112))),  # type: ignore[arg-type]
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise WeightsError(f"not a description of an architecture: {error!r}") from error
         arch.check()
         return arch
@@ -188,7 +188,7 @@ class Architecture:
             raise WeightsError(
                 "an architecture has 1 to 4 convolutions a stage and 1 to 65536 outputs a layer"
             )
-        if self.pool5 not in {"ceil", "symmetric"} or len(self.clip) != 3:
+        if self.pool5 not in ("ceil", "symmetric") or len(self.clip) != 3:
             raise WeightsError("pool5 is 'ceil' or 'symmetric', clip is three sizes", subject=self.name)
         if not (16 <= self.clip[0] <= 64 and all(32 <= n <= 1024 for n in self.clip[1:])):
             raise WeightsError("a clip has 16 to 64 frames of 32 to 1024 rows and columns", subject=self.name)

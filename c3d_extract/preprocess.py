@@ -71,10 +71,10 @@ class Preprocessing:
                 colour=values["colour"],
                 std=(float(values["std"][0]), float(values["std"][1]), float(values["std"][2])),
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise WeightsError(f"not a description of preprocessing: {error!r}") from error
         fits = all(0 < c <= r <= 4096 for c, r in zip(made.crop, made.resize, strict=True))
-        if not fits or made.colour not in {"bgr", "rgb"} or not all(s > 0 for s in made.std):
+        if not fits or made.colour not in ("bgr", "rgb") or not all(s > 0 for s in made.std):
             raise WeightsError("preprocessing needs 0 < crop <= resize, colour bgr or rgb, and std above 0")
         return made
 
@@ -284,9 +284,11 @@ def fit_mean(
         array = array[:, :, top : top + cropped[0], left : left + cropped[1]]
     elif array.shape[2:] not in {cropped, (1, 1)}:
         raise WeightsError(_mean_shapes(mean.shape, preprocessing, n_frames))
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite either
+        fitted: NDArray[np.float32] = array.astype(np.float32)
+    if not np.isfinite(fitted).all():
         raise WeightsError("a mean has values that are not finite")
-    return array.astype(np.float32)
+    return fitted
 
 
 def _mean_shapes(got: tuple[int, ...], preprocessing: Preprocessing, n_frames: int) -> str:

@@ -293,13 +293,17 @@ def _describe_ours(contents: Contents, wanted: _Wanted) -> _Described:
     header = read_header(contents.header or {})
     architecture = replace(header.architecture, pool5=wanted.pool5 or header.architecture.pool5)
     check_tensors(contents.shapes, architecture)
+    if header.preprocessing.crop != architecture.clip[1:]:
+        rows, columns = architecture.clip[1:]
+        crop = " x ".join(map(str, header.preprocessing.crop))
+        raise WeightsError(f"its crop is {crop}, and its network takes {rows} x {columns}")
     if "mean" not in contents.sources or len(contents.sources["mean"].shape) != 4:
         raise WeightsError("damaged: its mean is missing")
     preprocessing = _coloured(header.preprocessing, wanted.colour)
     fit_shape = (3, *(max(architecture.clip[0], 1), *preprocessing.crop))
     if any(n > most for n, most in zip(contents.sources["mean"].shape, fit_shape, strict=True)):
         raise WeightsError("damaged: its mean does not fit its preprocessing")
-    mean = NamedMean(torch.as_tensor(contents.sources["mean"].read()).float().numpy(), header.mean_name)
+    mean = NamedMean(torch.as_tensor(contents.sources["mean"].read()).double().numpy(), header.mean_name)
     return _Described(
         architecture,
         preprocessing,

@@ -131,7 +131,8 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
     if isinstance(read, torch.Tensor):
         own.copy_(read)
     else:
-        np.copyto(own.numpy(), read, casting="same_kind")
+        with np.errstate(all="ignore"):  # what float32 cannot hold is not finite, and refused below
+            np.copyto(own.numpy(), read, casting="same_kind")
     if not is_finite(own):
         raise WeightsError(f"{name} has values that are not finite")
     return own

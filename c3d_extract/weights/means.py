@@ -95,6 +95,8 @@ def _local_mean(remote: RemoteFile, beside: Path | None, *, offline: bool, progr
 def read_mean(path: Path) -> NamedMean:
     """Read a binaryproto or npy file; known cubes get their registered names, others the file's."""
     try:
+        if path.exists() and not path.is_file():  # a FIFO would keep us for ever
+            raise WeightsError("not a mean: no regular file", subject=path)
         size = path.stat().st_size
         content = path.read_bytes() if size <= _LARGEST_FILE else b""
     except OSError as error:
@@ -112,7 +114,7 @@ def read_mean(path: Path) -> NamedMean:
 def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError) as error:
+    except Exception as error:  # numpy parses the header as Python, which raises many kinds
         raise WeightsError(f"not a readable npy file ({one_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fui":
         raise WeightsError("an npy file of something else than numbers")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from c3d_extract.errors import WeightsError
 from c3d_extract.model import Architecture
 from c3d_extract.preprocess import Preprocessing, fit_mean
+from c3d_extract.strict_json import parse_json
 from c3d_extract.weights.contents import Contents, Source, check_tensors, is_finite, one_line
 from c3d_extract.weights.torch_layouts import contents_of_state
 
@@ -138,9 +139,9 @@ def _source(file: Any, key: str) -> Source:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        header = json.loads(text)
+        header = parse_json(text)
     except ValueError as error:
-        raise WeightsError("damaged: its description is not JSON") from error
+        raise WeightsError(f"damaged: its description is not JSON ({error})") from error
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         found = header.get("format") if isinstance(header, dict) else None
         raise WeightsError(f"its description has format {found!r}, this version reads {_FORMAT}")

@@ -53,13 +53,23 @@ def _layer(name: str) -> str | None:
     return names.get(last) or names.get(last[1:] if last[:1] in {"w", "b"} else last)
 
 
-def _flat(values: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
-    for key, value in values.items():
-        name = prefix + (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key))
-        if isinstance(value, _Array):
-            yield name, value.array
-        elif isinstance(value, dict) and depth < 3:
-            yield from _flat(value, f"{name}/", depth + 1)
+def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the arrays of up to four dictionaries in each other; each dictionary once, as they may be cyclic."""
+    seen: set[int] = set()
+    level = [("", values)]
+    for _ in range(4):
+        deeper = []
+        for prefix, one in level:
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            for key, value in one.items():
+                name = prefix + (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key))
+                if isinstance(value, _Array):
+                    yield name, value.array
+                elif isinstance(value, dict):
+                    deeper.append((f"{name}/", value))
+        level = deeper
 
 
 def _load(path: Path) -> dict[Any, Any]:

@@ -143,11 +143,16 @@ def contents_of_state(loaded: Any) -> Contents:
     return Contents(best.layout, sources, notes=_leftovers(best))
 
 
-def _mappings(loaded: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    if isinstance(loaded, Mapping) and depth < 3:
-        yield {key: value for key, value in loaded.items() if isinstance(key, str)}
-        for value in loaded.values():
-            yield from _mappings(value, depth + 1)
+def _mappings(loaded: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the mappings in what was loaded, each once: they may hold each other, or themselves."""
+    seen: set[int] = set()
+    level = [loaded]
+    for _ in range(3):
+        level = [one for one in level if isinstance(one, Mapping) and id(one) not in seen]
+        level = list({id(one): one for one in level}.values())
+        seen |= set(map(id, level))
+        yield from ({key: value for key, value in one.items() if isinstance(key, str)} for one in level)
+        level = [value for one in level for value in one.values()]
 
 
 def _matches(state: Mapping[str, Any]) -> Iterator[_Match]:

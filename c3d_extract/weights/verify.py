@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 import tomllib
+import zipfile
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ _POOLINGS: tuple[Pool5, ...] = ("ceil", "symmetric")
 _BATCH = 4
 _MAX_FRAME_BYTES = 10 << 20
 _MAX_FRAMES = 1000
+_MAX_GOLDENS = 1 << 28  # bytes: fc6 of 16,000 clips
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def known_clips() -> list[Known]:
 def read_goldens(path: Path) -> list[Known]:
     """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D) and maybe ``prob``."""
     try:
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as arrays:
             names, fc6 = arrays["names"], arrays["fc6"].astype(np.float32)
             top = arrays["prob"].argmax(axis=1).tolist() if "prob" in arrays else [None] * len(fc6)
@@ -172,6 +175,16 @@ def read_goldens(path: Path) -> list[Known]:
     except Exception as error:  # numpy and zipfile raise many kinds where a file is damaged
         reason = f"not a file of known outputs ({one_line(error)})"
         raise WeightsError(reason, subject=path) from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise where an npz unfolds to more than known outputs would, or is nothing to read."""
+    if not path.is_file():
+        raise ValueError("not a file")
+    with zipfile.ZipFile(path) as archive:
+        n_bytes = sum(entry.file_size for entry in archive.infolist())
+    if n_bytes > _MAX_GOLDENS:
+        raise ValueError(f"it unfolds to {n_bytes:,} bytes")
 
 
 def _known(video: str, start: int, fc6: NDArray[np.float32], top_class: int | None) -> Known:
@@ -232,12 +245,14 @@ def _archived_frames(archive: Path) -> list[tuple[int, bytes]]:
     frames: list[tuple[int, bytes]] = []
     try:
         with tarfile.open(archive, "r:gz") as files:
-            for member in files:
+            for n_members, member in enumerate(files):
+                if member.size > _MAX_FRAME_BYTES or n_members >= 2 * _MAX_FRAMES:
+                    raise WeightsError("an archive of something else than sample frames")
                 stem, _, suffix = member.name.rsplit("/", 1)[-1].partition(".")
                 if not member.isfile() or suffix != "jpg" or not (stem.isascii() and stem.isdecimal()):
                     continue
                 content = files.extractfile(member)
-                if content is None or member.size > _MAX_FRAME_BYTES or len(frames) >= _MAX_FRAMES:
+                if content is None or len(frames) >= _MAX_FRAMES:
                     raise WeightsError("an archive of something else than sample frames")
                 frames.append((int(stem), content.read()))
     except (tarfile.TarError, EOFError, OSError) as error:
