@@ -8,6 +8,8 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,15 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_writers import DAVIDEA, caffe_bytes, random_state, write_keras, write_npy, write_torch
+from click.testing import CliRunner
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from c3d_extract.errors import WeightsError
+from c3d_extract.cli import weights as weights_cli
+from c3d_extract.errors import WeightsError, printable
 from c3d_extract.model import ARCHITECTURES
-from c3d_extract.weights import load_checkpoint
+from c3d_extract.preprocess import Preprocessing
+from c3d_extract.weights import load_checkpoint, read_mean, save_checkpoint, verify
 
 HERE = Path(__file__).resolve().parent
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 64)
@@ -213,3 +219,147 @@ def test_a_pickle_of_python_objects_under_an_npy_name_is_refused(tmp_path: Path)
     (tmp_path / "x").write_bytes(pickle.dumps({"var_name/wc1": 1}))
     with pytest.raises(WeightsError):
         load_checkpoint(tmp_path / "x")
+
+
+def write_ours(path: Path, **changes: Any) -> None:
+    """Write a checkpoint of ours, then change its description."""
+    state = {name: torch.from_numpy(array) for name, array in STATE.items()}
+    save_checkpoint(path, state, NARROW, Preprocessing(), np.array([1.0, 2.0, 3.0]), name="x", mean_name="m")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+        header = json.loads(file.metadata()["c3d_extract"]) | changes
+    save_file(tensors, path, metadata={"c3d_extract": json.dumps(header)})
+
+
+def test_groups_of_a_keras_file_that_hold_each_other_are_read_once(tmp_path: Path) -> None:
+    write_keras(tmp_path / "x.h5", STATE)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        for i in range(40):  # 40 ^ 4 ways to walk
+            file[f"conv1/again{i}"] = file["conv1"]
+            file[f"conv1/up{i}"] = file["/"]
+    started = time.monotonic()
+    assert load_checkpoint(tmp_path / "x.h5", mean="1,2,3", fc6_order="hwc").state
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("write", ["torch", "npy"])
+def test_dictionaries_that_hold_each_other_are_read_once(write: str, tmp_path: Path) -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic |= {f"again{i}": cyclic for i in range(300)}  # 300 ^ 3 ways to walk
+    if write == "torch":
+        torch.save(cyclic, tmp_path / "x")
+    else:
+        np.save(tmp_path / "x.npy", cyclic, allow_pickle=True)  # type: ignore[arg-type]
+        (tmp_path / "x.npy").rename(tmp_path / "x")
+    started = time.monotonic()
+    with pytest.raises(WeightsError, match="known C3D layout"):
+        load_checkpoint(tmp_path / "x", fc6_order="chw")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("kind", ["external link", "link", "fifo", "virtual", "external"])
+def test_names_of_other_files_in_a_keras_file_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    write_keras(tmp_path / "x.h5", STATE)
+    os.mkfifo(tmp_path / "fifo")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        group, shape = file["fc6/fc6"], file["fc6/fc6/kernel:0"].shape
+        del group["kernel:0"]
+        if kind in {"external link", "fifo"}:
+            group["kernel:0"] = h5py.ExternalLink("fifo" if kind == "fifo" else "/etc/passwd", "/x")
+        elif kind == "link":
+            group["kernel:0"] = h5py.SoftLink("/fc7")
+        elif kind == "external":
+            group.create_dataset(
+                "kernel:0", shape, "f4", external=[("/etc/passwd", 0, 4 * shape[0] * shape[1])]
+            )
+        else:
+            layout = h5py.VirtualLayout(shape, "f4")
+            layout[...] = h5py.VirtualSource("fifo", "x", shape)
+            group.create_virtual_dataset("kernel:0", layout)
+    with pytest.raises(WeightsError, match=r"kernel:0 (is a link to|is a virtual|has its values in)"):
+        load_checkpoint(tmp_path / "x.h5", mean="1,2,3", fc6_order="hwc")
+
+
+def test_numbers_that_float32_cannot_hold_are_refused_without_a_warning(tmp_path: Path) -> None:
+    write_keras(tmp_path / "x.h5", STATE)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        kernel = file["fc6/fc6/kernel:0"][()].astype("f8")
+        kernel[0, 0] = 1e300
+        del file["fc6/fc6/kernel:0"]
+        file["fc6/fc6/kernel:0"] = kernel
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(WeightsError, match=r"fc6.weight has values that are not finite"):
+            load_checkpoint(tmp_path / "x.h5", mean="1,2,3", fc6_order="hwc")
+        np.save(tmp_path / "mean.npy", np.full(3, 1e300))
+        with pytest.raises(WeightsError, match="not finite"):
+            load_checkpoint(tmp_path / "x.h5", mean=tmp_path / "mean.npy", fc6_order="hwc", layers=["conv5b"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"extra": "deep"}, "nested too deeply"),
+        ({"preprocessing": Preprocessing((4096, 4096), (4096, 4096)).to_json()}, "its crop is 4096 x 4096"),
+        ({"preprocessing": Preprocessing().to_json() | {"colour": ["bgr"]}}, "colour bgr or rgb"),
+        ({"preprocessing": Preprocessing().to_json() | {"crop": [112, 1e400]}}, "not JSON"),
+        ({"architecture": NARROW.to_json() | {"pool5": {}}}, "pool5 is"),
+    ],
+)
+def test_a_description_that_no_network_can_follow_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    if changes == {"extra": "deep"}:
+        header = {"format": 1, "name": "x", "extra": "deep"}
+        text = json.dumps(header).replace('"deep"', "[" * 100_000 + "]" * 100_000)
+        save_file({"a": torch.zeros(1)}, tmp_path / "x", metadata={"c3d_extract": text})
+    else:
+        write_ours(tmp_path / "x", **changes)
+    with pytest.raises(WeightsError, match=said) as caught:
+        load_checkpoint(tmp_path / "x")
+    assert "\n" not in str(caught.value)
+
+
+NASTY = "evil\n\x1b[31mred\x1b[0m\r\u202egnp.exe\x9b2J[bold]"
+
+
+def test_names_out_of_checkpoints_cannot_fool_a_terminal(tmp_path: Path) -> None:
+    write_ours(tmp_path / "x", name=NASTY, mean_name=NASTY)
+    result = CliRunner().invoke(
+        weights_cli.command, ["convert", str(tmp_path / "x"), str(tmp_path / "y.safetensors")]
+    )
+    assert result.exit_code == 0, result.output
+    assert all(line.isprintable() for line in result.output.split("\n"))
+    assert printable(NASTY) in result.output
+    assert result.output.count("\n") == 2
+
+
+def test_an_error_is_one_short_line_whatever_a_file_puts_into_it(tmp_path: Path) -> None:
+    text = str(WeightsError(NASTY * 10_000, subject=tmp_path / NASTY, hint="what to do"))
+    assert text.isprintable()
+    assert len(text) < 5000
+    assert text.endswith("; what to do")
+    names = {f"{NASTY}{i}.weight": torch.zeros(1) for i in range(4)}
+    torch.save(names | {"conv1.weight": torch.zeros(1)}, tmp_path / "x")
+    with pytest.raises(WeightsError) as caught:
+        load_checkpoint(tmp_path / "x")
+    assert str(caught.value).isprintable()
+
+
+def test_a_mean_and_known_outputs_that_never_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(WeightsError, match="no regular file"):
+        read_mean(tmp_path / "fifo")
+    with pytest.raises(WeightsError, match="not a file"):
+        verify.read_goldens(tmp_path / "fifo")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("fc6.npy", b"\0" * (2 << 20))
+    monkeypatch.setattr(verify, "_MAX_GOLDENS", 1 << 20)
+    with pytest.raises(WeightsError, match="unfolds to"):
+        verify.read_goldens(tmp_path / "x.npz")
+    minus = b"{'descr': " + b"-" * 9000 + b"1, 'fortran_order': False, 'shape': (3,), }"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(minus)) + minus)
+    with pytest.raises(WeightsError, match="not a readable npy file"):
+        read_mean(tmp_path / "x.npy")

@@ -54,11 +54,11 @@ def _layer(name: str) -> str | None:
 
 
 def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the arrays of up to four dictionaries in each other; each dictionary once, as they may be cyclic."""
+    """Yield the arrays of dictionaries in each other, four deep; each once, as they may be cyclic."""
     seen: set[int] = set()
-    level = [("", values)]
+    level: list[tuple[str, Mapping[Any, Any]]] = [("", values)]
     for _ in range(4):
-        deeper = []
+        deeper: list[tuple[str, Mapping[Any, Any]]] = []
         for prefix, one in level:
             if id(one) in seen:
                 continue
