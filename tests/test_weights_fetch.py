@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import http.server
 import random
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +60,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_response(302)
                 self.send_header("Location", f"{state.address}/loop")
                 self.end_headers()
+            case "to-ftp" | "to-file" | "to-http":
+                self.send_response(302)
+                scheme = fault.removeprefix("to-")
+                self.send_header("Location", f"{scheme}://{state.address.partition('://')[2]}/good")
+                self.end_headers()
+            case "drip":
+                self.send_response(200)
+                self.end_headers()
+                self._drip(b"x")
+            case "drip-of-headers":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+                self._drip(b"x")
             case "page":
                 self._send(b"<html>confirm</html>", 0, kind="text/html")
             case "wrong":
@@ -79,6 +95,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self._send(CONTENT, 0)
             case _:
                 self._send(CONTENT, start)
+
+    def _drip(self, byte: bytes) -> None:
+        """Send a byte now and then, so that no read ever times out."""
+        with suppress(OSError):
+            while not self.server.state.release.wait(0.02):
+                self.wfile.write(byte)
+                self.wfile.flush()
 
     def _send(
         self,
@@ -135,6 +158,81 @@ def _online(monkeypatch: pytest.MonkeyPatch) -> None:
 def remote(server: Server, *faults: str, **known: Any) -> RemoteFile:
     facts: dict[str, Any] = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest(), **known}
     return RemoteFile("file.bin", mirrors=tuple(f"{server.address}/{fault}" for fault in faults), **facts)
+
+
+@pytest.fixture
+def secure(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The same over TLS, with a certificate that this test trusts; it redirects to ``server``."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    how = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    files: list[str | Path] = ["-keyout", key, "-out", certificate, "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", *how.split(), *files], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    httpd.state = Server(server.address)  # type: ignore[attr-defined]
+    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield Server(f"https://127.0.0.1:{httpd.server_address[1]}")
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_what_begins_over_https_stays_there(secure: Server, server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    assert fetch_file(remote(secure, "good"), folder).read_bytes() == CONTENT
+    (folder / "file.bin").unlink()
+    for fault in ("redirect", "to-http", "to-ftp"):
+        with pytest.raises(FetchError, match=r"redirects? .*to (http|ftp)"):
+            fetch_file(remote(secure, fault), folder)
+    assert server.requests == []
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["to-ftp", "to-file"])
+def test_a_redirect_leads_to_http_or_https_alone(fault: str, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"redirect"):
+        fetch_file(remote(server, fault), tmp_path)
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x"])
+def test_a_mirror_is_asked_over_http_or_https_alone(address: str, server: Server, tmp_path: Path) -> None:
+    elsewhere = replace(remote(server), mirrors=(address,), size=None, sha256=None)
+    with pytest.raises(FetchError, match="unknown url type"):
+        fetch_file(elsewhere, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("drip", "sends too slowly"), ("drip-of-headers", r"did not answer within 0\.3 s")]
+)
+def test_a_server_that_only_drips_is_given_up(
+    fault: str, said: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_PATIENCE", 0.3)
+    with pytest.raises(FetchError, match=said):
+        fetch_file(remote(server, fault), tmp_path)
+    (tmp_path / "file.bin.part").unlink(missing_ok=True)
+    assert fetch_file(remote(server, fault, "good"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_slow_line_is_waited_for_as_long_as_its_file_is_large() -> None:
+    fetch._check_rate(0, 59)
+    fetch._check_rate(320_000_000, 10_000)
+    with pytest.raises(WeightsError, match="too slowly: 320,000,000 bytes in 10100 s"):
+        fetch._check_rate(320_000_000, 10_100)
+
+
+def test_what_nothing_but_its_shape_vouches_for_is_said() -> None:
+    known = RemoteFile("x.pth", size=5, md5="00")
+    assert fetch.what_vouches(known, "ab") is None
+    said = fetch.what_vouches(replace(known, md5=None), "ab")
+    assert said is not None
+    assert "only its size of 5 bytes and its being a whole C3D network vouches for it" in said
+    assert "sha256 is ab" in said
 
 
 def dead_address() -> str:

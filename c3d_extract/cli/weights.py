@@ -10,7 +10,7 @@ import click
 
 from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, printable, put_json, show
 from c3d_extract.errors import FetchError, UsageError
-from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of
+from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, what_vouches
 from c3d_extract.weights.records import find_record, registry
 
 if TYPE_CHECKING:
@@ -180,8 +180,9 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
                     fetch_file(remote, offline=offline, progress=bar)
                 except FetchError as error:
                     note(f"its {kind}: {error}")
-        if not record.file.hash_known and not quiet:
-            note(f"no hash of this file is published; this one has sha256 {sha256_of(path)}")
+        unvouched = what_vouches(record.file, sha256_of(path))
+        if unvouched is not None:  # also with --quiet: it is a warning
+            note(f"Warning: {unvouched}")
         click.echo(path)
 
 

@@ -12,7 +12,14 @@ from c3d_extract.errors import WeightsError
 from c3d_extract.preprocess import fit_mean
 from c3d_extract.weights.contents import c3d_architecture, check_tensors, read_state
 from c3d_extract.weights.dialect import Dialect, assumed_dialect, registered_dialect
-from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, local_path, sha256_of
+from c3d_extract.weights.fetch import (
+    cache_folder,
+    check_file,
+    fetch_file,
+    local_path,
+    sha256_of,
+    what_vouches,
+)
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101, mean_sha256
 from c3d_extract.weights.ours import read_header
 from c3d_extract.weights.readers import open_contents
@@ -256,10 +263,11 @@ def _locate_record(record: Record, *, offline: bool, progress: Progress | None) 
             reason, subject=path, hint=f"delete it and run `c3d-tools weights fetch {record.name}`"
         )
     if expected is None and not record.embedded:
-        if record.file.hash_known:
+        unvouched = what_vouches(record.file, digest)
+        if unvouched is None:
             check_file(path, record.file)
         else:
-            notes.append(f"{record.name}: no hash of this file is published; this one has sha256 {digest}")
+            notes.append(unvouched)
     return _Located(path, digest, record, notes)
 
 

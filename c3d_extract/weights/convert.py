@@ -62,6 +62,7 @@ def convert(
                 "file": checkpoint.path.name,
                 "sha256": checkpoint.sha256,
                 "layout": checkpoint.layout,
+                "notes": list(checkpoint.notes),
             }
         },
         dtype=dtype,

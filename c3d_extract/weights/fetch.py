@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import queue
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from c3d_extract.errors import FetchError, WeightsError
@@ -33,13 +36,18 @@ __all__ = [
     "is_offline",
     "local_path",
     "sha256_of",
+    "what_vouches",
 ]
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int | None], None]
 """Called while fetching with the file's name, the bytes on disk, and the bytes in all where known."""
 
 _CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # for a file whose size is not known
+_PATIENCE = 60.0  # seconds until the first byte, and until the rate below is asked for
+_SLOWEST = 32_000  # bytes a second on average: 320 MB take less than 3 hours, or another mirror is asked
 _TRIES = 3  # of one mirror, as long as each brings something
 _OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -81,6 +89,17 @@ def _digest(path: Path, hasher: Any) -> str:
         while chunk := file.read(_CHUNK):
             hasher.update(chunk)
     return str(hasher.hexdigest())
+
+
+def what_vouches(remote: RemoteFile, sha256: str) -> str | None:
+    """Say that nothing but a file's size and shape speaks for it; None where a hash is known."""
+    if remote.hash_known:
+        return None
+    size = "" if remote.size is None else f"its size of {remote.size:,} bytes and "
+    return (
+        f"{remote.name}: no hash of this file is published: only {size}its being a whole C3D network "
+        f"vouches for it; its sha256 is {sha256}"
+    )
 
 
 def check_file(path: Path, remote: RemoteFile) -> None:
@@ -127,7 +146,8 @@ def fetch_file(
     check
         Called with the fetched file before it gets its name; raises WeightsError where it is not right.
     timeout_seconds
-        How long a server may stay silent.
+        How long a server may stay silent. One that answers after 60 seconds, or sends less than 32 kB a
+        second on average from then on, is given up as well; what it sent is kept for the next.
 
     Raises
     ------
@@ -231,23 +251,24 @@ class _Part:
         if self.remote.size is not None and start == self.remote.size:
             return
         request = urllib.request.Request(mirror, headers={"User-Agent": "c3d-extract"} | _range(start))  # noqa: S310  # the registry's own
-        # A new opener each time, so that the environment's proxies of now are used.
         with self._answer(request, timeout_seconds) as response:
             if response.headers.get_content_type() == "text/html":
                 raise WeightsError("answered with a web page instead of the file")
             if response.status != 206 or not _resumes_at(response, start):
                 self.file.truncate(0)
             n_expected = self._size_of(response)
-            while chunk := response.read(_CHUNK):
+            begun, n_before = time.monotonic(), self.n_bytes
+            while chunk := response.read1(_CHUNK):  # what there is: a whole chunk could take for ever
                 self._append(chunk)
                 if progress is not None:
                     progress(self.remote.name, self.n_bytes, n_expected)
+                _check_rate(self.n_bytes - n_before, time.monotonic() - begun)
             if n_expected is not None and self.n_bytes < n_expected:
                 raise WeightsError(f"ended after {self.n_bytes:,} of {n_expected:,} bytes")
 
     def _answer(self, request: urllib.request.Request, timeout_seconds: float) -> Any:
         try:
-            return urllib.request.build_opener().open(request, timeout=timeout_seconds)
+            return _within(_PATIENCE, lambda: _opener().open(request, timeout=timeout_seconds))
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self.file.truncate(0)
@@ -284,6 +305,62 @@ class _Part:
             raise WeightsError(f"gave another file: {wrong}")
         if check is not None:
             check(self.path)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect, but never from https to something else, and to nothing but http and https."""
+
+    def redirect_request(  # noqa: PLR0917  # the signature is urllib's
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        to = urlsplit(newurl).scheme
+        if to != "https" and (to != "http" or req.type == "https"):
+            raise WeightsError(f"redirects from {req.type} to {to}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener of http and https alone, with the environment's proxies of now."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what ``call`` returns or raise what it raises; WeightsError where it takes longer.
+
+    A server that sends its headers byte by byte never lets a read time out.
+    """
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((call(), None))
+        except BaseException as error:  # noqa: BLE001  # raised below, where somebody waits for it
+            done.put((None, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        value, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise WeightsError(f"did not answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return cast("T", value)
+
+
+def _check_rate(n_bytes: int, seconds: float) -> None:
+    if seconds > _PATIENCE + n_bytes / _SLOWEST:
+        raise WeightsError(f"sends too slowly: {n_bytes:,} bytes in {seconds:.0f} s")
 
 
 def _range(start: int) -> dict[str, str]:
