@@ -65,8 +65,18 @@ def keep_streams() -> None:
         return
     for number in (_STDIN, _STDOUT, _STDERR):
         _fill(number)
-    sys.stdout = _text(sys.stdout, _Results(_STDOUT, "w", closefd=False), "strict")
-    sys.stderr = _text(sys.stderr, _Messages(_STDERR, "w", closefd=False), "backslashreplace")
+    if _writes_to(sys.stdout, _STDOUT):
+        sys.stdout = _text(sys.stdout, _Results(_STDOUT, "w", closefd=False), "strict")
+    if _writes_to(sys.stderr, _STDERR):
+        sys.stderr = _text(sys.stderr, _Messages(_STDERR, "w", closefd=False), "backslashreplace")
+
+
+def _writes_to(stream: TextIO | None, number: int) -> bool:
+    """Say whether a stream is the process's own, or was closed before: what a caller put there stays."""
+    try:
+        return stream is None or stream.fileno() == number
+    except (OSError, ValueError, AttributeError):  # it is in memory, as a StringIO is
+        return False
 
 
 def _fill(number: int) -> None:
