@@ -5,15 +5,23 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
 
 import c3d_extract
+from c3d_extract import FeatureFile
 from c3d_extract.cli.extract import command
-from c3d_extract.cli.tools import COMMANDS
+from c3d_extract.cli.tools import COMMANDS, LazyGroup
+from c3d_extract.video import open_video
 from c3d_extract.weights import find_record, local_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +77,83 @@ def test_the_readmes_first_run_works_without_a_download(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
     assert "motion-mini" in done.stdout
+
+
+def commands() -> list[list[str]]:
+    """Return the words of every command line that the README shows, but those that ``.ci/run`` runs."""
+    blocks = re.findall(r"(?<!-->\n)```sh\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^    (c3d-.*)$", README, flags=re.MULTILINE)
+    return [list(words) for words in dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)]
+
+
+NARROW = ["--width", "0.02", "--size", "36", "44", "32", "32"]
+ONE_STEP = ["--iterations", "1", "--batch-size", "2", "--n-test", "2", "--workers", "0"]
+# The authors' weights would have to be fetched; a training of hours is cut to one step of a narrow network.
+INSTEAD = {
+    "c3d-extract": ["--weights", "motion-mini"],
+    "bench": ["--weights", "motion-mini"],
+    "train": [*ONE_STEP, *NARROW],
+}
+
+
+def run(program: str, *words: str) -> Result:
+    group = command if program == "c3d-extract" else LazyGroup(COMMANDS, "")
+    more = INSTEAD.get(program if program == "c3d-extract" else words[0], [])
+    return CliRunner().invoke(group, [*words, *more])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of README.md's lines, filled from the samples that ``c3d-tools demo`` renders."""
+    monkeypatch.chdir(tmp_path)
+    assert run("c3d-tools", "demo", "videos").exit_code == 0
+    shutil.copytree("videos", "train")
+    samples = sorted(Path("videos").glob("*/*_g01_*"))
+    for sample in samples:
+        (Path("test") / sample.parent.name).mkdir(parents=True)
+        shutil.copy(sample, Path("test") / sample.parent.name)
+    shutil.copy(samples[0], "clip.mp4")
+    Path("list.txt").write_text("".join(f"{sample}\n" for sample in samples))
+    with open_video("clip.mp4") as reader:
+        for number, frame in enumerate(islice(reader.frames(), 20), start=1):
+            Path("frames/one").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame.bgr[:, :, ::-1]).save(f"frames/one/{number:06d}.jpg")
+    return tmp_path
+
+
+def test_every_other_command_of_the_readme_runs_on_the_rendered_samples(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("c3d_extract.cli.bench._MODEL_SECONDS", 0.01)
+    monkeypatch.setattr("c3d_extract.cli.bench._DECODE_SECONDS", 0.01)
+    monkeypatch.setattr("c3d_extract.cli.bench._SAMPLES", (("320x240", (16, 240, 320)),))
+    lines = commands()
+    programs = [program for program, *_ in lines]
+    assert {"c3d-extract", "c3d-tools"} == set(programs)
+    assert programs.count("c3d-extract") >= 7
+    first = next(words for words in lines if words[0] == "c3d-extract")
+    for words in sorted(lines, key=lambda words: words[0] == "c3d-tools"):
+        for old in place.glob("feats.*"):  # of a line with other settings
+            old.unlink()
+        if words[0] != "c3d-extract" and "feats.h5" in words:
+            assert run(*first).exit_code == 0
+        done = run(*words)
+        assert done.exit_code == 0, f"{words}: {done.output}"
+    with FeatureFile("test.h5") as file:
+        assert file["fc6"].shape == (4, 10)
+
+
+def test_the_python_of_the_readme_runs_on_the_rendered_samples(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("c3d-extract", "videos/").exit_code == 0
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        names: dict[str, Any] = {}
+        exec(compile(block.replace("sports1m", "motion-mini"), "README.md", "exec"), names)  # noqa: S102
+        assert names["X"][:].shape == (12, names["X"].shape[1])
+        assert len(names["names"]) == 12
+    assert capsys.readouterr().out.count(" skipped ") == 12
 
 
 def test_weights_show_says_what_motion_mini_really_takes() -> None:

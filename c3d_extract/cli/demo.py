@@ -52,7 +52,8 @@ def command(directory: Path, seed: int, per_class: int, quiet: bool, debug: bool
 def _jobs(directory: Path, seed: int, per_class: int) -> Iterator[tuple[Path, str, int]]:
     for name in CLASSES:
         for number in range(per_class):
-            yield directory / name / f"{name}-{seed}-{number}.mp4", name, number
+            # As UCF101's: groups that a classifier can leave out, one video of each group from each seed.
+            yield directory / name / f"v_{name}_g{number + 1:02d}_c{seed + 1:02d}.mp4", name, number
 
 
 def _render(path: Path, name: str, seed: int) -> None:
