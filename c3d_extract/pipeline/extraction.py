@@ -11,7 +11,7 @@ import numpy as np
 from c3d_extract.errors import PcaError, VideoError
 from c3d_extract.inference import rounding
 from c3d_extract.pipeline.outcomes import Outcome, Progress, outcome_of
-from c3d_extract.store import ClipRows, FeatureFile, RunIdentity, RunStore, Summary
+from c3d_extract.store import ClipRows, RunStore, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -80,17 +80,9 @@ class Extraction:
             basis=basis,
             l2=settings.l2,
         )
-        before = {} if overwrite else self._versions_before(identity.versions)
+        before = {} if overwrite else self._store.versions_before()
         self.warnings = (*self._store.warnings, *_unlike_before(output.name, before, identity.versions))
         self.report = self._store.paths.report
-
-    def _versions_before(self, now: dict[str, str]) -> dict[str, str]:
-        """Return what the run that this one goes on with wrote down; ``now`` where it is the first."""
-        begun = RunIdentity.from_json(self._store._journal.meta("identity")).versions  # noqa: SLF001
-        if begun == now and self.output.exists():
-            with FeatureFile(self.output) as file:
-                return dict(file.attributes.get("versions", {}))
-        return begun
 
     def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False

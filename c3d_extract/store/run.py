@@ -172,6 +172,14 @@ class RunStore:
                     (folder / name).unlink()
         self._journal.set_meta("temporary", [])
 
+    def versions_before(self) -> dict[str, str]:
+        """Return what the run that is gone on with wrote down; this one's own where it is the first."""
+        begun = RunIdentity.from_json(self._journal.meta("identity")).versions
+        if begun != self.identity.versions or not self.paths.features.exists():
+            return begun
+        with FeatureFile(self.paths.features) as file:
+            return dict(file.attributes.get("versions", {}))
+
     def state(self, video: str, size_bytes: int, mtime_ns: int) -> State:
         """Say what is known of a video; ``retry_failed`` plays no part.
 
