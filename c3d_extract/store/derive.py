@@ -55,7 +55,7 @@ def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bo
         check_basis(basis, {layer: file.size_of(layer) for layer in file.layers}, weights, settings)
         own: dict[str, JSON] = {"pca_basis": basis.name, "pca_sha256": basis.sha256}
         own |= {"settings": {**settings, "pca_from_sha256": basis.sha256}}
-        kept = {name: value for name, value in file.attributes.items() if name not in {"run_id", "layers"}}
+        kept = {name: value for name, value in file.attributes.items() if name != "layers"}
         sizes = {layer: len(basis.layers[layer].components) for layer in file.layers}
         return write_table(
             output, kind=kind, layers=sizes, rows=_projected(file, basis), attributes=kept | own
