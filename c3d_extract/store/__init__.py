@@ -1,6 +1,7 @@
 """A run's files: the journal while it runs, the feature, clip and basis files, and the report.
 
-The only importer of h5py and sqlite3. `RunStore` writes, `FeatureFile` reads.
+The only importer of sqlite3, and the only writer of HDF5 (`c3d_extract.hdf5` opens what is read). `RunStore`
+writes, `FeatureFile` reads.
 """
 
 from __future__ import annotations
