@@ -752,6 +752,35 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (".", "is no folder"),
+        ("state.pt", "is no regular file"),
+        ("log.csv", "is no regular file"),
+        ("model.safetensors", "is no regular file"),
+    ],
+)
+def test_a_pipe_where_a_file_of_the_run_belongs_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    run = tmp_path / "run"
+    if name != ".":
+        run.mkdir()
+    os.mkfifo(run / name)
+    done = _train(*SHORT, "--iterations", "1", "-o", str(run))
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {run / name}: {says}\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "log.csv"])
+def test_a_file_of_another_is_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("years of work\nin 2 lines\n")
+    done = _train(*SHORT, "--iterations", "1", "-o", str(tmp_path))
+    assert done.exit_code == 1
+    assert f"Error: {tmp_path / name}: is " in done.stderr
+    assert (tmp_path / name).read_text() == "years of work\nin 2 lines\n"
+    assert _train(*SHORT, "--iterations", "1", "-o", str(tmp_path), "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["nowhere"], "no such file or folder"),

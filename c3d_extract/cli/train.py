@@ -157,6 +157,8 @@ def _train(
     plan, source, test = _plan(data, options)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     say = say if first else (lambda _: None)
+    if first:
+        _check_folder(folder, overwrite=options["overwrite"])
     if options["overwrite"] and first:
         for name in ("state.pt", "log.csv"):
             (folder / name).unlink(missing_ok=True)
@@ -187,6 +189,21 @@ def _train(
     return (
         {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
     )
+
+
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse what would wait for ever, and a model that is not this run's."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError("is no folder", subject=folder)
+    for name in ("state.pt", "model.safetensors", "log.csv", "curve.png"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise StoreError("is no regular file", subject=folder / name)
+    if (folder / "model.safetensors").exists() and not (folder / "state.pt").exists() and not overwrite:
+        raise StoreError(
+            "is there without the state.pt of a run to go on",
+            subject=folder / "model.safetensors",
+            hint="name another folder, or --overwrite",
+        )
 
 
 @contextlib.contextmanager

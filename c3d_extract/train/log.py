@@ -6,7 +6,7 @@ import csv
 import dataclasses
 from typing import TYPE_CHECKING
 
-from c3d_extract.errors import UsageError
+from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,10 +45,16 @@ class TrainingLog:
             writer.writerow(["" if values[name] is None else _short(values[name]) for name in COLUMNS])
 
     def cut_after(self, iteration: int) -> None:
-        """Drop the lines that a resumed run will write again."""
+        """Drop the lines that a resumed run will write again; StoreError where the file is none of ours."""
         if not self.path.exists():
             return
-        head, *lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        if not text:  # killed before its first line
+            self.path.unlink()
+            return
+        head, *lines = text.splitlines(keepends=True)
+        if head.strip() != ",".join(COLUMNS):
+            raise StoreError("is no log of a training", subject=self.path, hint="name another folder")
         kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= iteration]
         self.path.write_text(head + "".join(kept), encoding="utf-8")
 
