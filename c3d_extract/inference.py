@@ -292,7 +292,7 @@ class Network:
                 buffer[:n], buffer[n:] = clips[:n], 0
                 clips = buffer
             found = self._run(self._model, self._input(clips))
-            features = {layer: value[:n] for layer, value in found.items()}
+            features = {layer: value.narrow(0, 0, n) for layer, value in found.items()}
             return self._sent_back(clips[:n], size, features)
 
     def _sent_back(self, clips: NDArray[np.uint8], size: int, features: dict[str, torch.Tensor]) -> _Part:
