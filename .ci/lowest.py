@@ -36,12 +36,13 @@ def main() -> int:
     alone = [pins.pop(name) for name in WITHOUT_ITS_NEEDS]
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        python = [str(Path(folder, "bin", "python"))]
-        pip = [*python, "-m", "pip", "install", "--quiet"]
+        programs = Path(folder, "bin")
+        pip = [str(programs / "pip"), "install", "--quiet"]
         print("lowest versions:", *pins.values(), *alone, flush=True)
         subprocess.run([*pip, ".", *pins.values()], cwd=ROOT, check=True)
         subprocess.run([*pip, "--no-deps", *alone], check=True)
-        return subprocess.run([*python, "-m", "pytest"], cwd=ROOT, check=False).returncode
+        # Not "python -m pytest", which would test this folder instead of what was installed.
+        return subprocess.run([str(programs / "pytest")], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

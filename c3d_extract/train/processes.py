@@ -50,8 +50,8 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return self
         store, rank, world = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
-        self._store, self._rank = store.clone(), rank
-        threading.Thread(target=self._watch, args=(store.clone(),), daemon=True).start()
+        self._store, self._rank = _connected_anew(store), rank
+        threading.Thread(target=self._watch, args=(_connected_anew(store),), daemon=True).start()
         gpu = self._device.type == "cuda"
         distributed.init_process_group(
             "nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=_STEP_TIMEOUT,
@@ -100,6 +100,13 @@ class Processes:
                 sys.stderr.write(f"Error: {_why(store)}; the last state is kept\n")
                 sys.stderr.flush()
                 os._exit(1)
+
+
+def _connected_anew(store: Any) -> Any:
+    """Return the same store by a connection of its own, for a thread that must not wait for another's."""
+    if hasattr(store, "clone"):
+        return store.clone()
+    return distributed.TCPStore(store.host, store.port, is_master=False)  # type: ignore[attr-defined]  # torch 2.6
 
 
 def _why(store: Any) -> str:
