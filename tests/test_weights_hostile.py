@@ -48,12 +48,16 @@ CONTAINERS = [
 ]
 
 
+N_DAMAGED = 250
+"""Of each kind; all eleven with 1,000 take four times as long: ``checkpoint_fuzz.py FOLDER 1000 KIND…``."""
+
+
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    script = [sys.executable, str(HERE / "checkpoint_fuzz.py"), str(tmp_path_factory.mktemp("fuzz")), "1000"]
+    script = [sys.executable, str(HERE / "checkpoint_fuzz.py"), str(tmp_path_factory.mktemp("fuzz"))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     done = subprocess.run(
-        [*script, *CONTAINERS], env=environment, capture_output=True, text=True, check=False
+        [*script, str(N_DAMAGED), *CONTAINERS], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -61,11 +65,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's means")
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_a_thousand_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed: Any) -> None:
+def test_hundreds_of_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed: Any) -> None:
     result = fuzzed[container]
     assert result["others"] == []
-    assert result["loaded"] + result["refused"] == 1000
-    assert result["refused"] > 500  # the damage is real
+    assert result["loaded"] + result["refused"] == N_DAMAGED
+    assert result["refused"] > N_DAMAGED / 2  # the damage is real
     # Tiny files of 20 kB; caches of parsers take a few MiB, a believed length would take hundreds.
     assert result["grew_mib"] < 32
 
