@@ -28,7 +28,7 @@ OPTIONS = DecodeOptions(Preprocessing(), 1 << 26)
 OTHER_INTERFACE = """
 import av
 real = av.open
-def open(file, mode=None, *, container_options=None):
+def open(file, mode=None):
     return real(file)
 av.open = open
 """
