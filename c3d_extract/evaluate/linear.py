@@ -7,7 +7,6 @@ state; a fitted model is four arrays and a few words, and is saved as that (safe
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from c3d_extract.errors import C3DError, StoreError, UsageError
+from c3d_extract.files import replacing
 from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -209,12 +209,10 @@ def save_model(model: LinearModel, path: Path) -> None:
     content = save(
         {k: np.ascontiguousarray(v) for k, v in arrays.items()}, {"c3d_extract": json.dumps(described)}
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise StoreError(f"cannot be written: {error.strerror}", subject=path) from error
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from c3d_extract.decoder_process import end_with_parent
 from c3d_extract.errors import VideoError
 from c3d_extract.preprocess import FrameSampler, Preprocessing
 from c3d_extract.video import FrameFolder, open_video
@@ -314,10 +313,4 @@ def start_worker(worker: int) -> None:
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with_parent(os.getppid())

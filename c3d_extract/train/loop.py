@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from c3d_extract.devices import fp32_products, layout
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
+from c3d_extract.files import replacing
 from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate, send, start_worker
 from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet
@@ -273,10 +274,10 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        path, temporary = self.folder / "state.pt", self.folder / "state.pt.tmp"
+        path = self.folder / "state.pt"
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with replacing(path) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:
             raise StoreError(f"cannot be written: {error}", subject=path) from error
         self.write_model(self.folder / "model.safetensors", name=self.folder.resolve().name)
