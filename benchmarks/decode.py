@@ -27,9 +27,9 @@ import av
 import cv2
 import numpy as np
 
-from c3d_extract.decode_pool import DecodeOptions, DecodePool, FramesDecoded
-from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.video import MAX_PIXELS, VideoReader
+from c3d_extract.decode import MAX_PIXELS, VideoReader
+from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded
+from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,11 +28,11 @@ import torch
 from embedded import extract, score
 
 from c3d_extract.errors import VideoError
-from c3d_extract.model import ARCHITECTURES
-from c3d_extract.preprocess import Preprocessing
-from c3d_extract.synthetic import REVERSALS, SyntheticClips
+from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.train import Plan, Recipe, Trainer, VideoList, VideoSource, read_videos
 from c3d_extract.train.recipes import RECIPES
+from c3d_extract.train.synthetic import REVERSALS, SyntheticClips
 
 
 def _swaps(*pairs: tuple[str, str]) -> dict[str, str]:

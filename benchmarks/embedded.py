@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from c3d_extract import Extractor
-from c3d_extract.evaluate.protocols import Recipe, Samples, cross_validate, leave_one_out_splits
+from c3d_extract.analysis.protocols import Recipe, Samples, cross_validate, leave_one_out_splits
+from c3d_extract.decode import open_video
 from c3d_extract.settings import ExtractSettings
 from c3d_extract.train.network import TrainingNet
 from c3d_extract.train.recipes import RECIPES
-from c3d_extract.video import open_video
 from c3d_extract.weights import load_checkpoint, save_checkpoint
 
 LAYERS = ("pool5", "fc6", "fc7")

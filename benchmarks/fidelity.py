@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from oracle import averaged_fc6, opencv_frames, relative
 
 from c3d_extract import ARCHITECTURES, Extractor
-from c3d_extract.preprocess import FrameSampler, Preprocessing
+from c3d_extract.decode import VideoReader
+from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
 from c3d_extract.settings import ExtractSettings
-from c3d_extract.video import VideoReader
 
 MEAN = np.array([100.61, 108.05, 107.81], np.float32)
 COMBINATIONS = tuple(product(("ceil", "symmetric"), (16, 8), ("bgr", "rgb")))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from c3d_extract.video import write_video
+from c3d_extract.decode import write_video
 
 
 def peak_mib(videos: list[str], weights: Path, output: Path) -> float:

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from embedded import score
 
-from c3d_extract.decode_pool import DecodeOptions, decode
-from c3d_extract.devices import choose_precision
-from c3d_extract.inference import Network
-from c3d_extract.model import C3D
-from c3d_extract.video import MAX_PIXELS
+from c3d_extract.compute.devices import choose_precision
+from c3d_extract.compute.network import Network
+from c3d_extract.decode import MAX_PIXELS
+from c3d_extract.decode.pool import DecodeOptions, decode
+from c3d_extract.models.c3d import C3D
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import argparse
 import statistics
 import time
 
-from c3d_extract.synthetic import SyntheticClips, _paint, camera, canvas
+from c3d_extract.train.synthetic import SyntheticClips, _paint, camera, canvas
 
 CLIPS = 40
 

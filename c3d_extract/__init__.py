@@ -11,30 +11,30 @@ from c3d_extract._lazy import lazy_names
 
 if TYPE_CHECKING:
     from c3d_extract.errors import C3DError
-    from c3d_extract.model import ARCHITECTURES, C3D, Architecture
-    from c3d_extract.pca import PcaBasis
+    from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
+    from c3d_extract.output import FeatureFile, load_basis, read_report
+    from c3d_extract.output.pca_basis import PcaBasis
     from c3d_extract.pipeline import Extraction, Extractor, Features, Outcome, Progress
     from c3d_extract.settings import ExtractSettings
-    from c3d_extract.store import FeatureFile, load_basis, read_report
     from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
 _HOMES = {
-    "ARCHITECTURES": "model",
-    "Architecture": "model",
-    "C3D": "model",
+    "ARCHITECTURES": "models.c3d",
+    "Architecture": "models.c3d",
+    "C3D": "models.c3d",
     "C3DError": "errors",
     "Checkpoint": "weights",
     "ExtractSettings": "settings",
     "Extraction": "pipeline",
     "Extractor": "pipeline",
-    "FeatureFile": "store",
+    "FeatureFile": "output",
     "Features": "pipeline",
     "Outcome": "pipeline",
-    "PcaBasis": "pca",
+    "PcaBasis": "output.pca_basis",
     "Progress": "pipeline",
-    "load_basis": "store",
+    "load_basis": "output",
     "load_checkpoint": "weights",
-    "read_report": "store",
+    "read_report": "output",
     "save_checkpoint": "weights",
 }
 

@@ -1,4 +1,4 @@
-/* The inner loops over pixels: of video/convert.py, which gathers the parts of a frame that are needed, and of
+/* The inner loops over pixels: of decode/colour.py, which gathers the parts of a frame that are needed, and of
    preprocess.py, which samples them as OpenCV's 8-bit bilinear does.
 
    Every index and weight is checked against the frame before it is used, so wrong tables raise ValueError

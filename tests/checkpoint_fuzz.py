@@ -21,8 +21,8 @@ import torch
 from checkpoint_writers import WRITERS, random_state
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.model import ARCHITECTURES
-from c3d_extract.preprocess import Preprocessing
+from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.weights import load_checkpoint, save_checkpoint
 
 TINY = replace(ARCHITECTURES["c3d"].scaled(1 / 512), n_classes=5)  # 4 filters and 8 outputs a layer

@@ -59,7 +59,7 @@ LENGTHS = {
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six small videos, 5 to 100 frames long; do not write into it."""
-    from c3d_extract.video import write_video
+    from c3d_extract.decode import write_video
 
     root = tmp_path_factory.mktemp("videos")
     for seed, (name, n_frames) in enumerate(LENGTHS.items()):
@@ -74,7 +74,7 @@ def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random C3D a sixteenth as wide, as a state dict in DavideA's layout."""
     import torch
 
-    from c3d_extract.model import ARCHITECTURES
+    from c3d_extract.models.c3d import ARCHITECTURES
 
     generator = torch.Generator().manual_seed(0)
     state = {}

@@ -23,7 +23,7 @@ from store_samples import identity, record, video_row
 
 from c3d_extract.cli import classify, info, pca
 from c3d_extract.errors import C3DError
-from c3d_extract.store import FeatureFile, RunStore, fit_basis, load_basis
+from c3d_extract.output import FeatureFile, RunStore, fit_basis, load_basis
 
 if TYPE_CHECKING:
     from collections.abc import Callable

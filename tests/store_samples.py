@@ -18,10 +18,10 @@ import h5py
 import numpy as np
 
 from c3d_extract.errors import C3DError
-from c3d_extract.store import ClipRows, RunIdentity, RunStore, VideoRow
+from c3d_extract.output import ClipRows, RunIdentity, RunStore, VideoRow
 
 if TYPE_CHECKING:
-    from c3d_extract.store import Status
+    from c3d_extract.output import Status
 
 SIZES = {"fc6": 12, "fc7": 5}
 WEIGHTS = {

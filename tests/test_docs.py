@@ -21,7 +21,7 @@ import c3d_extract
 from c3d_extract import FeatureFile
 from c3d_extract.cli.extract import command
 from c3d_extract.cli.tools import COMMANDS, LazyGroup
-from c3d_extract.video import open_video
+from c3d_extract.decode import open_video
 from c3d_extract.weights import find_record, local_path
 
 ROOT = Path(__file__).resolve().parents[1]

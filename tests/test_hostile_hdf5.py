@@ -15,7 +15,7 @@ from hostile_files import BASES, TABLES, make, outcome
 from store_samples import identity, record, video_row
 
 from c3d_extract.errors import StoreError
-from c3d_extract.store import FeatureFile, RunStore
+from c3d_extract.output import FeatureFile, RunStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -64,7 +64,7 @@ def test_help_is_there_at_once() -> None:
 
 
 def test_a_decoder_process_imports_neither_torch_nor_h5py() -> None:
-    assert not imported_by("import c3d_extract.decode_pool, c3d_extract.video, c3d_extract.preprocess") & {
+    assert not imported_by("import c3d_extract.decode.pool, c3d_extract.preprocess.spec") & {
         "torch", "torchvision", "h5py", "safetensors", "click", "rich",
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from c3d_extract.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from c3d_extract.model import Architecture
+    from c3d_extract.models.c3d import Architecture
 
 __all__ = ["command"]
 
@@ -72,7 +72,7 @@ def command(
 
 
 def _known() -> list[str]:
-    from c3d_extract.model import ARCHITECTURES
+    from c3d_extract.models.c3d import ARCHITECTURES
 
     return list(ARCHITECTURES)
 
@@ -83,7 +83,7 @@ def _chosen(
     import dataclasses
 
     from c3d_extract.errors import WeightsError
-    from c3d_extract.model import ARCHITECTURES
+    from c3d_extract.models.c3d import ARCHITECTURES
 
     if name not in ARCHITECTURES:
         raise UsageError(f"unknown; known: {', '.join(ARCHITECTURES)}", subject=name)

@@ -44,8 +44,8 @@ def command(
     SVM trained on all others. The twelve are ours: the benchmark's own list could not be consulted.
     """
     del debug
-    from c3d_extract.evaluate import judge_pairs, read_layer, read_pairs
-    from c3d_extract.evaluate.aslan import LAYERS
+    from c3d_extract.analysis import judge_pairs, read_layer, read_pairs
+    from c3d_extract.analysis.aslan import LAYERS
 
     tables = [read_layer(features, layer) for layer in layers or LAYERS]
     pairs = read_pairs(pairs_file, tables[0].videos, skip=missing == "skip")

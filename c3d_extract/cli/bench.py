@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Measure the network and the decoders here, in under two minutes."""
     del debug
-    from c3d_extract.devices import choose_device, choose_precision, device_name
+    from c3d_extract.compute.devices import choose_device, choose_precision, device_name
 
     where = choose_device(device)
     how = choose_precision(precision, where)
@@ -70,8 +70,8 @@ def _random_c3d() -> Checkpoint:
     import numpy as np
     import torch
 
-    from c3d_extract.model import ARCHITECTURES
-    from c3d_extract.preprocess import Preprocessing
+    from c3d_extract.models.c3d import ARCHITECTURES
+    from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.weights import Checkpoint
 
     architecture = ARCHITECTURES["c3d"]
@@ -92,7 +92,7 @@ def _random_c3d() -> Checkpoint:
 
 
 def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> dict[str, Any]:
-    from c3d_extract.inference import Network
+    from c3d_extract.compute.network import Network
 
     suited = Network(checkpoint, ("fc6",), device=device, precision=precision).batch_size
     flop = 2 * sum(checkpoint.architecture.multiply_adds().values())
@@ -114,7 +114,7 @@ def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Pre
     """Rate with two batches under way, as in a run."""
     import numpy as np
 
-    from c3d_extract.inference import Network
+    from c3d_extract.compute.network import Network
 
     network = Network(checkpoint, ("fc6",), device=device, precision=precision, batch_size=size)
     clips = network.new_batch()  # page-locked for a GPU, as in a run
@@ -132,7 +132,7 @@ def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Pre
 
 
 def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    from c3d_extract.devices import usable_cores
+    from c3d_extract.compute.devices import usable_cores
 
     cores = usable_cores()
     rows = []
@@ -146,8 +146,8 @@ def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 
 
 def _sample(path: Path, size: tuple[int, int, int]) -> Path:
-    from c3d_extract.synthetic import render_video
-    from c3d_extract.video import write_video
+    from c3d_extract.decode import write_video
+    from c3d_extract.train.synthetic import render_video
 
     frames = render_video("walk", 0, size=(size[0], 240, 320), seconds=4.0)
     times = size[1] // frames.shape[1]
@@ -158,7 +158,7 @@ def _sample(path: Path, size: tuple[int, int, int]) -> Path:
 
 def _frames_a_second(checkpoint: Checkpoint, video: Path, n_frames: int, workers: int) -> float:
     """Frames decoded, cropped and handed over, by ``workers`` that do one video each at a time."""
-    from c3d_extract.decode_pool import DecodeOptions, DecodePool, VideoRead
+    from c3d_extract.decode.pool import DecodeOptions, DecodePool, VideoRead
 
     options = DecodeOptions(checkpoint.preprocessing, max_pixels=1 << 26)
     with DecodePool(workers, options) as pool:

@@ -12,7 +12,7 @@ import click
 from c3d_extract.cli.common import debug_option, guarded, note, printable, put_json, show
 
 if TYPE_CHECKING:
-    from c3d_extract.evaluate import LinearModel, Recipe, Report, Task
+    from c3d_extract.analysis import LinearModel, Recipe, Report, Task
 
 __all__ = ["command"]
 
@@ -99,8 +99,8 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @guarded
 def command(**words: Any) -> None:
     """Judge FEATURES, a feature file, with a linear SVM: accuracy, classes, confusions."""
+    from c3d_extract.analysis import Choices, Recipe, cross_validate, gather, pca_curve
     from c3d_extract.errors import UsageError
-    from c3d_extract.evaluate import Choices, Recipe, cross_validate, gather, pca_curve
 
     choices = Choices(
         skip_missing=words["missing"] == "skip",
@@ -141,7 +141,7 @@ def _warn(task: Task, report: Report) -> None:
 def _save(task: Task, recipe: Recipe, path: Path) -> None:
     from dataclasses import replace
 
-    from c3d_extract.evaluate import fit_recipe, save_model
+    from c3d_extract.analysis import fit_recipe, save_model
 
     model: LinearModel = replace(
         fit_recipe(task.samples.rows(task.train_rows), recipe), features=task.made_from
@@ -151,7 +151,7 @@ def _save(task: Task, recipe: Recipe, path: Path) -> None:
 
 
 def _plot(task: Task, report: Report, curve: dict[int, Report], path: Path) -> None:
-    from c3d_extract.evaluate import draw_report
+    from c3d_extract.analysis import draw_report
 
     draw_report(report, path, curve=curve, title=f"{task.made_from['layer']}: {_accuracy(report)}")
     note(f"{path}: drawn")

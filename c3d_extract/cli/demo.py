@@ -57,8 +57,8 @@ def _jobs(directory: Path, seed: int, per_class: int) -> Iterator[tuple[Path, st
 
 
 def _render(path: Path, name: str, seed: int) -> None:
-    from c3d_extract.synthetic import render_video
-    from c3d_extract.video import write_video
+    from c3d_extract.decode import write_video
+    from c3d_extract.train.synthetic import render_video
 
     height, width = SIZES[seed % len(SIZES)]
     seconds = 2 + seed % 3 * 0.5

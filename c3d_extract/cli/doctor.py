@@ -65,7 +65,7 @@ def _packages(problems: list[str]) -> dict[str, str]:
 
 
 def _machine() -> dict[str, str]:
-    from c3d_extract.devices import usable_cores
+    from c3d_extract.compute.devices import usable_cores
 
     return {"system": platform.platform(), "cores": f"{usable_cores()} usable of {os.cpu_count()}"}
 
@@ -87,7 +87,7 @@ def _gpu(device: torch.device, problems: list[str]) -> str:
     """Say what a GPU is, and try the kind of work that it would get."""
     import torch
 
-    from c3d_extract.devices import in_one_line
+    from c3d_extract.compute.devices import in_one_line
     from c3d_extract.errors import DeviceError
 
     try:
@@ -124,7 +124,7 @@ def _cudnn(problems: list[str]) -> str:
 
 
 def _would_use(problems: list[str]) -> dict[str, str]:
-    from c3d_extract.devices import choose_device, choose_precision
+    from c3d_extract.compute.devices import choose_device, choose_precision
     from c3d_extract.errors import DeviceError
     from c3d_extract.pipeline import suitable_workers
 
@@ -142,14 +142,14 @@ def _would_use(problems: list[str]) -> dict[str, str]:
 
 
 def _video(problems: list[str]) -> dict[str, str]:
-    from c3d_extract.self_check import HINT, why_unusable
+    from c3d_extract.decode.self_check import HINT, why_unusable
 
     unusable = why_unusable()
     if unusable is not None:
         problems.append(f"{unusable}; {HINT}")
         return {"decoders": "cannot be used"}
-    from c3d_extract.preprocess import FrameSampler
-    from c3d_extract.video import codec_report
+    from c3d_extract.decode import codec_report
+    from c3d_extract.preprocess.spec import FrameSampler
 
     report = codec_report()
     missing = [name for name, there in report.items() if not there]

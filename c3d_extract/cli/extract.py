@@ -26,11 +26,11 @@ from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
 
 if TYPE_CHECKING:
     from c3d_extract.cli.progress import FetchBar, RunBar
-    from c3d_extract.pca import PcaBasis
+    from c3d_extract.output import RunStore, State
+    from c3d_extract.output.pca_basis import PcaBasis
     from c3d_extract.pipeline import Extraction, Extractor, Outcome, Progress
     from c3d_extract.settings import ExtractSettings
-    from c3d_extract.sources import Found, Source
-    from c3d_extract.store import RunStore, State
+    from c3d_extract.sources.find import Found, Source
 
 __all__ = ["command", "main"]
 
@@ -240,7 +240,7 @@ def _inputs(options: Options) -> Inputs:
 
 
 def _read_list(name: str) -> list[str]:
-    from c3d_extract.sources import listed_paths
+    from c3d_extract.sources.find import listed_paths
 
     subject = f"--from-file {name}"
     if name == "-" and sys.stdin is None:
@@ -303,8 +303,8 @@ def _extract(options: Options, settings: ExtractSettings, inputs: Inputs) -> int
 
 
 def _find(options: Options, inputs: Inputs) -> Found:
-    from c3d_extract.sources import find_videos
-    from c3d_extract.store import OutputPaths
+    from c3d_extract.output import OutputPaths
+    from c3d_extract.sources.find import find_videos
 
     paths = OutputPaths.of(Path(options.output), Path(options.clips) if options.clips else None)
     paths.check()
@@ -343,7 +343,7 @@ def _extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar)
 
 
 def _basis(options: Options) -> PcaBasis | None:
-    from c3d_extract.store import load_basis
+    from c3d_extract.output import load_basis
 
     return None if options.pca_from is None else load_basis(Path(options.pca_from))
 
@@ -558,8 +558,8 @@ def _plan_in_words(
 
 def _preview(options: Options, settings: ExtractSettings, found: Found) -> RunStore:
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.pipeline.extraction import check_pca
-    from c3d_extract.store import RunStore
+    from c3d_extract.output import RunStore
+    from c3d_extract.pipeline.run import check_pca
 
     output, identity = Path(options.output), None
     try:

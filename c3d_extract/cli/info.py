@@ -30,7 +30,7 @@ def command(file: str, *, as_json: bool, debug: bool) -> None:
     failed and why.
     """
     del debug
-    from c3d_extract.store import describe
+    from c3d_extract.output import describe
 
     facts = describe(file)
     if as_json:

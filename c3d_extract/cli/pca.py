@@ -37,7 +37,7 @@ def fit_command(
 ) -> None:
     """Fit a basis of K components on the rows of FEATURES, a feature or clip file."""
     del debug
-    from c3d_extract.store import describe, fit_basis
+    from c3d_extract.output import describe, fit_basis
 
     fit_basis(features, n_components, output, layers=layers, overwrite=overwrite)
     for layer, part in describe(output)["layers"].items():
@@ -57,7 +57,7 @@ def fit_command(
 def apply_command(features: Path, *, basis: Path, output: Path, overwrite: bool, debug: bool) -> None:
     """Project all layers of FEATURES, a feature or clip file, into a new file of the same kind."""
     del debug
-    from c3d_extract.store import apply_basis
+    from c3d_extract.output import apply_basis
 
     n_rows = apply_basis(features, basis, output, overwrite=overwrite)
     note(f"{output}: {n_rows:,} rows projected with {basis}")

@@ -30,7 +30,7 @@ def command(model: Path, features: Path, *, as_json: bool, debug: bool) -> None:
     other weights, another layer or another PCA than the model was trained on are refused.
     """
     del debug
-    from c3d_extract.evaluate import load_model, read_layer, require_same
+    from c3d_extract.analysis import load_model, read_layer, require_same
 
     svm = load_model(model)
     table = read_layer(features, str(svm.features.get("layer")))

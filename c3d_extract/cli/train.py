@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.model import Architecture
-    from c3d_extract.preprocess import Preprocessing
+    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.train.data import ClipSource
     from c3d_extract.train.loop import Plan, Report, Trainer
     from c3d_extract.train.recipes import Recipe
@@ -232,7 +232,7 @@ def _device(name: str) -> Any:
     """Choose a device; under torchrun each process takes a GPU of its own."""
     import torch
 
-    from c3d_extract.devices import choose_device
+    from c3d_extract.compute.devices import choose_device
 
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None and name.startswith("cuda:") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -251,7 +251,7 @@ def _device(name: str) -> Any:
 
 
 def _precision(asked: str, device: Any) -> str:
-    from c3d_extract.devices import choose_precision, has_bf16
+    from c3d_extract.compute.devices import choose_precision, has_bf16
 
     if asked == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
@@ -264,7 +264,7 @@ def _precision(asked: str, device: Any) -> str:
 
 
 def _workers(asked: int | None) -> int:
-    from c3d_extract.devices import usable_cores
+    from c3d_extract.compute.devices import usable_cores
 
     return max(1, usable_cores() - 1) if asked is None else asked
 
@@ -326,7 +326,7 @@ def _recipe(data: str, options: dict[str, Any]) -> tuple[str, Recipe]:
 
 def _preprocessing(options: dict[str, Any]) -> Preprocessing:
     from c3d_extract.errors import WeightsError
-    from c3d_extract.preprocess import Preprocessing
+    from c3d_extract.preprocess.spec import Preprocessing
 
     rows, columns, *crop = options["size"] or (128, 171, 112, 112)
     try:
@@ -340,7 +340,7 @@ def _preprocessing(options: dict[str, Any]) -> Preprocessing:
 def _mean(text: str, preprocessing: Preprocessing) -> NDArray[np.float32]:
     import numpy as np
 
-    from c3d_extract.preprocess import fit_mean
+    from c3d_extract.preprocess.spec import fit_mean
     from c3d_extract.weights import read_mean
 
     parts = text.split(",")
@@ -355,7 +355,7 @@ def _mean(text: str, preprocessing: Preprocessing) -> NDArray[np.float32]:
 def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architecture:
     import dataclasses
 
-    from c3d_extract.model import ARCHITECTURES
+    from c3d_extract.models.c3d import ARCHITECTURES
 
     name = options["arch"] or "c3d"
     if name not in ARCHITECTURES:
@@ -394,8 +394,8 @@ def _sources(
 def _synthetic(
     kind: str, options: dict[str, Any], crop: tuple[int, int]
 ) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    from c3d_extract.synthetic import SyntheticClips
     from c3d_extract.train.data import SyntheticSource
+    from c3d_extract.train.synthetic import SyntheticClips
 
     if options["test_data"] is not None:
         raise UsageError("synthetic data is tested on clips of another seed", subject="--test")
@@ -431,7 +431,7 @@ def _tell(report: Report, recipe: Recipe, say: Any) -> None:
 
 
 def _draw(folder: Path, say: Any) -> None:
-    from c3d_extract.train.log import draw_curve
+    from c3d_extract.train.report import draw_curve
 
     try:
         draw_curve(folder / "log.csv", folder / "curve.png")

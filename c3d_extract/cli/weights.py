@@ -11,11 +11,11 @@ import click
 from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, printable, put_json, show
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, what_vouches
-from c3d_extract.weights.records import find_record, registry
+from c3d_extract.weights.registry import find_record, registry
 
 if TYPE_CHECKING:
     from c3d_extract.weights.convert import Rounding
-    from c3d_extract.weights.records import Fc6Order, Record
+    from c3d_extract.weights.registry import Fc6Order, Record
     from c3d_extract.weights.verify import Combination, Known, Verdict
 
 __all__ = ["command"]
@@ -122,7 +122,7 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
 
 
 def _own_description(name: str) -> dict[str, Any]:
-    from c3d_extract.weights.checkpoint import load_checkpoint
+    from c3d_extract.weights.load import load_checkpoint
 
     checkpoint = load_checkpoint(name, offline=True)
     architecture = checkpoint.architecture
@@ -162,7 +162,7 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
     """Fetch checkpoints with their means and labels into torch's cache; prints where they are."""
     del debug
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.weights.checkpoint import fetch_record
+    from c3d_extract.weights.load import fetch_record
 
     for record in [find_record(name) for name in names]:
         if record.embedded and (path := local_path(record)) is not None:

@@ -5,9 +5,9 @@ the calling thread feeds the network, sums each video's clips in float64 and com
 The queue between them is bounded, so memory does not grow with the length of a video.
 """
 
-from c3d_extract.pipeline.extraction import Extraction
 from c3d_extract.pipeline.extractor import Extractor, library_versions, suitable_workers
-from c3d_extract.pipeline.outcomes import Features, Outcome, Progress
+from c3d_extract.pipeline.results import Features, Outcome, Progress
+from c3d_extract.pipeline.run import Extraction
 
 __all__ = [
     "Extraction",

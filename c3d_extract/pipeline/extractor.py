@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 
-from c3d_extract.decode_pool import DecodeOptions, VideoFailed, VideoRead
-from c3d_extract.decoder_process import may_start_processes
-from c3d_extract.devices import choose_devices, common_precision, device_name, usable_cores
+from c3d_extract.compute.devices import choose_devices, common_precision, device_name, usable_cores
+from c3d_extract.compute.network import Network, batch_size_for
+from c3d_extract.decode.pool import DecodeOptions, VideoFailed, VideoRead
+from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError, VideoError
-from c3d_extract.inference import Network, batch_size_for
-from c3d_extract.pipeline.batching import Batch, Devices, Feeder, Owner
+from c3d_extract.output import OutputPaths, RunIdentity, VideoRow
 from c3d_extract.pipeline.decoders import Decoders
-from c3d_extract.pipeline.extraction import Extraction
-from c3d_extract.pipeline.outcomes import Features, Progress, outcome_of
+from c3d_extract.pipeline.feeder import Batch, Devices, Feeder, Owner
+from c3d_extract.pipeline.results import Features, Progress, outcome_of
+from c3d_extract.pipeline.run import Extraction
 from c3d_extract.settings import ExtractSettings, Precision
-from c3d_extract.sources import Found, Source, find_videos
-from c3d_extract.store import OutputPaths, RunIdentity, VideoRow
+from c3d_extract.sources.find import Found, Source, find_videos
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.model import Pool5
-    from c3d_extract.pca import PcaBasis
-    from c3d_extract.preprocess import Colour
-    from c3d_extract.store import JSON
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.output import JSON
+    from c3d_extract.output.pca_basis import PcaBasis
+    from c3d_extract.preprocess.spec import Colour
     from c3d_extract.weights import Checkpoint
 
 __all__ = ["Extractor", "library_versions", "suitable_workers"]

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from c3d_extract.decoder_process import end_with_parent
+from c3d_extract.decode import FrameFolder, open_video
+from c3d_extract.decode.process import end_with_parent
 from c3d_extract.errors import VideoError
-from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.video import FrameFolder, open_video
+from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.synthetic import SyntheticClips
+    from c3d_extract.decode import Frame, VideoReader
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
-    from c3d_extract.video import Frame, VideoReader
+    from c3d_extract.train.synthetic import SyntheticClips
 
 __all__ = [
     "Batch",

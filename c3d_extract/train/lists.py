@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
-from c3d_extract.sources import VIDEO_SUFFIXES, find_videos
+from c3d_extract.sources.find import VIDEO_SUFFIXES, find_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

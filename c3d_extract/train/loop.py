@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from c3d_extract.devices import fp32_products, layout
+from c3d_extract.compute.devices import fp32_products, layout
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
 from c3d_extract.files import replacing
 from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate, send, start_worker
-from c3d_extract.train.log import TrainingLog
 from c3d_extract.train.network import TrainingNet
+from c3d_extract.train.report import TrainingLog
 from c3d_extract.weights import save_checkpoint
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.model import Architecture
-    from c3d_extract.preprocess import Preprocessing
+    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.train.data import ClipSource
     from c3d_extract.train.recipes import Recipe
 

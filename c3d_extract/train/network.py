@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from c3d_extract.model import C3D
+from c3d_extract.models.c3d import C3D
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from c3d_extract.model import Architecture
+    from c3d_extract.models.c3d import Architecture
     from c3d_extract.train.recipes import Recipe
 
 __all__ = ["TrainingNet"]

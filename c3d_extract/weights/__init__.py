@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 from c3d_extract._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.checkpoint import Checkpoint, load_checkpoint
     from c3d_extract.weights.fetch import cache_folder, fetch_file, local_path
+    from c3d_extract.weights.layouts.native import save_checkpoint
+    from c3d_extract.weights.load import Checkpoint, load_checkpoint
     from c3d_extract.weights.means import read_mean
-    from c3d_extract.weights.ours import save_checkpoint
-    from c3d_extract.weights.records import Record, find_record, registry
+    from c3d_extract.weights.registry import Record, find_record, registry
 
 _HOMES = {
-    "Checkpoint": "checkpoint",
-    "Record": "records",
+    "Checkpoint": "load",
+    "Record": "registry",
     "cache_folder": "fetch",
     "fetch_file": "fetch",
-    "find_record": "records",
-    "load_checkpoint": "checkpoint",
+    "find_record": "registry",
+    "load_checkpoint": "load",
     "local_path": "fetch",
     "read_mean": "means",
-    "registry": "records",
-    "save_checkpoint": "ours",
+    "registry": "registry",
+    "save_checkpoint": "layouts.native",
 }
 
 __all__ = [

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from c3d_extract.errors import UsageError
-from c3d_extract.model import C3D
-from c3d_extract.weights.checkpoint import load_checkpoint
-from c3d_extract.weights.ours import save_checkpoint
+from c3d_extract.models.c3d import C3D
+from c3d_extract.weights.layouts.native import save_checkpoint
+from c3d_extract.weights.load import load_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from c3d_extract.weights.checkpoint import Checkpoint
+    from c3d_extract.weights.load import Checkpoint
 
 __all__ = ["Rounding", "convert"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from c3d_extract.preprocess import Preprocessing
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
-    from c3d_extract.model import Pool5
-    from c3d_extract.preprocess import Colour
-    from c3d_extract.weights.records import Record
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.preprocess.spec import Colour
+    from c3d_extract.weights.registry import Record
 
 __all__ = ["SPORTS1M_CLASSES", "Dialect", "assumed_dialect", "registered_dialect"]
 

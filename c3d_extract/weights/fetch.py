@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.weights.records import data_folder
+from c3d_extract.weights.registry import data_folder
 
 try:
     import fcntl
@@ -25,7 +25,7 @@ except ImportError:  # Windows: two processes may fetch the same file, and one o
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.records import Record, RemoteFile
+    from c3d_extract.weights.registry import Record, RemoteFile
 
 __all__ = [
     "Progress",

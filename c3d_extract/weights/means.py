@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.weights.caffe import read_blob
-from c3d_extract.weights.contents import one_line
 from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, git_blob_sha1
-from c3d_extract.weights.records import registry
+from c3d_extract.weights.layouts.caffe import read_blob
+from c3d_extract.weights.layouts.contents import one_line
+from c3d_extract.weights.registry import registry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.weights.fetch import Progress
-    from c3d_extract.weights.records import RemoteFile
+    from c3d_extract.weights.registry import RemoteFile
 
 __all__ = ["APPROXIMATE_SPORTS1M", "NamedMean", "find_mean", "looks_like_ucf101", "mean_sha256", "read_mean"]
 

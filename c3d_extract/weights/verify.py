@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from c3d_extract.clips import CLIP_LENGTH
+from c3d_extract.decode import read_frame_folder
 from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.model import C3D
-from c3d_extract.preprocess import FrameSampler, Preprocessing
-from c3d_extract.video import read_frame_folder
-from c3d_extract.weights.channels_last import CHANNELS_LAST_LAYOUTS
-from c3d_extract.weights.checkpoint import load_checkpoint
-from c3d_extract.weights.contents import one_line
+from c3d_extract.models.c3d import C3D
+from c3d_extract.preprocess.clips import CLIP_LENGTH
+from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
 from c3d_extract.weights.fetch import cache_folder, fetch_file
-from c3d_extract.weights.records import RemoteFile, data_folder
+from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
+from c3d_extract.weights.layouts.contents import one_line
+from c3d_extract.weights.load import load_checkpoint
+from c3d_extract.weights.registry import RemoteFile, data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.model import Pool5
-    from c3d_extract.preprocess import Colour
-    from c3d_extract.weights.checkpoint import Checkpoint
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.preprocess.spec import Colour
     from c3d_extract.weights.fetch import Progress
-    from c3d_extract.weights.records import Fc6Order
+    from c3d_extract.weights.load import Checkpoint
+    from c3d_extract.weights.registry import Fc6Order
 
 __all__ = ["Combination", "Known", "Verdict", "known_clips", "read_goldens", "sample_frames", "verify"]
 

@@ -1,0 +1,1 @@
+"""A network on a device: which devices there are, at which precision, how batches run."""

@@ -1,0 +1,127 @@
+"""Folders of numbered images, read as one video."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, plain
+from c3d_extract.decode.safety import open_regular
+from c3d_extract.errors import VideoError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from c3d_extract.decode.base import Lines
+
+__all__ = ["FrameFolder", "frame_files", "read_frame_folder"]
+
+_FORMATS = ("JPEG", "PNG")  # left alone, Pillow tries every reader it has; the one for EPS starts Ghostscript
+
+
+class FrameFolder:
+    """A folder of numbered images read as one video, in numeric order (the authors' ``%06d.jpg`` dumps).
+
+    Images are decoded by Pillow's libjpeg, which gives OpenCV's pixels; FFmpeg's differ by up to
+    16 grey levels. Frames carry no time stamps.
+    """
+
+    n_decode_errors = 0
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.n_frames = 0
+        self._max_pixels = max_pixels
+        try:
+            self._files = frame_files(self.path)
+        except OSError as error:
+            raise VideoError(f"cannot be listed: {error.strerror}", subject=self.path) from error
+        if not self._files:
+            raise VideoError("no numbered images in this folder", subject=self.path)
+        self.info = VideoInfo(0, 0, math.nan, math.nan, self._files[0].suffix.lstrip("."), "frames")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Return how many images there are."""
+        return len(self._files)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def trouble(self) -> str | None:
+        """Say how many numbers are missing or doubled between the first and the last, or None."""
+        numbers = [int(file.stem) for file in self._files]
+        doubled = len(numbers) - len(set(numbers))
+        if doubled:
+            return f"{doubled} images share their number with another"
+        missing = numbers[-1] - numbers[0] + 1 - len(numbers)
+        return f"{missing} images missing between {numbers[0]} and {numbers[-1]}" if missing else None
+
+    def frames(
+        self,
+        lines: Lines | None = None,  # noqa: ARG002 - images come whole
+        *,
+        first: int = 0,
+    ) -> Iterator[Frame]:
+        """Yield the images from the ``first``, counted from 0, on.
+
+        One that cannot be decoded ends the video with a VideoError that names it.
+        """
+        for file in self._files[first:]:
+            bgr = _read_image(file, self._max_pixels)
+            if self.n_frames == 0:
+                self.info = replace(self.info, width=bgr.shape[1], height=bgr.shape[0])
+            self.n_frames += 1
+            yield Frame(bgr, None)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the images of ``folder`` whose names are numbers, in numeric order."""
+    images = [f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png"}]
+    numbered = [f for f in images if f.stem.isdecimal() and f.stem.isascii()]
+    return sorted(numbered, key=lambda f: (int(f.stem), f.name))
+
+
+def _read_image(file: Path, max_pixels: int) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with open_regular(file) as data, Image.open(data, formats=_FORMATS) as image:
+            _check_image(image, max_pixels)
+            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise VideoError(f"{file.name}: neither a JPEG nor a PNG image", subject=file.parent) from error
+    except VideoError as error:
+        raise VideoError(f"{file.name}: {error.reason}", subject=file.parent) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(
+            f"{file.name}: not a readable image ({plain(error)})", subject=file.parent
+        ) from error
+    return rgb[:, :, ::-1]
+
+
+def _check_image(image: Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise VideoError(f"{image.width}x{image.height} is larger than --max-pixels {max_pixels}")
+    if image.mode.startswith(("I", "F")):
+        raise VideoError("more than 8 bits a pixel")
+
+
+def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of a folder as uint8 (H, W, 3), B, G, R, in numeric order."""
+    with FrameFolder(path) as folder:
+        for frame in folder.frames():
+            yield frame.bgr

@@ -1,0 +1,360 @@
+"""Probe and decode one file."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import av
+from av.packet import Packet
+from av.stream import Disposition
+
+from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, plain
+from c3d_extract.decode.colour import Converter
+from c3d_extract.decode.safety import CONTAINERS, check_regular, why_not_opened
+from c3d_extract.decode.timestamps import frame_seconds
+from c3d_extract.decode.truncation import why_cut
+from c3d_extract.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+    from c3d_extract.decode.base import Lines
+
+__all__ = ["VideoReader", "codec_report"]
+
+# Tags may be in any encoding. PyAV 19 keeps their bytes, as surrogates, and takes no such argument.
+_TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+# A search goes by packets and may end after the time that was asked for, in some containers by a second.
+_SEEK_MARGINS_SECONDS = (1, 10)
+_AVI_PLACEHOLDER = 1 << 30  # frames that FFmpeg writes into an AVI's header before it knows how many
+_MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
+
+
+class VideoReader:
+    """Decodes one file's frames in decode order.
+
+    Parameters
+    ----------
+    path
+        A regular file; its name is never taken for an address or a pattern.
+    max_pixels
+        Larger frames are refused.
+
+    Raises
+    ------
+    VideoError
+        Where the file is no video, has no frames, or is not to be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = Path(path)
+        self.n_decode_errors = 0
+        self.n_frames = 0
+        self._n_packets = 0
+        self._n_missing = 0  # of the packets that an index lists
+        self._first_error: str | None = None
+        self._max_pixels = max_pixels
+        self._converter = Converter()
+        self._last_pts: float | None = None
+        self._first_pts: float | None = None
+        self._end_pts = -math.inf
+        self._n_bytes = check_regular(self.path)
+        self._container = self._open()
+        try:
+            self._check_not_locked()
+            self._stream = self._choose_stream()
+            self._time_base = self._stream.time_base  # made anew at every look
+            self.info = self._probe()
+            # Looked at now: what is read of a closed container is an error since PyAV 19.
+            self._states_own_length = self._stream_duration() is not None or len(self._container.streams) == 1
+            # FFmpeg's own list of samples, after edits; those of other containers are not complete.
+            self._n_missing = len(self._stream.index_entries) if self.info.container == "mov" else 0
+            self._check_size(self.info.width, self.info.height)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _open(self) -> InputContainer:
+        # An absolute path keeps names such as "http:x.mp4" from being taken for addresses.
+        # Container options: they are the demuxer's, and say what it may open.
+        only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        path = os.path.abspath(self.path)  # noqa: PTH100
+        try:
+            return cast("InputContainer", av.open(path, container_options=only, **_TAGS))
+        except Exception as error:
+            raise VideoError(why_not_opened(self.path, error), subject=self.path) from error
+
+    def _check_not_locked(self) -> None:
+        # FFmpeg would decode the scrambled bytes of a protected Windows Media file into noise.
+        if "ASF_Protection_Type" in self._container.metadata:
+            raise VideoError("protected against copying (DRM), so it cannot be decoded", subject=self.path)
+
+    def _choose_stream(self) -> VideoStream:
+        videos = list(self._container.streams.video)
+        moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
+        if not moving:
+            raise VideoError(
+                "no video stream, only a cover picture" if videos else "no video stream", subject=self.path
+            )
+        known = [s for s in moving if getattr(s, "codec_context", None) is not None]
+        if not known:
+            raise VideoError("no decoder for its video codec", subject=self.path)
+        # FFmpeg's choice: default disposition first, then the stream with more frames and a higher bit rate.
+        best = self._container.streams.best("video")
+        stream = next((s for s in known if best is not None and s.index == best.index), known[0])
+        stream.codec_context.thread_count = 1
+        # FFmpeg counts what it allocates, padding and all, so it gets some room; the exact limit is ours.
+        stream.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 20))}
+        return stream
+
+    def _probe(self) -> VideoInfo:
+        stream, context = self._stream, self._stream.codec_context
+        fps = float(stream.average_rate) if stream.average_rate else math.nan
+        codec = context.codec.canonical_name  # "av1", whichever decoder of it this FFmpeg has
+        return VideoInfo(
+            context.width,
+            context.height,
+            fps,
+            self._duration(),
+            codec,
+            self._container.format.name.split(",")[0],
+        )
+
+    def _duration(self) -> float:
+        own = self._stream_duration()
+        if own is not None:
+            return own
+        return math.nan if self._container.duration is None else self._container.duration / av.time_base
+
+    def _stream_duration(self) -> float | None:
+        length = self._stream.duration
+        if self._container.format.name == "avi" and length is not None:
+            if self._stream.frames >= _AVI_PLACEHOLDER:
+                return math.nan
+            # FFmpeg takes from the length what the file lacks of the size that its header states.
+            length = max(length, self._stream.frames)
+        # An unknown time base is None, since PyAV 19 a rational that is false.
+        if length is not None and self._stream.time_base:
+            return float(length * self._stream.time_base)
+        return _clock_seconds(self._stream.metadata.get("DURATION", ""))  # Matroska's, where it has one
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise VideoError(
+                f"frames of {width}x{height} are larger than --max-pixels {self._max_pixels}",
+                subject=self.path,
+            )
+
+    def frames(self, lines: Lines | None = None, *, start_seconds: float = 0.0) -> Iterator[Frame]:
+        """Yield every frame that can be decoded; errors on the way are counted in ``n_decode_errors``.
+
+        Parameters
+        ----------
+        lines
+            Which rows and columns are needed. Frames may then come with these alone, which is much faster.
+        start_seconds
+            Frames that are shown earlier than this after the stream's start are left out, and those before
+            the nearest key frame not even decoded where the file can be searched. Meant for one clip of a
+            long video: what a decoder makes of damaged places may depend on where it began.
+
+        Raises
+        ------
+        VideoError
+            At the end, where no frame came; or where a frame is larger than ``max_pixels``.
+        """
+        if start_seconds > 0:
+            self._n_missing = 0
+        for frame in self._decoded_since(start_seconds) if start_seconds > 0 else self._decoded():
+            self._check_size(frame.width, frame.height)
+            part = None if lines is None else self._converter.part(frame, lines)
+            bgr = self._convert(frame) if part is None else part.convert(frame)
+            if bgr is None:
+                continue
+            size = None if part is None else part.size
+            pts_seconds = self._pts_seconds(frame)
+            self._note_time(pts_seconds)
+            if self.n_frames == 0:
+                height, width = size or bgr.shape[:2]
+                self.info = replace(self.info, width=width, height=height)
+            self.n_frames += 1
+            yield Frame(bgr, pts_seconds, size)
+            del bgr  # the next frame gets the same memory, which the cache still holds
+        if self.n_frames == 0:
+            why = self._first_error or ("" if self._n_packets else "its video stream is empty")
+            raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        for packet in self._packets():
+            yield from self._decode(packet)
+
+    def _decoded_since(self, seconds: float) -> Iterator[VideoFrame]:
+        first = float((self._stream.start_time or 0) * (self._time_base or 0))
+        for frame in self._decoded_from_before(first + seconds):
+            pts_seconds = self._pts_seconds(frame)
+            if pts_seconds is None or pts_seconds >= first + seconds:
+                yield frame
+
+    def _decoded_from_before(self, start: float) -> Iterator[VideoFrame]:
+        """Yield frames from some place on that is not after ``start``, which is a time stamp in seconds."""
+        for margin in _SEEK_MARGINS_SECONDS:
+            frames = self._decoded()
+            earliest = self._first_after_search(start - margin, frames)
+            pts_seconds = None if earliest is None else self._pts_seconds(earliest)
+            if earliest is not None and pts_seconds is not None and pts_seconds <= start:
+                yield earliest
+                yield from frames
+                return
+        self.close()
+        self._container = self._open()
+        self._stream = self._choose_stream()
+        yield from self._decoded()
+
+    def _first_after_search(self, seconds: float, frames: Iterator[VideoFrame]) -> VideoFrame | None:
+        try:
+            self._container.seek(int(seconds * av.time_base))
+        except Exception:  # noqa: BLE001 - not every file can be searched; see _packets
+            return None
+        return next(frames, None)
+
+    def _pts_seconds(self, frame: VideoFrame) -> float | None:
+        # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.
+        if frame.pts is None or not self._time_base:
+            return None
+        return frame.pts * self._time_base.numerator / self._time_base.denominator
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Yield packets to the end of the file, the empty one that flushes the decoder included."""
+        packets = self._container.demux(self._stream)
+        in_a_row = 0
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - PyAV raises whatever fits the errno: PermissionError, ValueError, …
+                self._count(plain(error))
+                in_a_row += 1
+                if in_a_row == _MAX_READ_ERRORS:
+                    yield cast("Packet[VideoStream]", Packet())
+                    return
+                packets = self._container.demux(self._stream)
+            else:
+                in_a_row = 0
+                yield packet
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        self._n_missing -= packet.size > 0 or packet.dts is not None
+        if not packet.size and packet.dts is not None:
+            return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
+        self._n_packets += packet.size > 0
+        if packet.pts is not None and packet.duration and self._time_base:
+            self._end_pts = max(self._end_pts, float((packet.pts + packet.duration) * self._time_base))
+        # FFmpeg would decode the scrambled bytes, into noise where it can.
+        if packet.has_sidedata("encryption_info"):
+            self._count("encrypted (DRM)")
+            return []
+        try:
+            frames = self._stream.codec_context.decode(packet if packet.size else None)
+        except EOFError:
+            return []  # the decoder was flushed already
+        except Exception as error:  # noqa: BLE001 - see _packets
+            self._count(plain(error))
+            return []
+        for frame in frames:
+            if frame.is_corrupt:
+                self._count("a frame with damaged or missing parts")
+        return frames
+
+    def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+        try:
+            return self._converter.whole(frame)
+        except Exception as error:  # noqa: BLE001 - see _packets
+            self._count(plain(error))
+            return None
+
+    def _count(self, error: str) -> None:
+        self.n_decode_errors += 1
+        if self._first_error is None:
+            self._first_error = error
+
+    def _note_time(self, pts_seconds: float | None) -> None:
+        if pts_seconds is not None:
+            self._first_pts = pts_seconds if self._first_pts is None else min(self._first_pts, pts_seconds)
+            self._last_pts = pts_seconds if self._last_pts is None else max(self._last_pts, pts_seconds)
+
+    def trouble(self) -> str | None:
+        """Say what was wrong with a video that was read to its end, or None: all of it, in one line.
+
+        A file that was cut seldom shows it by an error, so its structure is looked at, too; and where that
+        says nothing, a video that stops well before the length that its own stream states is damaged.
+        """
+        cut = why_cut(self.path, self.info.container, self._n_bytes)
+        missing = (
+            f"its index lists {self._n_missing} more frames than there are" if self._n_missing > 0 else None
+        )
+        troubles = (self._decode_errors(), cut, missing, self._early_end())
+        return "; ".join(trouble for trouble in troubles if trouble is not None) or None
+
+    def _decode_errors(self) -> str | None:
+        if self.n_decode_errors < 2:
+            return f"1 decode error: {self._first_error}" if self.n_decode_errors else None
+        return f"{self.n_decode_errors} decode errors, the first: {self._first_error}"
+
+    def _early_end(self) -> str | None:
+        stated = self.info.duration_seconds
+        if not self._states_own_length or math.isnan(stated):
+            return None
+        if self._first_pts is None or self._last_pts is None:
+            return None
+        step = frame_seconds(self.info.fps)
+        # Some containers count the length from their first frame, some from zero: the more lenient.
+        read = max(self._last_pts + step, self._end_pts) - min(self._first_pts, 0.0)
+        # None of 190 intact files was short by more than one frame; headers can be off by another or two.
+        if stated - read > max(0.2, 3 * step, 0.05 * stated):
+            return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
+        return None
+
+
+def _clock_seconds(text: str) -> float | None:
+    """Return the seconds of ``00:00:04.000000000``, or None."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
+    return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
+
+
+def codec_report() -> dict[str, bool]:
+    """Say which of the common video decoders this build of FFmpeg has."""
+    common = (
+        "h264",
+        "hevc",
+        "av1",
+        "libdav1d",
+        "vp9",
+        "vp8",
+        "mpeg4",
+        "mpeg2video",
+        "mjpeg",
+        "wmv3",
+        "prores",
+    )
+    return {name: name in av.codecs_available for name in common}

@@ -1,0 +1,105 @@
+"""What is in a file of ours, as plain values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.output.feature_file import FeatureFile, kind_of, load_basis
+from c3d_extract.output.paths import OutputPaths
+from c3d_extract.output.report import read_report, report_digest
+
+if TYPE_CHECKING:
+    import os
+
+    from c3d_extract.output.pca_basis import LayerBasis
+
+__all__ = ["describe"]
+
+SUMS = ("n_clips", "n_frames", "n_padded_frames", "n_decode_errors")
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what is in a feature, clip or basis file, as values that go into JSON.
+
+    Of a feature file also the totals, and from the report beside it how many videos have which status
+    and why some failed. Raises `StoreError` where the file is missing, damaged or not ours.
+    """
+    if kind_of(path) == "pca":
+        return _describe_basis(Path(path))
+    with FeatureFile(path) as file:
+        facts = {
+            "file": str(path),
+            "kind": file.kind,
+            "complete": file.attributes.get("complete", False),
+            "n_rows": len(file),
+            "layers": {layer: file.size_of(layer) for layer in file.layers},
+            "pca": {key: file.attributes.get(f"pca_{key}", "") for key in ("basis", "sha256")}
+            if _projected(file)
+            else {},
+            **{name: file.attributes.get(name, {}) for name in ("settings", "weights", "versions")},
+            "totals": _totals(file),
+        }
+        is_of = file.attributes.get("report_sha256")
+    return {**facts, "report": _report(Path(path), is_of)} if facts["kind"] == "features" else facts
+
+
+def _projected(file: FeatureFile) -> bool:
+    return "pca_sha256" in file.attributes
+
+
+def _totals(file: FeatureFile) -> dict[str, float]:
+    if file.kind == "clips":
+        return {"n_videos": len(set(file.videos)), "n_clips": len(file)}
+    totals: dict[str, float] = {"n_videos": len(file)}
+    totals |= {name: int(file.column(name).sum()) for name in SUMS}
+    with np.errstate(over="ignore", invalid="ignore"):
+        seconds = float(np.nansum(file.column("duration_seconds")))
+    if not np.isfinite(seconds):
+        raise StoreError("its videos are endless: duration_seconds is not finite", subject=file.path)
+    return {**totals, "duration_seconds": seconds}
+
+
+def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
+    """Return what the report says, None where it is not the one that was written with the file."""
+    path = OutputPaths.of(features).report
+    if digest is None or report_digest(path) != digest:
+        return None
+    lines = read_report(path)
+    statuses = [line["status"] for line in lines]
+    return {
+        "counts": {status: statuses.count(status) for status in ("ok", "partial", "failed", "skipped")},
+        "failures": [
+            {"video": str(line["video"]), "error": line.get("error")}
+            for line in lines
+            if line["status"] == "failed"
+        ],
+    }
+
+
+def _describe_basis(path: Path) -> dict[str, Any]:
+    try:
+        basis = load_basis(path)
+    except PcaError as error:
+        raise StoreError(error.reason, subject=path) from error
+    return {
+        "file": str(path),
+        "kind": "pca",
+        "sha256": basis.sha256,
+        "layers": {layer: _describe_layer(part) for layer, part in basis.layers.items()},
+        "settings": basis.provenance.get("settings", {}),
+        "weights": basis.provenance.get("weights", {}),
+    }
+
+
+def _describe_layer(basis: LayerBasis) -> dict[str, float]:
+    kept, total = float(basis.explained_variance.sum()), basis.total_variance
+    return {
+        "n_dimensions": len(basis.mean),
+        "n_components": len(basis.components),
+        "n_samples": basis.n_samples,
+        "explained_variance_ratio": min(kept / total, 1.0) if total > 0 else 1.0,
+    }

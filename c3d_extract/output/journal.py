@@ -1,0 +1,472 @@
+"""The journal: what a run has finished, in an SQLite file beside the output, locked for one writer.
+
+Every row carries a digest of all its values, a video's row one of its clips' digests too. What does not
+agree with its digest when the journal is opened is forgotten, and that video done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from c3d_extract.errors import StoreError
+from c3d_extract.output.lock import damaged, guarded, in_use, inode, locked_connection
+from c3d_extract.output.records import JSON, ClipRows, VideoRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["SIDE_FILES", "ClipRecord", "Finished", "Journal", "Record"]
+
+APPLICATION_ID = 0x43334432  # "C3D2": changes with the tables below
+WITHOUT_DIGESTS = 0x43334431  # "C3D1"
+ROWS_AT_ONCE = 256
+SIDE_FILES = ("-wal", "-journal")  # what SQLite has beside its file while it is open, or after a kill
+
+_ROW_FIELDS = [f.name for f in fields(VideoRow) if f.name != "features"]
+_TEXTS = ("video", "status", "error")
+_REALS = ("seconds", "fps", "duration_seconds")
+_TYPES = {"video": "TEXT PRIMARY KEY"} | dict.fromkeys(_TEXTS[1:], "TEXT") | dict.fromkeys(_REALS, "REAL")
+_COLUMNS = ", ".join(f"{name} {_TYPES.get(name, 'INTEGER')}" for name in _ROW_FIELDS)
+_VIDEO_VALUES = (*_ROW_FIELDS, "features", "last_clip", "clips_digest")
+_CLIP_VALUES = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "features")
+SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT, digest BLOB)",
+    f"CREATE TABLE videos ({_COLUMNS}, features BLOB, last_clip INTEGER, clips_digest BLOB, digest BLOB)",
+    (
+        "CREATE TABLE clips (id INTEGER PRIMARY KEY, video TEXT, start_frame INTEGER, end_frame INTEGER,"
+        " start_seconds REAL, end_seconds REAL, features BLOB, digest BLOB)"
+    ),
+    "CREATE INDEX clips_by_video ON clips (video, start_frame, id)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+META = ("identity", "base", "extends", "overwrite", "temporary", "written")
+# What earlier runs left, for this session only: rows of the feature file, lines of the report.
+EARLIER = (
+    "CREATE TEMP TABLE earlier (video TEXT PRIMARY KEY, status TEXT, size_bytes INTEGER, mtime_ns INTEGER,"
+    " has_row INTEGER, line TEXT)"
+)
+
+_open_here: set[tuple[int, int] | None] = set()
+
+
+class Finished(NamedTuple):
+    """A video that needs no work, as long as its file is the same."""
+
+    status: str
+    size_bytes: int
+    mtime_ns: int
+    in_journal: bool
+    """Whether this run finished it, and not one whose files are written."""
+
+
+ClipRecord = tuple[str, "tuple[int, int, float, float] | None", "list[NDArray[np.float32]]"]
+"""Video, (start frame, end frame, start seconds, end seconds), features; None for a video without clips."""
+
+Record = tuple[str, str, int, int, bool, str]
+"""What earlier runs left of a video: name, status, size_bytes, mtime_ns, has_row, report line."""
+
+
+class Journal:
+    """The open journal of one output; one thread only."""
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, scratch: tempfile.TemporaryDirectory[str] | None
+    ) -> None:
+        self.path = path
+        self.n_damaged = 0
+        """Videos whose rows, or clips, did not agree with their digests when it was opened."""
+        self.n_not_finite = 0
+        """Videos that had features which are not finite."""
+        self._db = connection
+        self._scratch = scratch
+        self._inode = inode(path)
+        if scratch is None:
+            _open_here.add(self._inode)
+        # Text that is not UTF-8 any more does not agree with its digest, and is no other error.
+        connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+
+    @classmethod
+    def open(cls, path: Path, *, locks: bool = True) -> Journal:
+        """Open or create the journal at ``path`` and lock it, unless the file system has no ``locks``.
+
+        Raises `LockedError` while another process (or another store of this one) holds it, `StoreError`
+        where it is damaged or cannot be written.
+        """
+        _refuse_side_files_of_others(path)
+        return cls(path, locked_connection(path, locks=locks), None).check()
+
+    @classmethod
+    def open_copy(cls, path: Path) -> Journal:
+        """Open a copy of the journal, an empty one where there is none: nothing beside ``path`` changes."""
+        if path.exists() and inode(path) in _open_here:
+            raise in_use(path)  # to read it and close it again would drop this process's lock on it
+        scratch = tempfile.TemporaryDirectory(prefix="c3d-extract-")
+        copy = Path(scratch.name) / path.name
+        try:
+            with guarded(path):
+                for ending in ("", *SIDE_FILES):
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
+            return cls(path, locked_connection(copy, locks=True), scratch).check()
+        except BaseException:
+            scratch.cleanup()
+            raise
+
+    def check(self) -> Journal:
+        """Forget the rows that are damaged; `StoreError` where more than rows is, or it is not ours."""
+        try:
+            with self._guarded():
+                is_ours = self._has_our_tables()
+                self._db.execute("PRAGMA journal_mode = WAL")
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute(EARLIER)
+                if is_ours:
+                    self._mend()
+        except MemoryError as error:  # a length that is damaged
+            self._close()
+            raise damaged(self.path, "a row is too long") from error
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _has_our_tables(self) -> bool:
+        """Whether tables are there; StoreError where they are not those of this version."""
+        (found,) = self._db.execute("PRAGMA application_id").fetchone()
+        tables = [sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        hint = "move it away, or take another -o"
+        if found == WITHOUT_DIGESTS:
+            reason = "was begun by an older version, whose rows have no checksums"
+            raise StoreError(reason, subject=self.path, hint=f"finish it with that version, {hint}")
+        if (tables or found) and found != APPLICATION_ID:
+            raise StoreError("is not a journal of this version", subject=self.path, hint=hint)
+        if found and sorted(tables) != sorted(SCHEMA[:-1]):
+            raise damaged(self.path, "its tables are not those it was made with")
+        return bool(tables)
+
+    def _mend(self) -> None:
+        """Make indexes anew where they are damaged, and forget bad rows; all of it, or `StoreError`."""
+        verdict = self._verdict()
+        with self._transaction():
+            if verdict != "ok":
+                self._db.execute("REINDEX")
+            self._forget_bad_rows()
+            if verdict != "ok" and self._verdict() != "ok":
+                raise damaged(self.path, verdict)
+            for key in META:
+                self.meta(key)
+
+    def _verdict(self) -> str:
+        """Return what SQLite finds wrong with pages and indexes, which no digest covers; else ``ok``."""
+        (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+        return " ".join(verdict.split()).removeprefix("*** in database main *** ")
+
+    def _forget_bad_rows(self) -> None:
+        bad: list[tuple[int]] = []
+        columns = ", ".join(_VIDEO_VALUES)
+        for rowid, digest, *values in self._stream(f"SELECT rowid, digest, {columns} FROM videos"):  # noqa: S608
+            is_sound, is_finite = self._judge(digest, values)
+            self.n_damaged += not is_sound
+            self.n_not_finite += is_sound and not is_finite
+            if not (is_sound and is_finite):
+                bad.append((rowid,))
+        self._db.executemany("DELETE FROM videos WHERE rowid = ?", bad)
+
+    def _judge(self, digest: bytes, values: list[Any]) -> tuple[bool, bool]:
+        """Say whether a video's row and its clips agree with their digests, and whether all is finite."""
+        if digest != _digest(*values):
+            return False, False
+        video, (features, last_clip, clips_digest) = values[0], values[-3:]
+        query = f"SELECT digest, {', '.join(_CLIP_VALUES)} FROM clips WHERE video = ? AND id <= ? ORDER BY id"  # noqa: S608
+        digests, is_finite = [], _is_finite(features)
+        for digest_of_clip, *clip in self._db.execute(query, (video, last_clip)):
+            if digest_of_clip != _digest(*clip):
+                return False, False
+            digests.append(digest_of_clip)
+            is_finite = is_finite and _is_finite(clip[-1])
+        return _digest(*digests) == clips_digest, is_finite
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been written into it."""
+        with self._guarded():
+            (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return not n_tables
+
+    def reset(self, meta: Mapping[str, JSON]) -> None:
+        """Forget every row and start with ``meta``, in one transaction."""
+        with self._guarded(), self._transaction():
+            if self.is_new:
+                for statement in SCHEMA:
+                    self._db.execute(statement)
+            for table in ("meta", "videos", "clips"):
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand in the line above
+            for key, value in {**meta, "temporary": [], "written": []}.items():
+                self.set_meta(key, value)
+        self.n_damaged = self.n_not_finite = 0
+
+    def meta(self, key: str) -> JSON:
+        """Return what was kept under ``key``; `StoreError` where it is lost or damaged."""
+        with self._guarded():
+            found = self._db.execute("SELECT value, digest FROM meta WHERE key = ?", (key,)).fetchone()
+        if found is None or found[1] != _digest(key, found[0]):
+            raise damaged(self.path, f"its entry {key} does not agree with its checksum")
+        return json.loads(found[0])
+
+    def set_meta(self, key: str, value: JSON) -> None:
+        """Keep ``value`` under ``key``."""
+        text = json.dumps(value)
+        with self._guarded():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _digest(key, text)))
+
+    def note_temporary(self, path: Path) -> None:
+        """Keep the name of a temporary file that is about to be made."""
+        self.set_meta("temporary", [*self.meta("temporary"), path.name])
+
+    def note_written(self, digest: str) -> None:
+        """Keep the digest of a file that is about to be put in place."""
+        self.set_meta("written", [*self.meta("written"), digest])
+
+    def finished(self, video: str) -> Finished | None:
+        """Return what is known of a video of this run, else of an earlier one, else None."""
+        query = "SELECT status, size_bytes, mtime_ns FROM {} WHERE video = ?"
+        with self._guarded():
+            for table in ("videos", "earlier"):
+                row = self._db.execute(query.format(table), (video,)).fetchone()
+                if row is not None:
+                    return Finished(str(row[0]), int(row[1]), int(row[2]), in_journal=table == "videos")
+        return None
+
+    def append_clips(self, video: str, rows: ClipRows) -> None:
+        """Add clips to the open transaction; they are durable with the next `commit`."""
+        layers = [np.ascontiguousarray(values, "<f4") for values in rows.features.values()]
+        frames, seconds = (rows.start_frame, rows.end_frame), (rows.start_seconds, rows.end_seconds)
+        records = [
+            (
+                video,
+                *(int(column[i]) for column in frames),
+                *(_real(column[i]) for column in seconds),
+                b"".join(values[i].tobytes() for values in layers),
+            )
+            for i in range(len(rows.start_frame))
+        ]
+        insert = f"INSERT INTO clips ({', '.join(_CLIP_VALUES)}, digest) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+        with self._guarded():
+            self._begin()
+            self._db.executemany(insert, [(*values, _digest(*values)) for values in records])
+
+    def commit(self, row: VideoRow, *, with_clips: bool) -> None:
+        """Store one finished video with the last ``row.n_clips`` clips appended for it, durably."""
+        blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
+        n_clips = row.n_clips if with_clips and row.status != "failed" else 0
+        with self._guarded():
+            self._begin()
+            kept = self._keep_clips(row.video, n_clips)
+            values = (*(_stored(name, getattr(row, name)) for name in _ROW_FIELDS), blob, *kept)
+            marks = ", ".join("?" * (len(values) + 1))
+            insert = f"INSERT OR REPLACE INTO videos VALUES ({marks})"  # noqa: S608 - only question marks
+            self._db.execute(insert, (*values, _digest(*values)))
+            self._db.execute("COMMIT")
+
+    def _keep_clips(self, video: str, n_clips: int) -> tuple[int, bytes]:
+        """Delete all but the last ``n_clips`` clips of a video; return the last one's id and their digest."""
+        query = "SELECT id, digest FROM clips WHERE video = ? ORDER BY id DESC LIMIT ?"
+        kept = self._db.execute(query, (video, n_clips)).fetchall()[::-1]
+        if len(kept) < n_clips:
+            self._db.execute("ROLLBACK")
+            raise ValueError(f"{video}: {n_clips} clips, but only {len(kept)} rows were appended")
+        first = kept[0][0] if kept else 2**62
+        self._db.execute("DELETE FROM clips WHERE video = ? AND id < ?", (video, first))
+        return (kept[-1][0] if kept else 0), _digest(*(digest for _, digest in kept))
+
+    def drop_orphans(self) -> None:
+        """Delete the clips of videos that were begun and never committed."""
+        committed = "coalesce((SELECT last_clip FROM videos WHERE videos.video = clips.video), 0)"
+        with self._guarded():
+            self._begin()
+            self._db.execute(f"DELETE FROM clips WHERE id > {committed}")  # noqa: S608 - a constant
+            self._db.execute("COMMIT")
+
+    def rows(self, layer_sizes: Mapping[str, int]) -> Iterator[VideoRow]:
+        """Yield every video of this run, sorted by name, failed ones with no features."""
+        query = f"SELECT digest, {', '.join(_VIDEO_VALUES)} FROM videos ORDER BY video"  # noqa: S608 - constants
+        for digest, *values in self._stream(query):
+            self._compare(digest, values)
+            named = dict(zip(_ROW_FIELDS, values, strict=False))
+            named |= {name: np.nan for name in _REALS if named[name] is None}  # SQLite has no NaN
+            blob = values[len(_ROW_FIELDS)]
+            features = dict(zip(layer_sizes, _split(blob, layer_sizes), strict=True)) if blob else {}
+            yield VideoRow(**named, features=features)
+
+    def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[ClipRecord]:
+        """Yield every clip of this run, sorted by video and start; videos without clips once, empty."""
+        columns = ", ".join(f"clips.{name}" for name in ("digest", *_CLIP_VALUES))
+        query = (
+            f"SELECT videos.video, {columns} FROM videos LEFT JOIN clips USING (video)"  # noqa: S608 - constants
+            " ORDER BY videos.video, start_frame, id"
+        )
+        for video, digest, *values in self._stream(query):
+            if digest is None:
+                yield video, None, []
+                continue
+            self._compare(digest, values)
+            _, start, end, *times, blob = values
+            start_s, end_s = (np.nan if time is None else time for time in times)
+            yield video, (start, end, start_s, end_s), _split(blob, layer_sizes)
+
+    def _compare(self, digest: bytes, values: list[Any]) -> None:
+        if digest != _digest(*values):
+            raise damaged(self.path, f"the row of {values[0]} does not agree with its checksum")
+
+    def remember(self, records: Iterable[Record]) -> None:
+        """Take what earlier runs left.
+
+        A report line gives way to a row of the feature file unless both speak of the same file.
+        """
+        merge = (
+            "INSERT INTO earlier VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (video) DO UPDATE SET has_row = 1,"
+            " status = iif(same, status, excluded.status), line = iif(same, line, excluded.line),"
+            " size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns"
+        ).replace(
+            "same",
+            "earlier.status <> 'failed' AND earlier.size_bytes = excluded.size_bytes"
+            " AND earlier.mtime_ns = excluded.mtime_ns",
+        )
+        with self._guarded(), self._transaction():
+            self._db.executemany(merge, records)
+            self._db.execute(
+                "DELETE FROM earlier WHERE NOT has_row AND status <> 'failed'"
+            )  # its row is gone
+
+    def earlier_lines(self) -> Iterator[tuple[Any, ...]]:
+        """Yield (video, report line) of earlier runs, sorted by name."""
+        yield from self._stream("SELECT video, line FROM earlier ORDER BY video")
+
+    def counts(self) -> dict[str, int]:
+        """Return how many videos there are by status, those of earlier runs included."""
+        query = (
+            "SELECT status, count(*) FROM (SELECT video, status FROM videos UNION ALL SELECT video, status"
+            " FROM earlier WHERE video NOT IN (SELECT video FROM videos)) GROUP BY status"
+        )
+        with self._guarded():
+            return dict(self._db.execute(query).fetchall())
+
+    def count(self) -> int:
+        """Return how many videos this run has finished."""
+        with self._guarded():
+            (n,) = self._db.execute("SELECT count(*) FROM videos").fetchone()
+        return int(n)
+
+    def count_rows(self) -> int:
+        """Return how many videos of this run have features."""
+        with self._guarded():
+            (n,) = self._db.execute("SELECT count(*) FROM videos WHERE status <> 'failed'").fetchone()
+        return int(n)
+
+    def close(self) -> None:
+        """Close and unlock; what was not committed is forgotten."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._close()
+
+    def delete(self) -> None:
+        """Delete the journal; the lock is held until it is gone."""
+        with self._guarded():
+            # Leaving WAL mode removes the -wal file first: once the name is free, others may create theirs.
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+            if os.name == "nt":  # an open file cannot be deleted there, nor can two writers race for its name
+                self._db.close()
+            if self._scratch is None:
+                self.path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        self._db.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+        else:
+            _open_here.discard(self._inode)
+
+    def _begin(self) -> None:
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._begin()
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._guarded():
+            cursor = self._db.execute(query)
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                yield from rows
+
+    def _guarded(self) -> contextlib.AbstractContextManager[None]:
+        return guarded(self.path)
+
+
+def _refuse_side_files_of_others(path: Path) -> None:
+    """Refuse to begin a journal where SQLite would take a file of another program for its own."""
+    if path.exists() and path.stat().st_size:
+        return
+    begins = {"-wal": (b"\x37\x7f\x06",), "-journal": (b"\xd9\xd5\x05\xf9", b"\0\0\0\0")}
+    for ending in SIDE_FILES:
+        side = path.with_name(f"{path.name}{ending}")
+        with guarded(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
+            if (head := file.read(4)) and not head.startswith(begins[ending]):
+                hint = "move it away, or take another -o"
+                raise StoreError("exists but is not ours", subject=side, hint=hint)
+
+
+def _digest(*values: Any) -> bytes:
+    """Return 16 bytes that depend on every bit of the values: None, int, float, str or bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode()
+        digest.update(b"%s %d " % (type(value).__name__.encode(), len(data)))
+        digest.update(data)
+    return digest.digest()
+
+
+def _is_finite(features: bytes) -> bool:
+    return bool(np.isfinite(np.frombuffer(features, "<f4")).all())
+
+
+def _stored(name: str, value: Any) -> Any:
+    """Return a value of a row as SQLite gives it back."""
+    if name in _TEXTS:
+        return value
+    return _real(value) if name in _REALS else int(value)
+
+
+def _real(value: float) -> float | None:
+    number = float(value)
+    return None if np.isnan(number) else number  # SQLite has no NaN
+
+
+def _split(blob: bytes, layer_sizes: Mapping[str, int]) -> list[NDArray[np.float32]]:
+    values = np.frombuffer(blob, "<f4")
+    return np.split(values, np.cumsum(list(layer_sizes.values()))[:-1])

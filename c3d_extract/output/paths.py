@@ -1,0 +1,158 @@
+"""The files of one output and what may be in their way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.output.journal import SIDE_FILES
+from c3d_extract.output.lock import has_locks
+
+__all__ = ["OutputPaths"]
+
+_KINDS: dict[int | None, str] = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
+}
+
+
+@dataclass(frozen=True)
+class OutputPaths:
+    """The files of one output; all names but the clip file's derive from the feature file's."""
+
+    features: Path
+    clips: Path | None = None
+
+    @classmethod
+    def of(cls, features: Path, clips: Path | None = None) -> OutputPaths:
+        """Follow symbolic links, so that one output has one journal whatever it is called."""
+        return cls(_followed(features), None if clips is None else _followed(clips))
+
+    @property
+    def journal(self) -> Path:
+        """``feats.h5.partial``: there while a run is not finished."""
+        return self.features.with_name(f"{self.features.name}.partial")
+
+    @property
+    def report(self) -> Path:
+        """``feats.report.jsonl``; ``feats.hdf5.report.jsonl`` beside a file of another suffix."""
+        return self._beside("report.jsonl")
+
+    @property
+    def basis(self) -> Path:
+        """``feats.pca.h5``; ``feats.hdf5.pca.h5`` beside a file of another suffix."""
+        return self._beside("pca.h5")
+
+    @property
+    def clip_lock(self) -> Path | None:
+        """``clips.h5.partial``: an empty file, there while a run has the clip file."""
+        return self.clips and self.clips.with_name(f"{self.clips.name}.partial")
+
+    @property
+    def every(self) -> tuple[Path, ...]:
+        """All of them, there or not."""
+        files = (self.features, self.clips, self.journal, self.report, self.basis, self.clip_lock)
+        return tuple(filter(None, files))
+
+    def _beside(self, ending: str) -> Path:
+        # ``feats`` and ``feats.h5`` may lie side by side, so a name without a suffix takes another mark.
+        name, suffix = self.features.name, self.features.suffix
+        start = f"{self.features.stem}." if suffix == ".h5" else name + ("." if suffix else "-")
+        return self.features.with_name(start + ending)
+
+    @property
+    def _rival(self) -> Path | None:
+        """The one other output whose report would have the same name, if any can."""
+        name, suffix = self.features.name, self.features.suffix
+        if suffix == ".h5":
+            return self.features.with_suffix("") if Path(self.features.stem).suffix else None
+        return self.features.with_name(f"{name}.h5") if suffix else None
+
+    def check(self) -> None:
+        """Raise where two files would have one name, or something that is no file is in the way.
+
+        Nothing is opened: what is there may be a FIFO.
+        """
+        if len({os.path.realpath(path) for path in self.every}) < len(self.every):
+            raise UsageError("--clips needs a file of its own", subject=self.clips, hint="name another")
+        rival = self._rival
+        if rival is not None and (_is_hdf5(rival) or _kind(OutputPaths(rival).journal)):
+            reason = f"its report would be {self.report.name}, which is that of {rival.name}"
+            raise UsageError(reason, subject=self.features, hint="take another -o")
+        beside = [self.journal.with_name(f"{self.journal.name}{ending}") for ending in SIDE_FILES]
+        for path in (*self.every, *beside):
+            _check_kind(path)
+        for folder in self._folders:
+            _check_may_be_made(folder)
+
+    def make_folders(self) -> set[Path]:
+        """Make missing folders; return those whose file systems have no locks.
+
+        Raises `StoreError` where one cannot be written.
+        """
+        unlocked = set()
+        for folder in self._folders:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not has_locks(folder):
+                    unlocked.add(folder)
+            except OSError as error:
+                raise _not_writable(folder, error.strerror or error) from error
+        return unlocked
+
+    @property
+    def _folders(self) -> set[Path]:
+        return {path.parent for path in (self.features, self.clips) if path is not None}
+
+
+def _followed(path: Path) -> Path:
+    if not path.name:  # the current folder, or the root
+        raise StoreError("is a folder", subject=path, hint="name a file")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path  # resolve() raises on a circle
+
+
+def _kind(path: Path) -> int | None:
+    """Return what is there, as in `stat.S_IFMT`, links not followed; None for nothing."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except OSError:  # nor is its folder, or that is no folder
+        return None
+
+
+def _is_hdf5(path: Path) -> bool:
+    if _kind(path) != stat.S_IFREG:
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    return False
+
+
+def _check_kind(path: Path) -> None:
+    found = _kind(path)
+    if found not in {None, stat.S_IFREG}:
+        kind = _KINDS.get(found, "no file")
+        hint = "name a file" if kind == "a folder" else "move it away, or name another file"
+        raise StoreError(f"is {kind}", subject=path, hint=hint)
+
+
+def _check_may_be_made(folder: Path) -> None:
+    """Raise where a folder cannot be written or made, as far as that can be seen without writing."""
+    there = folder.absolute()
+    while _kind(there) is None and there != there.parent:
+        there = there.parent
+    if not os.path.isdir(there):  # noqa: PTH112 - Path.is_dir() raises where a folder above cannot be entered
+        raise _not_writable(folder, f"{there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _not_writable(folder, "no permission")
+
+
+def _not_writable(folder: Path, why: object) -> StoreError:
+    return StoreError(f"the folder cannot be written ({why})", subject=folder, hint="take another -o")

@@ -1,0 +1,133 @@
+"""``feats.report.jsonl``: one line of JSON a video, sorted by name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from c3d_extract.errors import StoreError
+from c3d_extract.output.feature_file import putting
+from c3d_extract.strict_json import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from c3d_extract.output.feature_file import Ledger
+    from c3d_extract.output.records import VideoRow
+
+__all__ = [
+    "DONE",
+    "iterate_report",
+    "line_of_columns",
+    "line_of_row",
+    "line_of_skipped",
+    "looks_like_a_report",
+    "read_report",
+    "report_digest",
+    "write_report",
+]
+
+DONE = frozenset({"ok", "partial", "failed"})
+"""The statuses of videos; other lines are of files that were passed over."""
+COUNTS = ("n_clips", "n_frames", "n_padded_frames", "n_decode_errors")
+
+
+def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the report's lines, ``video`` and ``status`` in each; `StoreError` where it cannot be read."""
+    try:
+        return list(iterate_report(path))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the report cannot be read ({error})", subject=path) from error
+
+
+def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Yield the report's lines; OSError or ValueError where it is missing or damaged."""
+    if not Path(path).is_file():  # a FIFO would keep us for ever
+        raise FileNotFoundError(errno.ENOENT, "no such file", os.fspath(path))
+    with open(path, encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - takes any path-like
+        for text in file:
+            line = parse_json(text)
+            if not isinstance(line, dict) or not {"video", "status"} <= line.keys():
+                raise ValueError(f"not a line of a report: {text[:40]!r}")
+            yield line
+
+
+def write_report(path: Path, lines: Iterable[str], ledger: Ledger | None = None) -> str:
+    """Write the report, replacing it in one step; return its digest, see `report_digest`."""
+    digest = hashlib.sha256()
+    with putting(path, ledger) as file:
+        for line in lines:
+            digest.update(_essence(json.loads(line)))
+            # Half a surrogate pair, as in a name that is no UTF-8, becomes its escape, which JSON reads back.
+            file.write(f"{line}\n".encode(errors="backslashreplace"))
+        if ledger is not None:
+            ledger.note_written(digest.hexdigest())
+    return digest.hexdigest()
+
+
+def report_digest(path: Path) -> str | None:
+    """Return the digest of what the report says was done, None where it cannot be read.
+
+    Seconds and wording are left out: runs of the same videos with the same ends have the same digest.
+    """
+    digest = hashlib.sha256()
+    try:
+        for line in iterate_report(path):
+            digest.update(_essence(line))
+    except (OSError, ValueError):
+        return None
+    return digest.hexdigest()
+
+
+def looks_like_a_report(path: Path) -> bool:
+    """Say whether every line of a file is one that we write; an empty file holds nothing else."""
+    keys = _fields("", "", None, math.nan, {}).keys()
+    try:
+        return all(line.keys() == keys for line in iterate_report(path))
+    except (OSError, ValueError):
+        return False
+
+
+def _essence(line: Mapping[str, Any]) -> bytes:
+    if line["status"] not in DONE:
+        return b""
+    return json.dumps([line.get(name) for name in ("video", "status", "size_bytes", "mtime_ns")]).encode()
+
+
+def line_of_row(row: VideoRow) -> str:
+    """Return the line of a video of this run."""
+    counts = {name: getattr(row, name) for name in (*COUNTS, "size_bytes", "mtime_ns")}
+    return _line(row.video, row.status, row.error, row.seconds, counts)
+
+
+def line_of_columns(video: str, columns: Mapping[str, float]) -> str:
+    """Return the line of a video of which only the feature file knows."""
+    return _line(video, "ok", None, math.nan, columns)
+
+
+def line_of_skipped(video: str, why: str) -> str:
+    """Return the line of a file that was passed over."""
+    return _line(video, "skipped", why, math.nan, {})
+
+
+def _line(*values: Any) -> str:
+    return json.dumps(_fields(*values), ensure_ascii=False)
+
+
+def _fields(
+    video: str, status: str, error: str | None, seconds: float, counts: Mapping[str, float]
+) -> dict[str, Any]:
+    return {
+        "video": video,
+        "status": status,
+        "error": error,
+        **{name: counts.get(name, 0) for name in COUNTS},
+        "seconds": None if math.isnan(seconds) else round(seconds, 3),
+        "size_bytes": counts.get("size_bytes"),
+        "mtime_ns": counts.get("mtime_ns"),
+    }

@@ -1,0 +1,113 @@
+"""What comes of videos: features, outcomes, counts on the way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.output import VideoRow
+    from c3d_extract.sources.find import Source
+
+__all__ = ["Features", "Outcome", "Progress", "outcome_of"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One video's features, before any normalisation.
+
+    Attributes
+    ----------
+    layers
+        Layer → float32 (n_clips, D), in the order of the clips.
+    start_frames, end_frames
+        int64 (n_clips); the clip's frames are ``[start, end)``, fewer than 16 where some are padded.
+    start_seconds
+        float64 (n_clips), the time of each clip's first frame.
+    outcome
+        How the reading went.
+    """
+
+    layers: dict[str, NDArray[np.float32]]
+    start_frames: NDArray[np.int64]
+    end_frames: NDArray[np.int64]
+    start_seconds: NDArray[np.float64]
+    outcome: Outcome
+
+    @property
+    def clips(self) -> NDArray[np.float32]:
+        """The first layer's features, float32 (n_clips, D)."""
+        return next(iter(self.layers.values()))
+
+    def __getitem__(self, layer: str) -> NDArray[np.float32]:
+        return self.layers[layer]
+
+    def mean(self, layer: str | None = None) -> NDArray[np.float32]:
+        """Return the video descriptor: the average over the clips, float32 (D,)."""
+        clips = self.clips if layer is None else self.layers[layer]
+        mean: NDArray[np.float32] = clips.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return mean
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video: ``ok``, ``partial``, ``failed``, or ``skipped`` as finished before."""
+
+    video: str
+    path: Path
+    status: Literal["ok", "partial", "failed", "skipped"]
+    error: str | None = None
+    n_clips: int = 0
+    n_frames: int = 0
+
+
+@dataclass
+class Progress:
+    """Counts of a run, updated as it goes; seconds are wall time since the first video was asked for.
+
+    ``n_failed`` and ``n_partial`` count skipped videos of earlier runs too, ``…_now`` this run's alone;
+    ``n_changed`` counts finished ones that are done again since their file has another size or time.
+
+    ``waiting_seconds`` is time in which the network had nothing to do, ``network_seconds`` its work (on a
+    GPU: what the main thread waited for it), ``handover_seconds`` the time of cutting frames into clips
+    and clips into batches, beside the network; ``store_seconds`` the time of committing.
+    ``decode_seconds`` is summed over the decoders and counts their waiting for the network too.
+    ``startup_seconds`` passed before the first batch was there.
+    """
+
+    n_videos: int = 0
+    n_finished: int = 0
+    n_skipped: int = 0
+    n_partial: int = 0
+    n_failed: int = 0
+    n_changed: int = 0
+    n_partial_now: int = 0
+    n_failed_now: int = 0
+    n_clips: int = 0
+    n_frames: int = 0
+    n_bytes: int = 0
+    n_bytes_finished: int = 0
+    startup_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    handover_seconds: float = 0.0
+    network_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    store_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
+
+
+def outcome_of(source: Source, row: VideoRow) -> Outcome:
+    """Say what became of a video, from its row in the file."""
+    return Outcome(source.name, source.path, row.status, row.error, row.n_clips, row.n_frames)

@@ -1,0 +1,1 @@
+"""Frames to network input: which frames form a clip, resize, crop, mean."""

@@ -1,0 +1,1 @@
+"""Which videos are meant: paths, folders, globs and lists become named videos."""

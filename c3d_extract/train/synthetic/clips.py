@@ -1,0 +1,91 @@
+"""Which clip comes next: scenes drawn from a seed, with their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from c3d_extract.errors import UsageError
+from c3d_extract.train.synthetic.camera import film
+from c3d_extract.train.synthetic.figures import ACTIONS, paint_figures
+from c3d_extract.train.synthetic.shapes import MOTIONS, REVERSALS, SHAPES, paint_shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.train.synthetic.canvas import Canvas
+
+__all__ = ["KINDS", "SyntheticClips", "render_video"]
+
+_MOTION = tuple(f"motion {name}" for name in MOTIONS)
+_SHAPE = tuple(f"shape {name}" for name in SHAPES)
+_ACTION = tuple(f"action {name}" for name in ACTIONS)
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "all": _MOTION + _SHAPE + _ACTION,
+    "shapes": _MOTION + _SHAPE,
+    "motion": _MOTION,
+    "reversal": tuple(f"motion {name}" for pair in REVERSALS for name in pair),
+    "figures": _ACTION,
+}
+"""What can be learned, and its labels: shapes have a motion and a shape, figures an action."""
+
+
+@dataclass(frozen=True)
+class SyntheticClips:
+    """An endless row of labelled clips.
+
+    Parameters
+    ----------
+    kind
+        One of `KINDS`.
+    seed
+        Other seeds give other clips; train and test on different ones.
+    size
+        Frames, rows and columns.
+    """
+
+    kind: str
+    seed: int
+    size: tuple[int, int, int] = (16, 112, 112)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"unknown; known: {', '.join(KINDS)}", subject=f"synthetic data {self.kind!r}")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's outputs."""
+        return KINDS[self.kind]
+
+    def clip(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
+        """Return clip ``index``: frames uint8 (T, H, W, 3), B, G, R, and the labels that are right for it."""
+        rng = np.random.default_rng((self.seed, index))
+        if self.kind == "figures" or (self.kind == "all" and index % 3):
+            action = _one_of(ACTIONS, rng)
+            return film(rng, paint_figures(action, self.size, rng).pixels), self._indices(f"action {action}")
+        motions = [name for pair in REVERSALS for name in pair] if self.kind == "reversal" else MOTIONS
+        motion, shape = _one_of(motions, rng), _one_of(SHAPES, rng)
+        frames = film(rng, paint_shapes(motion, shape, self.size, rng).pixels)
+        return frames, self._indices(f"motion {motion}", f"shape {shape}")
+
+    def _indices(self, *names: str) -> tuple[int, ...]:
+        return tuple(self.labels.index(name) for name in names if name in self.labels)
+
+
+def _one_of(names: Collection[str], rng: np.random.Generator) -> str:
+    return list(names)[rng.integers(len(names))]
+
+
+def render_video(name: str, seed: int, *, size: tuple[int, int, int], seconds: float) -> NDArray[np.uint8]:
+    """Return a short video, uint8 (T, H, W, 3), B, G, R, of one of `ACTIONS` or `MOTIONS`."""
+    rng = np.random.default_rng((seed, *name.encode()))
+    if name in ACTIONS:
+        canvas: Canvas = paint_figures(name, size, rng, seconds=seconds)
+    else:
+        canvas = paint_shapes(name, _one_of(SHAPES, rng), size, rng)
+    return film(rng, canvas.pixels)

@@ -1,0 +1,158 @@
+"""What a checkpoint file holds, under the names of the authors' prototxt, whatever the file calls it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from c3d_extract.errors import WeightsError
+from c3d_extract.models.c3d import Architecture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.models.c3d import Pool5
+
+__all__ = [
+    "CONVOLUTIONS",
+    "LINEAR",
+    "Contents",
+    "Shape",
+    "Source",
+    "c3d_architecture",
+    "check_tensors",
+    "is_finite",
+    "one_line",
+    "read_state",
+]
+
+Shape = tuple[int, ...]
+
+CONVOLUTIONS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+LINEAR = ("fc6", "fc7", "fc8")
+_STAGES = ((0,), (1,), (2, 3), (4, 5), (6, 7))  # indices into CONVOLUTIONS
+
+
+def one_line(error: BaseException) -> str:
+    """Say what a library raised, on one line and not at length."""
+    text = " ".join(str(error).split())[:120]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Source(NamedTuple):
+    """One tensor of a file: its shape as the model wants it, and how to read it in that shape.
+
+    What is read may be a view of the file, of any floating-point type; `read_state` makes the one copy.
+    """
+
+    shape: Shape
+    read: Callable[[], torch.Tensor | NDArray[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a reader found; valid while the file is open.
+
+    Attributes
+    ----------
+    layout
+        The layout, as the registry names it.
+    sources
+        Tensors by the model's names (``conv1a.weight``, …, ``fc8.bias``).
+    header
+        The description inside our own files.
+    notes
+        What a user should know of this file.
+    """
+
+    layout: str
+    sources: Mapping[str, Source]
+    header: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every tensor."""
+        return {name: source.shape for name, source in self.sources.items()}
+
+
+def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
+    """Infer C3D of whatever widths from the shapes of its tensors; fc8 may be missing."""
+    wanted = [f"{name}.{part}" for name in (*CONVOLUTIONS, "fc6", "fc7") for part in ("weight", "bias")]
+    _refuse_missing(name for name in wanted if name not in shapes)
+    for name in (*CONVOLUTIONS, *LINEAR):
+        n_axes = 5 if name in CONVOLUTIONS else 2
+        if len(shapes.get(f"{name}.weight", (0,) * n_axes)) != n_axes:
+            raise WeightsError(f"{name}.weight has shape {_by(shapes[f'{name}.weight'])}, not {n_axes} axes")
+    kernels = [shapes[f"{name}.weight"] for name in CONVOLUTIONS]
+    architecture = Architecture(
+        name="c3d",
+        filters=tuple(tuple(kernels[i][0] for i in stage) for stage in _STAGES),
+        depths=tuple(kernels[stage[0]][2] for stage in _STAGES),
+        hidden=(shapes["fc6.weight"][0], shapes["fc7.weight"][0]),
+        n_classes=shapes["fc8.weight"][0] if "fc8.weight" in shapes else None,
+        pool5=pool5,
+        spatial=kernels[0][3],
+    )
+    architecture.check()
+    check_tensors(shapes, architecture)
+    return architecture
+
+
+def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> None:
+    """Raise WeightsError where a tensor of the architecture is missing or has another shape."""
+    wanted = architecture.state_shapes()
+    _refuse_missing(name for name in wanted if name not in shapes)
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            raise WeightsError(f"{name} has shape {_by(shapes[name])}, but the network needs {_by(shape)}")
+
+
+def read_state(contents: Contents, wanted: Mapping[str, Shape], file_size: int) -> dict[str, torch.Tensor]:
+    """Read the wanted tensors: float32, contiguous, in memory of their own.
+
+    A file of half precision or more holds at least two bytes a number, so more numbers than that are
+    a lie of its header, and nothing is allocated for them.
+    """
+    n_numbers = sum(prod(contents.sources[name].shape) for name in wanted)
+    if 2 * n_numbers > file_size:
+        raise WeightsError(f"claims {n_numbers:,} numbers, more than its {file_size:,} bytes can hold")
+    return {name: _own_float32(name, contents.sources[name].read()) for name in wanted}
+
+
+def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> torch.Tensor:
+    own = torch.empty(read.shape, dtype=torch.float32)
+    if isinstance(read, torch.Tensor):
+        own.copy_(read)
+    else:
+        with np.errstate(all="ignore"):  # what float32 cannot hold is not finite, and refused below
+            np.copyto(own.numpy(), read, casting="same_kind")
+    if not is_finite(own):
+        raise WeightsError(f"{name} has values that are not finite")
+    return own
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are."""
+    # Nothing finite comes of adding to infinity or NaN, and a sum takes a twentieth of the time. Where it is
+    # not finite, it may be too large itself; then value by value, in parts, because that makes copies.
+    return bool(torch.isfinite(tensor.sum())) or all(
+        bool(torch.isfinite(part).all()) for part in torch.split(tensor.view(-1), 1 << 20)
+    )
+
+
+def _refuse_missing(names: Iterable[str]) -> None:
+    missing = list(names)
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise WeightsError(f"not a whole C3D network: lacks {', '.join(missing[:4])}{more}")
+
+
+def _by(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "()"

@@ -1,0 +1,175 @@
+"""Our own checkpoints: safetensors with everything a network needs beside its tensors.
+
+Tensors are named as `Architecture.state_shapes` names them, ``mean`` is the mean as float32
+(3, T, H, W) in B, G, R. One key of the header, ``c3d_extract``, holds JSON: ``format`` (1), ``name``,
+``architecture``, ``preprocessing``, ``mean_name``, ``labels``, ``licence``, ``extra``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from c3d_extract.errors import WeightsError
+from c3d_extract.models.c3d import Architecture
+from c3d_extract.preprocess.spec import Preprocessing, fit_mean
+from c3d_extract.strict_json import parse_json
+from c3d_extract.weights.layouts.contents import Contents, Source, check_tensors, is_finite, one_line
+from c3d_extract.weights.layouts.pytorch import contents_of_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OurHeader", "open_safetensors", "read_header", "save_checkpoint"]
+
+_KEY = "c3d_extract"
+_FORMAT = 1
+_MEAN = "mean"
+
+
+class OurHeader(NamedTuple):
+    """The description inside one of our files, checked."""
+
+    name: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    mean_name: str
+    labels: list[str] | None
+    licence: str | None
+    extra: dict[str, Any]
+
+
+def save_checkpoint(
+    path: Path,
+    state: Mapping[str, torch.Tensor],
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    mean: NDArray[np.floating[Any]],
+    *,
+    name: str,
+    mean_name: str = "its own",
+    labels: Sequence[str] | None = None,
+    licence: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    dtype: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write a checkpoint that carries its own description, with one rename at the end.
+
+    Parameters
+    ----------
+    path
+        The file; conventionally ``….safetensors``.
+    state
+        Every tensor of the architecture, under the names of `Architecture.state_shapes`.
+    mean
+        As `preprocess.fit_mean` takes it; kept as it gives it, in float32.
+    extra
+        Anything else worth keeping (how it was trained, what it was converted from), as JSON values.
+    dtype
+        How the weights are stored. Half precision halves the file and rounds each weight.
+
+    Raises
+    ------
+    WeightsError
+        Where the state does not fit the architecture, a weight is beyond half precision, or the
+        file cannot be written.
+    """
+    check_tensors({key: tuple(value.shape) for key, value in state.items()}, architecture)
+    header = {
+        "format": _FORMAT,
+        "name": name,
+        "architecture": architecture.to_json(),
+        "preprocessing": preprocessing.to_json(),
+        "mean_name": mean_name,
+        "labels": None if labels is None else list(labels),
+        "licence": licence,
+        "extra": dict(extra or {}),
+    }
+    tensors = {key: _stored(key, state[key], dtype) for key in architecture.state_shapes()}
+    tensors[_MEAN] = torch.from_numpy(fit_mean(mean, preprocessing, architecture.clip[0]).copy())
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would leave 0600
+        save_file(tensors, temporary, metadata={_KEY: json.dumps(header, ensure_ascii=False)})
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise WeightsError(f"cannot be written: {why}", subject=path) from error
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    kept = tensor.detach().to("cpu", torch.float16 if dtype == "fp16" else torch.float32).contiguous()
+    if not is_finite(kept):
+        raise WeightsError(f"{name} has values that {dtype} cannot hold")
+    return kept
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[Contents]:
+    """Open a safetensors file: one of ours, or one that holds a PyTorch port's names."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            if text is None:
+                yield contents_of_state({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+                return
+            sources = {key: _source(file, key) for key in file.keys()}  # noqa: SIM118  # not a mapping
+            yield Contents("safetensors", sources, header=_parse(text))
+    except SafetensorError as error:
+        raise WeightsError(f"not a readable safetensors file ({one_line(error)})") from error
+
+
+def _source(file: Any, key: str) -> Source:
+    return Source(tuple(file.get_slice(key).get_shape()), partial(file.get_tensor, key))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        header = parse_json(text)
+    except ValueError as error:
+        raise WeightsError(f"damaged: its description is not JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        found = header.get("format") if isinstance(header, dict) else None
+        raise WeightsError(f"its description has format {found!r}, this version reads {_FORMAT}")
+    return header
+
+
+def read_header(header: Mapping[str, Any]) -> OurHeader:
+    """Check the description of one of our files."""
+    labels, licence, extra = header.get("labels"), header.get("licence"), header.get("extra") or {}
+    architecture = Architecture.from_json(_mapping(header.get("architecture")))
+    if labels is not None and not (
+        isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    ):
+        raise WeightsError("damaged: its labels are not a list of names")
+    if labels is not None and len(labels) != architecture.n_classes:
+        raise WeightsError(f"damaged: {len(labels)} labels for {architecture.n_classes} classes")
+    return OurHeader(
+        name=str(header.get("name")),
+        architecture=architecture,
+        preprocessing=Preprocessing.from_json(_mapping(header.get("preprocessing"))),
+        mean_name=str(header.get("mean_name")),
+        labels=labels,
+        licence=None if licence is None else str(licence),
+        extra=dict(_mapping(extra)),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise WeightsError("damaged: a part of its description is missing")
+    return value

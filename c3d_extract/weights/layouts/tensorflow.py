@@ -1,0 +1,165 @@
+"""Dictionaries of arrays in an ``.npy`` file, as C3D-tensorflow and M-PACT pass their variables on.
+
+Such a file is a pickle. It is read by an unpickler that knows arrays, their types and nothing else, and
+builds those from stand-ins of its own, so no code of a file runs and no length in it is believed.
+"""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from mmap import ACCESS_READ, mmap
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from c3d_extract.errors import WeightsError
+from c3d_extract.weights.layouts.channels_last import Array, layer_names, pairs_of, to_sources
+from c3d_extract.weights.layouts.contents import Contents, one_line
+from c3d_extract.weights.layouts.pickles import check_pickle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.weights.registry import Fc6Order
+
+__all__ = ["open_npy"]
+
+_PARTS = {"kernel", "weight", "weights", "bias", "biases", "W", "b", "w"}
+
+
+@contextmanager
+def open_npy(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
+    """Open an npy file that holds one dictionary of arrays."""
+    named = [
+        (layer, Array(array.shape, partial(np.asarray, array)))
+        for name, array in _flat(_load(path))
+        if (layer := _layer(name)) is not None
+    ]
+    yield Contents("tensorflow-npy", to_sources(pairs_of(named), fc6_order))
+
+
+def _layer(name: str) -> str | None:
+    """``var_name/wc3a`` → conv3a; ``c3a/kernel:0`` → conv3a."""
+    *groups, last = name.removesuffix(":0").split("/")
+    if last in _PARTS and groups:
+        last = groups[-1]
+    names = layer_names()
+    return names.get(last) or names.get(last[1:] if last[:1] in {"w", "b"} else last)
+
+
+def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the arrays of dictionaries in each other, four deep; each once, as they may be cyclic."""
+    seen: set[int] = set()
+    level: list[tuple[str, Mapping[Any, Any]]] = [("", values)]
+    for _ in range(4):
+        deeper: list[tuple[str, Mapping[Any, Any]]] = []
+        for prefix, one in level:
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            for key, value in one.items():
+                name = prefix + (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key))
+                if isinstance(value, _Array):
+                    yield name, value.array
+                elif isinstance(value, dict):
+                    deeper.append((f"{name}/", value))
+        level = deeper
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+            wrapped = _unpickled(mapped)
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged or hostile pickle raises whatever it likes
+        raise WeightsError(f"not a readable npy dictionary ({one_line(error)})") from error
+    held = wrapped.objects if isinstance(wrapped, _Array) else None
+    if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
+        raise WeightsError("an npy file of objects, but not of one dictionary of arrays")
+    return held[0]
+
+
+def _unpickled(mapped: Any) -> Any:
+    versions = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = versions[np.lib.format.read_magic(mapped)](mapped)
+    if shape != () or dtype != np.dtype(object):
+        raise WeightsError(f"an array of shape {shape}, not a dictionary of arrays")
+    check_pickle(mapped)
+    return _ArrayUnpickler(mapped, encoding="bytes").load()
+
+
+class _Array:
+    """Stands for numpy.ndarray; checks the state a pickle gives it."""
+
+    array: NDArray[Any]
+    objects: list[Any] | None = None
+
+    def __init__(self, *_: object) -> None:
+        self.array = np.empty(0, np.float32)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, list) and isinstance(dtype, _DType) and dtype.code == "O":
+            self.objects = data
+            return
+        sizes = tuple(int(size) for size in shape)
+        if (
+            not isinstance(data, bytes)
+            or min(sizes, default=1) < 0
+            or prod(sizes) * dtype.real.itemsize != len(data)
+        ):
+            raise WeightsError(f"damaged: an array of shape {sizes} does not have the bytes for it")
+        self.array = np.frombuffer(data, dtype.real).reshape(sizes, order="F" if fortran else "C")
+
+
+class _DType:
+    """Stands for numpy.dtype: floating point, or the objects around the dictionary."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
+        if self.code not in {"f2", "f4", "f8", "O", "O8"}:
+            raise WeightsError(f"holds values of type {self.code[:20]!r}, not floating-point numbers")
+        self.code = self.code.replace("O8", "O")
+        self.order = "<"
+
+    @property
+    def real(self) -> np.dtype[Any]:
+        if self.code == "O":
+            raise WeightsError("damaged: an array of objects with bytes")
+        return np.dtype(self.order + self.code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        self.order = ">" if order == ">" else "<"
+
+
+class _Bytes:
+    """Stands for ``_codecs.encode``, by which Python 2's pickle protocol writes bytes."""
+
+    def __new__(cls, text: str, *_: object) -> Self:
+        return text.encode("latin-1")  # type: ignore[return-value]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    _known = {  # noqa: RUF012  # never changed
+        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+        ("_codecs", "encode"): _Bytes,
+    }
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        found = self._known.get((module, name))
+        if found is None:
+            raise WeightsError(f"refused: it asks for {module}.{name}, and only arrays are read")
+        return found
+
+    def persistent_load(self, _pid: Any, /) -> Any:
+        raise WeightsError("refused: it refers to something outside itself")

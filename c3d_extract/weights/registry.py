@@ -1,0 +1,166 @@
+"""The registry: one record a checkpoint, one a mean, read from ``weights/registry.toml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from c3d_extract.errors import WeightsError
+
+if TYPE_CHECKING:
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.preprocess.spec import Colour
+
+__all__ = ["Fc6Order", "Record", "Registry", "RemoteFile", "data_folder", "find_record", "registry"]
+
+Fc6Order = Literal["chw", "hwc"]
+"""In which order fc6 expects the pool5 map: channels first as Caffe, or channels last as TensorFlow."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    r"""A file that can be fetched, and what it must be.
+
+    Attributes
+    ----------
+    name
+        Its name in the cache folder.
+    mirrors
+        Addresses, tried in this order.
+    size
+        Bytes, where known.
+    sha256
+        Hexadecimal; the first digits where no more is known.
+    md5, git_blob_sha1
+        Hexadecimal; the latter is sha1 of ``"blob <size>\0"`` and the bytes.
+    licence
+        Under what it is offered.
+    """
+
+    name: str
+    mirrors: tuple[str, ...] = ()
+    size: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    git_blob_sha1: str | None = None
+    licence: str | None = None
+
+    @property
+    def hash_known(self) -> bool:
+        """Whether any hash of the file is known."""
+        return any((self.sha256, self.md5, self.git_blob_sha1))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One public checkpoint: where it is, what it must be, and what its network wants.
+
+    Attributes
+    ----------
+    name, title, trained_on
+        What it is called, and what it is.
+    file
+        Where to fetch it and how to check it.
+    layout
+        How the file names and orders its tensors.
+    n_classes
+        Outputs of fc8; None where the file has no fc8.
+    pool5, colour, mean, resize, crop, std
+        The dialect: see `model.Architecture` and `preprocess.Preprocessing`. ``mean`` is the name of a
+        registered mean, or three numbers; means and divisors are always in the order B, G, R.
+    fc6_order
+        For channels-last layouts; None where it is not known or does not apply.
+    labels
+        Name of a registered list of class names.
+    embedded
+        Whether the file travels with this package, and carries its own description.
+    sources, unknown
+        Where each fact is from; what is not known.
+    """
+
+    name: str
+    title: str
+    file: RemoteFile
+    layout: str
+    trained_on: str
+    licence: str
+    n_classes: int | None = None
+    pool5: Pool5 | None = None
+    colour: Colour | None = None
+    mean: str | None = None
+    resize: tuple[int, int] = (128, 171)
+    crop: tuple[int, int] = (112, 112)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    fc6_order: Fc6Order | None = None
+    labels: str | None = None
+    embedded: bool = False
+    sources: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that is known, as plain values."""
+        return dataclasses.asdict(self, dict_factory=_known)
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in fields if value not in (None, (), False)}
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All records, and the means, label lists and sample frames they refer to, each by name."""
+
+    default: str
+    checkpoints: dict[str, Record]
+    means: dict[str, RemoteFile]
+    labels: dict[str, RemoteFile]
+
+
+@cache
+def data_folder() -> Path:
+    """Return the folder of records: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_weights", package.parent / "weights"):
+        if (folder / "registry.toml").is_file():
+            return folder
+    raise WeightsError("this installation lacks its weights folder", subject=package, hint="install it again")
+
+
+@cache
+def registry() -> Registry:
+    """Read ``registry.toml``."""
+    values = tomllib.loads((data_folder() / "registry.toml").read_text(encoding="utf-8"))
+    return Registry(
+        default=values["default"],
+        checkpoints={name: _record(name, fields) for name, fields in values["checkpoints"].items()},
+        means={name: _remote(fields) for name, fields in values["means"].items()},
+        labels={name: _remote(fields) for name, fields in values["labels"].items()},
+    )
+
+
+def _record(name: str, fields: dict[str, Any]) -> Record:
+    file = _remote(fields["file"] | {"licence": fields["licence"]})
+    return Record(name=name, **_frozen(fields) | {"file": file})
+
+
+def _remote(fields: dict[str, Any]) -> RemoteFile:
+    return RemoteFile(**_frozen(fields))
+
+
+def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def find_record(name: str) -> Record:
+    """Return the record of that name; WeightsError names close ones."""
+    known = registry().checkpoints
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"close names: {', '.join(close)}" if close else "`c3d-tools weights list` shows the names"
+    raise WeightsError("neither a file nor a registered checkpoint", subject=name, hint=hint)

@@ -1,0 +1,67 @@
+"""The architectures: what is counted is what torch counts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from c3d_extract.cli.archs import command
+from c3d_extract.models.c3d import ARCHITECTURES, C3D
+
+
+def _run(*words: str) -> str:
+    result = CliRunner().invoke(command, list(words), env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_counts_are_those_of_the_paper_and_of_torch() -> None:
+    found = {arch["name"]: arch for arch in json.loads(_run("--json"))}
+    assert list(found) == list(ARCHITECTURES)
+    for name, architecture in ARCHITECTURES.items():
+        with torch.device("meta"):
+            model = C3D(architecture)
+        assert found[name]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert found["c3d"]["parameters"] == 79_991_015
+    assert round(found["depth-3"]["parameters"] / 1e6, 1) == 17.4  # the paper says 17.5 M
+    assert 38.5e9 < found["c3d"]["multiply_adds"] < 38.6e9
+
+
+def test_shapes_are_those_of_a_real_pass() -> None:
+    (found,) = json.loads(_run("--json", "--width", "0.0625", "--size", "48", "64", "decreasing"))
+    net = C3D(ARCHITECTURES["decreasing"].scaled(0.0625).from_json(found["architecture"]))
+    last = "pool5"
+    pooled = net(torch.zeros(1, 3, 16, 48, 64), [last])[last]
+    assert pooled.shape[1] == torch.Size(found["shapes"][last]).numel()
+
+
+def test_the_paper_s_own_differences_stand_beside_the_counts() -> None:
+    text = _run()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "17.5 M in total; counted 17,444,965" in text
+    assert "17 K fewer than depth-3; counted 3,100,032 fewer" in text
+    assert "51 K more than depth-5; counted 3,100,032 more" in text
+
+
+def test_the_table_of_one_net_shows_every_layer() -> None:
+    text = _run("c3d")
+    for line in ("conv1a", "64x16x112x112", "pool5", "512x1x4x4", "33,558,528", "79,991,015"):
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["resnet"], "unknown; known: c3d, depth-1"),
+        (["--width", "0"], "above 0"),
+        (["--size", "8", "8"], "32 to 1024"),
+    ],
+)
+def test_wrong_words_get_one_line(words: list[str], says: str) -> None:
+    result = CliRunner().invoke(command, words)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert says in result.stderr

@@ -1,0 +1,499 @@
+"""A clip's features do not depend on its neighbours, on the batch size, or on who flips the colours."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from oracle import relative
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from c3d_extract import FeatureFile
+from c3d_extract.compute.network import Network, rounding
+from c3d_extract.errors import DeviceError
+from c3d_extract.models.c3d import C3D
+from c3d_extract.pipeline import Extractor
+from c3d_extract.weights import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+LAYERS = ("fc6", "fc7")
+CPU = torch.device("cpu")
+GPU_OF_80_GB = SimpleNamespace(total_memory=80 << 30)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(narrow_weights: Path) -> Checkpoint:
+    return load_checkpoint(narrow_weights, layers=LAYERS, mean="90,98,102")
+
+
+@pytest.fixture(scope="module")
+def clips() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (6, 16, 112, 112, 3), dtype=np.uint8)
+
+
+def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") -> Network:
+    return Network(checkpoint, LAYERS, device=CPU, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_clip_has_the_same_bits_wherever_it_stands_in_whatever_batch(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], precision: str
+) -> None:
+    net = network(checkpoint, 4, precision)
+    first = net(clips[:4])
+    turned = net(clips[[3, 5, 0, 4]])
+    alone = net(clips[3:4])
+    odd = network(checkpoint, 6, precision)
+    np.testing.assert_array_equal(odd(clips[[3]])["fc6"][0], odd(clips)["fc6"][3])
+    np.testing.assert_array_equal(odd(clips[[5]])["fc6"][0], odd(clips)["fc6"][5])
+    for layer in LAYERS:
+        np.testing.assert_array_equal(turned[layer][0], first[layer][3])
+        np.testing.assert_array_equal(turned[layer][2], first[layer][0])
+        np.testing.assert_array_equal(alone[layer][0], first[layer][3])
+
+
+def test_the_batch_size_changes_rounding_only(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    one, six = network(checkpoint, 1), network(checkpoint, 6)
+    singles = np.concatenate([one(clips[i : i + 1])["fc6"] for i in range(6)])
+    assert relative(singles, six(clips)["fc6"]) < 1e-5  # the bar of batch independence, fp32
+
+
+def test_features_are_those_of_a_plain_float_pipeline(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    model = C3D(checkpoint.architecture, LAYERS).eval()
+    model.load_state_dict(checkpoint.state)
+    x = torch.from_numpy(clips[:2].astype(np.float32) - np.array([90, 98, 102], np.float32))
+    with torch.inference_mode():
+        expected = model(x.permute(0, 4, 1, 2, 3).contiguous(), LAYERS)
+    got = network(checkpoint, 2)(clips[:2])
+    for layer in LAYERS:
+        assert relative(got[layer], expected[layer].numpy()) < 1e-5  # another memory layout, other sums
+
+
+def test_rgb_checkpoints_see_their_channels_in_order(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    preprocessing = replace(checkpoint.preprocessing, colour="rgb", std=(2.0, 4.0, 8.0))
+    rgb = replace(checkpoint, preprocessing=preprocessing)
+    model = C3D(checkpoint.architecture, LAYERS).eval()
+    model.load_state_dict(checkpoint.state)
+    bgr = (clips[:1].astype(np.float32) - np.array([90, 98, 102], np.float32)) / np.array(
+        [2, 4, 8], np.float32
+    )
+    with torch.inference_mode():
+        x = torch.from_numpy(bgr[..., ::-1].copy()).permute(0, 4, 1, 2, 3)
+        expected = model(x, LAYERS)["fc6"].numpy()
+    got = Network(rgb, LAYERS, device=CPU, precision="fp32", batch_size=1)(clips[:1])["fc6"]
+    assert relative(got, expected) < 1e-5
+
+
+def test_bf16_stays_within_the_documented_bound(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> None:
+    exact, half = network(checkpoint, 2)(clips[:2]), network(checkpoint, 2, "bf16")(clips[:2])
+    assert 0 < relative(half["fc6"], exact["fc6"]) < 1e-2
+
+
+def test_a_batch_that_overflows_in_half_precision_is_done_again(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    # Activations near the end of the float range: the sums of one layer overflow to inf only in bf16's path.
+    net = network(checkpoint, 2, "bf16")
+    assert isinstance(net._model, C3D)
+    net._model.get_parameter("fc6.bias")[:] = float("inf")
+    got = net(clips[:2])["fc6"]
+    assert relative(got, network(checkpoint, 2)(clips[:2])["fc6"]) < 1e-5  # fp32 by another path
+    assert "2 clips overflowed in bf16" in net.warnings[0]
+
+
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)
+    whole = Network._run
+
+    def small_memory(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", small_memory)
+    got = net(clips[:4])["fc6"]
+    assert net.batch_size == 2
+    assert "batches of 2" in net.warnings[0]
+    monkeypatch.undo()
+    assert relative(got, network(checkpoint, 4)(clips[:4])["fc6"]) < 1e-5
+
+
+def test_only_the_clip_that_overflows_is_done_again(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = network(checkpoint, 4, "bf16")
+    untouched = half(clips[:4])["fc6"]
+    run = Network._run
+
+    def overflow(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = run(self, model, x)
+        if next(model.parameters()).dtype == torch.bfloat16:
+            found["fc6"][2, 7] = float("inf")
+        return found
+
+    monkeypatch.setattr(Network, "_run", overflow)
+    got = half(clips[:4])["fc6"]
+    assert half.n_overflowed == 1
+    np.testing.assert_array_equal(got[[0, 1, 3]], untouched[[0, 1, 3]])
+    monkeypatch.undo()
+    assert relative(got[2], network(checkpoint, 4)(clips[:4])["fc6"][2]) < 1e-5
+
+
+# What bears on GPUs, as far as a machine without one can tell
+
+
+def test_a_batch_that_did_not_fit_is_let_go_of_before_the_next_is_tried(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)
+    whole, back_off = Network._run, Network._back_off
+    held: list[weakref.ref[torch.Tensor]] = []
+    gone = []
+
+    def small_memory(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return whole(self, model, x)
+
+    def watched(self: Network) -> None:
+        gone.append(held[-1]() is None)
+        back_off(self)
+
+    monkeypatch.setattr(Network, "_run", small_memory)
+    monkeypatch.setattr(Network, "_back_off", watched)
+    net(clips[:4])
+    assert gone == [True]
+    assert net.batch_size == 2
+
+
+def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 6, "bf16")
+    net._is_checked = True
+    net(clips)
+    assert net._checked_sizes == {net.batch_size}
+    whole = Network._run
+
+    def broken_at_the_end(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = whole(self, model, x)
+        if len(x) > 4:  # fp32 comes in batches of 4
+            found["fc7"][5] *= 1.1
+        return found
+
+    monkeypatch.setattr(Network, "_run", broken_at_the_end)
+    net._checked_sizes.clear()
+    with pytest.raises(DeviceError, match="bf16 is off by"):
+        net(clips)
+
+
+def test_gpus_of_several_models_are_recorded_and_warned_of(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["A100", "A100", "T4"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: GPU_OF_80_GB)
+    alike, unlike = Extractor(checkpoint, device="cuda:0,cuda:1"), Extractor(checkpoint, device="all")
+    assert alike.warnings == []
+    assert "cuda:0 A100, cuda:1 A100, cuda:2 T4 round differently" in unlike.warnings[0]
+    assert unlike.identity().versions["device"] == "cuda:0 A100, cuda:1 A100, cuda:2 T4"
+    assert unlike.identity().versions["batch_size"] == "64, 64, 64"
+
+
+@pytest.fixture
+def page_locked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Give out ordinary memory where page-locked memory is asked for, and list it."""
+    given: list[torch.Tensor] = []
+    empty = torch.empty
+
+    def ordinary(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
+        made = empty(*args, **words)
+        given.extend([made] if pin_memory else [])
+        return made
+
+    monkeypatch.setattr(torch, "empty", ordinary)
+    return given
+
+
+def on_played_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Let ``net`` take itself to be on a GPU, while the processor does its sums."""
+
+    class Event:
+        def __init__(self, **_: object) -> None: ...
+        def record(self, _stream: object) -> None: ...
+        def synchronize(self) -> None: ...
+
+        def query(self) -> bool:
+            return True
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr("c3d_extract.compute.network.on_gpu", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(Network, "_on_device", lambda _self, host: host)
+    net.device = torch.device("cuda", 0)
+    net._page_locked = True
+    return net
+
+
+def test_features_from_a_gpu_hold_no_page_locked_memory(
+    checkpoint: Checkpoint,
+    clips: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    page_locked: list[torch.Tensor],
+) -> None:
+    expected = network(checkpoint, 4)(clips[:3])
+    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    found = net(clips[:3])
+    assert len(page_locked) == 1 + len(LAYERS)  # a batch that was filled up, and each layer's features
+    for layer in LAYERS:
+        np.testing.assert_array_equal(found[layer], expected[layer])
+        assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in page_locked)
+
+
+def test_without_page_locked_memory_the_run_goes_on_and_says_so(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = network(checkpoint, 4)(clips)
+    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    empty = torch.empty
+
+    def none_left(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be")
+        return empty(*args, **words)
+
+    monkeypatch.setattr(torch, "empty", none_left)
+    assert net.new_batch().shape == (4, *net.clip_shape)  # as the feeder's thread asks for it
+    np.testing.assert_array_equal(net(clips)["fc6"], expected["fc6"])
+    assert net.batch_size == 4  # it was not the GPU's memory
+    assert net.warnings == ["cuda:0: no page-locked memory (CUDA error: out of memory); copies are slower"]
+
+
+def test_each_size_of_batch_is_held_against_fp32(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(checkpoint, 4)  # half precision takes a processor long, and what is checked is the same
+    net._is_checked, net._weights = True, dict(checkpoint.state)
+    whole, memory = Network._run, 4
+
+    def small_batches_are_wrong(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        found = whole(self, model, x)
+        return found if len(x) > 2 else {layer: value * 1.1 for layer, value in found.items()}
+
+    monkeypatch.setattr(Network, "_run", small_batches_are_wrong)
+    net(clips[:4])
+    before = net.submit(clips[:4])
+    memory = 2
+    after = net.submit(clips[:4])
+    before.result()  # of the larger size still, which was checked
+    memory = 4
+    with pytest.raises(DeviceError, match="fp32 is off by 10"):
+        after.result()
+
+
+@pytest.mark.parametrize(
+    ("said", "halves"),
+    [
+        ("CUDA out of memory. Tried to allocate 3.06 GiB", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("CUDA ran out of memory outside PyTorch's allocator.", True),
+        ("MPS backend out of memory (MPS allocated: 17.9 GB)", True),
+        ("GET was unable to find an engine to execute this computation", False),
+        ("Unable to find a valid cuDNN algorithm to run convolution", False),
+    ],
+)
+def test_only_a_lack_of_memory_halves_the_batch(
+    checkpoint: Checkpoint,
+    clips: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    halves: bool,
+) -> None:
+    net = network(checkpoint, 4)
+    whole = Network._run
+
+    def refuse(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if len(x) > 2:
+            raise RuntimeError(said)
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", refuse)
+    if halves:
+        net(clips[:4])
+        assert net.batch_size == 2
+        assert "batches of 2, in which features can differ in the last digits" in net.warnings[0]
+        return
+    on_played_gpu(net, monkeypatch)
+    net._page_locked = False
+    with pytest.raises(DeviceError, match=r"(engine|algorithm).*; use --precision fp32, or a smaller"):
+        net(clips[:4])
+    assert net.batch_size == 4
+
+
+def test_what_is_free_of_a_gpus_memory_decides_no_batch(
+    checkpoint: Checkpoint, gpu_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del gpu_log
+    sizes = set()
+    for free in (1 << 30, 79 << 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 80 << 30))
+        sizes.add(Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision="fp32").batch_size)
+    assert sizes == {64}
+
+
+def test_what_the_last_digits_depend_on_is_known_of_a_run() -> None:
+    def of(device: str, batch_size: str) -> set[tuple[str, str]]:
+        return rounding({"device": device, "batch_size": batch_size})
+
+    assert of("cuda:0 A100", "64") == of("cuda:1 A100, cuda:3 A100", "64, 64")
+    assert of("cuda:0 A100", "64") != of("cuda:0 A100", "32")
+    assert of("cuda:0 A100", "64") != of("cuda:0 T4", "64")
+    assert of("cpu", "8") == of("cpu, cpu", "16, 16")
+    assert of("cpu", "8") != of("cpu", "2")
+
+
+@pytest.mark.parametrize(("first", "then", "alike"), [(2, 1, False), (8, 16, True)])
+def test_a_run_that_goes_on_with_other_batches_has_the_same_bits_or_says_so(
+    narrow_weights: Path, videos: Path, tmp_path: Path, first: int, then: int, alike: bool
+) -> None:
+    def extractor(batch_size: int) -> Extractor:
+        return Extractor.from_weights(
+            str(narrow_weights), mean="90,98,102", device="cpu", precision="fp32", batch_size=batch_size
+        )
+
+    whole, output = tmp_path / "whole.h5", tmp_path / "feats.h5"
+    with extractor(first) as begun, extractor(then) as other:
+        list(begun.extract_files([videos / "b"], whole))
+        next(iter(begun.extract_files([videos / "b"], output)))
+        resumed = other.extract_files([videos / "b"], output)
+        list(resumed)
+        with FeatureFile(whole) as one, FeatureFile(output) as two:
+            assert not alike or np.array_equal(one["fc6"], two["fc6"])
+        again = other.extract_files([videos / "b"], whole)  # a finished file knows, too
+        list(again)
+        fresh = other.extract_files([videos / "b"], output, overwrite=True)
+        next(iter(fresh))
+    assert fresh.warnings == ()
+    if alike:
+        assert resumed.warnings == again.warnings == ()
+        return
+    assert "begun on cpu in batches of 2 and goes on on cpu in batches of 1" in resumed.warnings[0]
+    assert resumed.warnings[0].endswith("; --batch-size 2 goes on as before")
+    assert "whole.h5 was begun on cpu in batches of 2" in again.warnings[0]
+
+
+class _Stream:
+    """Plays a CUDA stream: writes down who waits for whom."""
+
+    current = "compute"
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def wait_stream(self, other: _Stream) -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+    def __enter__(self) -> None:
+        _Stream.current = self.name
+
+    def __exit__(self, *_: object) -> None:
+        _Stream.current = "compute"
+
+
+@pytest.fixture
+def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Play a GPU of 80 GB: tensors without numbers, and streams and copies that write down what they do.
+
+    Operations across devices are refused as on a real one.
+    """
+    log: list[str] = []
+    compute, copies = _Stream("compute", log), _Stream("copies", log)
+
+    class Event:
+        def __init__(self, *, blocking: bool) -> None:
+            assert blocking  # else waiting for it takes a core from the decoders
+
+        def record(self, stream: _Stream) -> None:
+            log.append(f"event on {stream.name}")
+
+        def query(self) -> bool:
+            return True
+
+    class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            tensors = [x for x in (*args, made) if isinstance(x, torch.Tensor)]
+            if len({x.device for x in tensors}) == 2:
+                log.append(f"{made.dtype} to {made.device.type} on {_Stream.current}".removeprefix("torch."))
+            return made
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: copies)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: compute)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: GPU_OF_80_GB)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, by: log.append(f"kept for {by.name}"))
+
+    def build(self: Network, dtype: torch.dtype, device: torch.device) -> C3D:
+        with torch.device("meta"):
+            model = C3D(self._architecture, self.layers)
+        state = {
+            name: torch.empty(value.shape, dtype=dtype, device=device)
+            for name, value in self._weights.items()
+        }
+        model.load_state_dict(state, assign=True)
+        return model.eval().requires_grad_(False)
+
+    monkeypatch.setattr(Network, "_build", build)
+    # Fake convolutions of torch 2.6 ask a real driver which backend they would have.
+    monkeypatch.setattr(torch._C, "_select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)  # type: ignore[attr-defined]
+    with FakeTensorMode(allow_non_fake_inputs=True), Copies():  # type: ignore[no-untyped-call]
+        yield log
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "tf32", "fp32"])
+def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
+    checkpoint: Checkpoint, gpu_log: list[str], precision: str
+) -> None:
+    net = Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision=precision)  # type: ignore[arg-type]
+    assert net.batch_size == 64
+    gpu_log.clear()
+    (part,) = net.submit(np.zeros((64, *net.clip_shape), np.uint8))._parts
+    assert gpu_log == [
+        "uint8 to cuda on copies",
+        "compute waits for copies",
+        "kept for compute",
+        *["float32 to cpu on compute"] * len(LAYERS),
+        "event on compute",
+    ]
+    for rows in part.features().values():
+        assert (rows.dtype, rows.device.type, len(rows)) == (torch.float32, "cpu", 64)

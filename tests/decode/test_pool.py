@@ -1,0 +1,452 @@
+"""The decode pool: what a crash, a hang, a slow reader or a killed run costs, and what it must not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from video_samples import moving_frames, write
+
+import c3d_extract
+from c3d_extract.decode import VideoReader
+from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode.timestamps import resample, steady_times
+from c3d_extract.errors import DecoderError
+from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.decode.pool import Event
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+OPTIONS = DecodeOptions(Preprocessing(), 1 << 26)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("short")
+    lengths = (1, 15, 16, 17, 40, 70)
+    return [write(folder / f"{n}.avi", moving_frames(n, seed=n)) for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video that takes a second or more to decode."""
+    return write(tmp_path_factory.mktemp("long") / "long.avi", moving_frames(1000, 240, 320))
+
+
+def run(
+    pool: DecodePool, paths: list[Path], on_event: Callable[[Event], None] | None = None
+) -> dict[int, Any]:
+    """Run all paths; return, for each, its crops and its last event."""
+    crops: dict[int, list[NDArray[np.uint8]]] = {task: [] for task in range(len(paths))}
+    ends: dict[int, VideoRead | VideoFailed] = {}
+    for event in pool.run(list(enumerate(paths))):
+        assert event.task not in ends, "nothing comes after a video's end"
+        if isinstance(event, FramesDecoded):
+            assert 1 <= len(event.frames) <= 16
+            assert len(event.frames) == len(event.times_seconds)
+            crops[event.task].append(event.frames.copy())
+        else:
+            ends[event.task] = event
+        if on_event is not None:
+            on_event(event)
+    assert ends.keys() == crops.keys(), "every video ends, once"
+    return {task: (np.concatenate(crops[task]) if crops[task] else None, end) for task, end in ends.items()}
+
+
+def plain_crops(path: Path) -> NDArray[np.uint8]:
+    sampler = FrameSampler(Preprocessing())
+    with VideoReader(path) as reader:
+        return np.stack([sampler(frame.bgr) for frame in reader.frames()])
+
+
+def pid_of(pool: DecodePool, task: int | None = None) -> int:
+    (pid,) = [w.process.pid for w in pool._workers if task is None or w.task == task]
+    return int(pid)
+
+
+def parent_and_state(pid: int) -> tuple[int, str]:
+    state, parent = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[:2]
+    return int(parent), state
+
+
+def gone(pid: int, seconds: float = 10.0) -> bool:
+    """Wait until a process has ended: reaped, or left as a zombie by someone who is not this process."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            parent, state = parent_and_state(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z" and parent != os.getpid():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_crops_are_those_of_reading_the_file_here(short: list[Path], n_workers: int) -> None:
+    with DecodePool(n_workers, OPTIONS) as pool:
+        for _ in range(2):  # a pool can be used again
+            done = run(pool, short)
+            for task, path in enumerate(short):
+                crops, end = done[task]
+                assert (crops == plain_crops(path)).all()
+                assert isinstance(end, VideoRead)
+                assert (end.n_decoded, end.n_decode_errors, end.trouble) == (len(crops), 0, None)
+                assert (end.info.width, end.info.height, end.info.fps) == (64, 48, 25.0)
+
+
+def test_resampling_in_the_pool_is_resampling_here(short: list[Path]) -> None:
+    with DecodePool(1, DecodeOptions(Preprocessing(), 1 << 26, fps=10.0)) as pool:
+        crops, end = run(pool, short[-1:])[0]
+    frames = plain_crops(short[-1])
+    timed = steady_times(((f, i / 25) for i, f in enumerate(frames)), 25.0)
+    expected = [f for f, _ in resample(timed, 10.0, native_fps=25.0, longest_gap_seconds=60.0)]
+    assert (crops == np.stack(expected)).all()
+    assert (len(crops), end.n_decoded) == (28, 70)
+
+
+@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.EPERM])
+def test_kernels_without_anonymous_files_get_a_temporary_one(
+    short: list[Path], tmp_path: Path, refusal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", _refuse(refusal))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with DecodePool(1, OPTIONS) as pool:
+        done = run(pool, short)
+    assert all((done[task][0] == plain_crops(path)).all() for task, path in enumerate(short))
+    assert not list(tmp_path.iterdir()), "it never has a name"
+
+
+def test_where_there_is_no_memory_to_share_the_reason_is_told(
+    short: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", _refuse(errno.ENOSYS))
+    monkeypatch.setattr(tempfile, "TemporaryFile", _refuse(errno.ENOSPC))
+    with DecodePool(1, OPTIONS) as pool, pytest.raises(DecoderError) as caught:
+        run(pool, short)
+    told = str(caught.value)
+    assert told.startswith(
+        "no memory to share with a decoder: [Errno 38] Function not implemented (memfd_create)"
+    )
+    assert "[Errno 28] No space left on device (a temporary file of " in told
+    assert told.endswith("; set TMPDIR to a folder that can be written to")
+
+
+def _refuse(number: int) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> None:
+    pts = [3_000_000 * i for i in range(20)]
+    path = write(tmp_path / "a.mkv", moving_frames(20), codec="ffv1", pts=pts)
+    with DecodePool(1, DecodeOptions(Preprocessing(), 1 << 26, fps=25.0), timeout_seconds=5.0) as pool:
+        crops, end = run(pool, [path])[0]
+    assert isinstance(end, VideoRead)
+    assert len(crops) == end.n_decoded == 20
+    assert end.trouble == "19 gaps of up to 3000.0 s between frames, too long to be filled"
+
+
+def test_what_cannot_be_read_fails_alone(short: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    os.mkfifo(tmp_path / "fifo.mp4")
+    bad = [
+        tmp_path / "text.mp4",
+        tmp_path / "fifo.mp4",
+        tmp_path / "gone.mp4",
+        Path(os.fsdecode(b"/tmp/\xe9.mp4")),
+    ]
+    with DecodePool(2, OPTIONS) as pool:
+        done = run(pool, [*bad, *short])
+    for task, reason in enumerate(
+        ("not a readable video", "not a regular file", "no such file", "no such file")
+    ):
+        assert isinstance(done[task][1], VideoFailed)
+        assert done[task][1].reason.startswith(reason)
+    assert all(isinstance(done[task][1], VideoRead) for task in range(len(bad), len(done)))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (signal.SIGKILL, "decoder crashed: SIGKILL (out of memory, or killed by hand)"),
+        (signal.SIGSEGV, "decoder crashed: SIGSEGV"),
+    ],
+)
+def test_a_worker_that_dies_loses_its_video_and_is_replaced(
+    short: list[Path], long: Path, how: signal.Signals, reason: str
+) -> None:
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if isinstance(event, FramesDecoded) and event.task == 1 and not killed:
+            killed.append(pid_of(pool, 1))
+            os.kill(killed[0], how)
+
+    with DecodePool(2, OPTIONS) as pool:
+        done = run(pool, [short[-1], long, *short], kill)
+        assert isinstance(done[1][1], VideoFailed)
+        assert done[1][1].reason == reason
+        assert done[1][1].seconds > 0
+        others = {task: end for task, (_, end) in done.items() if task != 1}
+        assert all(isinstance(end, VideoRead) for end in others.values())
+        assert gone(killed[0])
+        assert killed[0] not in [w.process.pid for w in pool._workers]
+
+
+def test_a_worker_that_dies_while_idle_costs_nothing(short: list[Path]) -> None:
+    with DecodePool(1, OPTIONS) as pool:
+        run(pool, short[:1])
+        os.kill(pid_of(pool), signal.SIGKILL)
+        pool._workers[0].process.join(timeout=5)
+        done = run(pool, short)
+        assert all(isinstance(end, VideoRead) for _, end in done.values())
+
+
+def test_a_worker_that_hangs_is_given_up(short: list[Path], long: Path) -> None:
+    stopped: list[int] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, FramesDecoded) and event.task == 0 and not stopped:
+            stopped.append(pid_of(pool, 0))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    with DecodePool(2, OPTIONS, timeout_seconds=1.5) as pool:
+        started = time.monotonic()
+        done = run(pool, [long, *short], stop)
+        assert done[0][1] == VideoFailed(0, "no frame for 1.5 s", done[0][1].seconds)
+        assert time.monotonic() - started < 15
+        assert all(isinstance(done[task][1], VideoRead) for task in range(1, len(done)))
+        assert gone(stopped[0])
+
+
+def test_a_slow_reader_is_no_hang(long: Path) -> None:
+    slept = 0
+
+    def dawdle(event: Event) -> None:
+        nonlocal slept
+        if slept < 3:
+            slept += 1
+            time.sleep(1.2)  # each longer than the timeout
+
+    with DecodePool(1, OPTIONS, timeout_seconds=0.8) as pool:
+        crops, end = run(pool, [long], dawdle)[0]
+    assert isinstance(end, VideoRead)
+    assert len(crops) == 1000
+
+
+def test_a_reader_slow_at_the_end_is_no_hang_either(short: list[Path]) -> None:
+    """The worker has finished; its last messages wait to be read for longer than the timeout."""
+    with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
+        done = run(pool, short[-1:], lambda _: time.sleep(0.8))
+    assert isinstance(done[0][1], VideoRead)
+    assert len(done[0][0]) == 70
+
+
+def test_a_slow_reader_gets_every_frame_unharmed(long: Path) -> None:
+    """The ring has four slots: frames must not change while they are being looked at."""
+    with DecodePool(1, OPTIONS) as pool:
+        expected, position = plain_crops(long), 0
+        for event in pool.run([(0, long)]):
+            if isinstance(event, FramesDecoded):
+                if position < 400:
+                    time.sleep(0.02)
+                size = len(event.frames)
+                assert (event.frames == expected[position : position + size]).all()
+                position += size
+    assert position == 1000
+
+
+def test_leaving_early_ends_the_workers_that_are_at_work(long: Path, short: list[Path]) -> None:
+    with DecodePool(2, OPTIONS) as pool:
+        events = pool.run([(0, long), (1, long)])
+        next(events)
+        pids = [w.process.pid for w in pool._workers]
+        events.close()
+        assert all(gone(pid) for pid in pids)
+        assert isinstance(run(pool, short[:1])[0][1], VideoRead), "and the pool can go on"
+
+
+def test_closing_the_pool_leaves_no_process(short: list[Path]) -> None:
+    with DecodePool(2, OPTIONS) as pool:
+        run(pool, short)
+        idle = [w.process.pid for w in pool._workers]
+    assert all(gone(pid) for pid in idle)
+
+
+def test_an_error_in_the_loop_leaves_no_process(long: Path) -> None:
+    pids: list[int] = []
+
+    def stumble(_: Event) -> None:
+        pids.append(pid_of(pool))
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"), DecodePool(1, OPTIONS) as pool:
+        run(pool, [long], stumble)
+    assert gone(pids[0])
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch_that_must_not_be_imported_by_workers
+from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded
+from c3d_extract.preprocess.spec import Preprocessing
+print("start", flush=True)
+with DecodePool(2, DecodeOptions(Preprocessing(), 1 << 26)) as pool:
+    n = 0
+    for event in pool.run([(i, Path(p)) for i, p in enumerate(sys.argv[2:])]):
+        if isinstance(event, FramesDecoded):
+            n += len(event.frames)
+            if sys.argv[1] == "stay":
+                print(*[w.process.pid for w in pool._workers], flush=True)
+                time.sleep(60)
+print("frames", n, flush=True)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the script above, which has no ``if __name__ == "__main__"`` guard and tells of its import."""
+    (tmp_path / "torch_that_must_not_be_imported_by_workers.py").write_text("print('imported', flush=True)\n")
+    (tmp_path / "run.py").write_text(SCRIPT)
+    started: list[subprocess.Popen[str]] = []
+    root = Path(c3d_extract.__file__).parents[1]
+
+    def start(*words: str | Path) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": f"{root}:{tmp_path}"}
+        command = [sys.executable, str(tmp_path / "run.py"), *map(str, words)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_a_script_without_a_main_guard_can_use_the_pool(
+    short: list[Path], script: Callable[..., subprocess.Popen[str]]
+) -> None:
+    out, _ = script("go", *short).communicate(timeout=60)
+    assert out.split("\n") == ["imported", "start", f"frames {1 + 15 + 16 + 17 + 40 + 70}", ""]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_a_main_process_that_is_killed(
+    long: Path, script: Callable[..., subprocess.Popen[str]], how: signal.Signals
+) -> None:
+    process = script("stay", long, long)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(3)]
+    workers = [int(pid) for pid in lines[2].split()]
+    assert len(workers) == 2
+    server, _ = parent_and_state(workers[0])
+    os.kill(process.pid, how)
+    process.wait()
+    assert all(gone(pid) for pid in [*workers, server])
+
+
+def test_a_stopped_main_process_finds_its_workers_well(
+    long: Path, script: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Ctrl-Z stops all processes of a run; after `fg` it must not take that for a hang."""
+    with DecodePool(1, OPTIONS, timeout_seconds=1.0) as pool:
+        events = pool.run([(0, long)])
+        n = len(next(events).frames)  # type: ignore[union-attr]
+        worker = pid_of(pool)
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(2.5)  # this process sleeps too, as Ctrl-Z would make it
+        os.kill(worker, signal.SIGCONT)
+        rest = list(events)
+    assert isinstance(rest[-1], VideoRead)
+    assert n + sum(len(e.times_seconds) for e in rest if isinstance(e, FramesDecoded)) == 1000
+
+
+def worker_facts(pool: DecodePool) -> dict[str, int]:
+    """Return resident memory in MB: all of it, and what the worker shares with nobody."""
+    text = Path(f"/proc/{pid_of(pool)}/smaps_rollup").read_text(encoding="utf-8")
+    sizes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
+    return {
+        "resident": sizes["Rss"] // 1024,
+        "private": (sizes["Private_Clean"] + sizes["Private_Dirty"]) // 1024,
+    }
+
+
+def test_a_worker_is_small_and_never_imports_torch(long: Path) -> None:
+    with DecodePool(1, OPTIONS) as pool:
+        events = pool.run([(0, long)])
+        for _ in range(10):
+            next(events)
+        facts = worker_facts(pool)
+        libraries = Path(f"/proc/{pid_of(pool)}/maps").read_text(encoding="utf-8")
+        events.close()
+    assert facts["resident"] <= 80, facts
+    assert "libavcodec" in libraries
+    assert "torch" not in libraries
+    assert "/dev/shm" not in libraries, "64 MB in most containers: not enough for many workers"
+
+
+def test_image_folders_do_not_import_torch_in_a_worker_either(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, rgb in enumerate(moving_frames(200), start=1):
+        Image.fromarray(rgb).save(tmp_path / f"{number:06d}.jpg")
+    with DecodePool(1, OPTIONS) as pool:
+        events = pool.run([(0, tmp_path)])
+        next(events)
+        libraries = Path(f"/proc/{pid_of(pool)}/maps").read_text(encoding="utf-8")
+        rest = list(events)
+    assert "torch" not in libraries
+    assert isinstance(rest[-1], VideoRead)
+    assert rest[-1].n_decoded == 200
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(short: list[Path]) -> None:
+    with DecodePool(1, OPTIONS) as pool:
+        run(pool, short[2:4] * 5)
+        before = worker_facts(pool)["private"]
+        run(pool, short[2:4] * 60)
+        assert worker_facts(pool)["private"] <= before + 3
+
+
+def test_workers_do_not_hear_ctrl_c(long: Path) -> None:
+    with DecodePool(1, OPTIONS) as pool:
+        sent: list[int] = []
+
+        def interrupt(_: Event) -> None:
+            if not sent:
+                sent.append(pid_of(pool))
+                os.kill(sent[0], signal.SIGINT)
+
+        crops, end = run(pool, [long], interrupt)[0]
+    assert isinstance(end, VideoRead)
+    assert len(crops) == 1000
+
+
+def test_surprises_in_a_decoder_are_one_line_of_text() -> None:
+    """What PyAV may raise, file names and all, has to fit into a report."""
+    from c3d_extract.decode.pool import _reason
+
+    reason = _reason(OSError("two\nlines of '\udce9.mp4'"))
+    assert reason == "decoder error: OSError: two lines of '\\udce9.mp4'"
+    assert reason.encode()

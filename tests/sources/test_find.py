@@ -1,0 +1,369 @@
+"""Sources: which files are taken for videos, and what each is called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from c3d_extract.errors import UsageError
+from c3d_extract.sources.find import Found, _source, find_videos, listed_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def touch(*files: Path, content: bytes = b"x") -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def names(found: Found) -> list[str]:
+    return [video.name for video in found.videos]
+
+
+def reasons(found: Found) -> dict[str, str]:
+    return {Path(path).name: why for path, why in found.passed_over}
+
+
+def test_a_folder_is_searched_recursively_and_names_are_relative_to_it(tmp_path: Path) -> None:
+    touch(tmp_path / "v/b.mp4", tmp_path / "v/a/c.AVI", tmp_path / "v/a/d/e.webm")
+    found = find_videos([tmp_path / "v"])
+    assert names(found) == ["a/c.AVI", "a/d/e.webm", "b.mp4"]
+    assert [video.path for video in found.videos] == [
+        tmp_path / "v/a/c.AVI",
+        tmp_path / "v/a/d/e.webm",
+        tmp_path / "v/b.mp4",
+    ]
+
+
+def test_a_named_file_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
+    touch(tmp_path / "notes.txt", tmp_path / ".hidden.mp4", tmp_path / "clip")
+    found = find_videos([tmp_path / "notes.txt", tmp_path / ".hidden.mp4", tmp_path / "clip"])
+    assert names(found) == [".hidden.mp4", "clip", "notes.txt"]
+
+
+def test_in_a_folder_other_files_are_passed_over_with_a_reason(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a.txt", ".h.mp4", "p.jpg", "s.m4a", ".git/x.mp4", "ok.mp4")))
+    os.mkfifo(tmp_path / "pipe")
+    found = find_videos([tmp_path])
+    assert names(found) == ["ok.mp4"]
+    assert reasons(found) == {
+        "a.txt": "not a video by its name, nor by its first bytes",
+        ".h.mp4": "a hidden file",
+        "p.jpg": "a picture; --frame-folders reads folders of numbered ones",
+        "s.m4a": "a sound file",
+        "pipe": "not a regular file",
+    }
+
+
+@pytest.mark.parametrize(
+    "head", [b"\0\0\0\x18ftypisom", b"RIFF1234AVI LIST", b"\x1a\x45\xdf\xa3....", b"OggS"]
+)
+def test_a_nameless_video_is_known_by_its_first_bytes(tmp_path: Path, head: bytes) -> None:
+    touch(tmp_path / "no_extension", tmp_path / "data.0001", content=head)
+    assert names(find_videos([tmp_path])) == ["data.0001", "no_extension"]
+
+
+HOSTILE = [
+    "new\nline.mp4",
+    "quote'\".mp4",
+    "a:b.mp4",
+    "http:x.mp4",
+    "-dash.mp4",
+    "percent%04d.mp4",
+    "[a].mp4",
+    "*.mp4",
+]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "имя 🎬.mp4", "slash\\back.mp4", "~.mp4", "$HOME.mp4", " .mp4"])
+def test_any_name_is_found_in_a_folder_and_by_itself(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for inputs in ([tmp_path], ["."], [name], [tmp_path / name]):
+        found = find_videos(inputs)
+        assert names(found) == [name]
+        assert found.videos[0].path == tmp_path / name
+    assert names(find_videos([], listed=[name])) == [name]
+
+
+def test_names_that_are_not_utf8_become_readable_text(tmp_path: Path) -> None:
+    raw = os.fsdecode(b"latin1_\xe9.mp4")
+    touch(tmp_path / raw)
+    found = find_videos([tmp_path])
+    assert names(found) == ["latin1_\\xe9.mp4"]
+    found.videos[0].name.encode()  # storable
+    assert os.fsencode(found.videos[0].path).endswith(b"\xe9.mp4"), "the path itself stays as it is"
+
+
+def test_an_escaped_name_never_equals_a_real_one(tmp_path: Path) -> None:
+    touch(tmp_path / os.fsdecode(b"\xe9.mp4"), tmp_path / "\\xe9.mp4")
+    found = names(find_videos([tmp_path]))
+    assert len(set(found)) == 2
+
+
+def test_patterns(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a/1.mp4", "a/2.avi", "b/3.mp4", "b/c/4.mp4", "top.mp4")))
+    assert names(find_videos([f"{tmp_path}/*/*.mp4"])) == ["1.mp4", "3.mp4"]
+    assert names(find_videos([f"{tmp_path}/**/*.mp4"])) == ["1.mp4", "3.mp4", "4.mp4", "top.mp4"]
+    assert names(find_videos([f"{tmp_path}/b*"])) == ["3.mp4", "c/4.mp4"], "a folder that matches is searched"
+    with pytest.raises(UsageError, match="no file matches this pattern"):
+        find_videos([f"{tmp_path}/*.mkv"])
+
+
+@pytest.mark.parametrize("given", ["nowhere.mp4", "", "a\0b", "nowhere/"])
+def test_an_input_that_does_not_exist_is_wrong_use(tmp_path: Path, given: str) -> None:
+    with pytest.raises(UsageError, match="no such file or folder"):
+        find_videos([f"{tmp_path}/{given}" if given else given])
+
+
+def test_a_listed_file_that_does_not_exist_fails_later_not_here(tmp_path: Path) -> None:
+    found = find_videos([], listed=[tmp_path / "gone.mp4", f"{tmp_path}/nul\0.mp4"])
+    assert names(found) == ["gone.mp4", "nul\\x00.mp4"], "a name can be stored, whatever was listed"
+    assert {video.size_bytes for video in found.videos} == {0}
+
+
+def test_half_a_character_in_a_name_costs_that_video_alone(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4")
+    found = find_videos([], listed=[tmp_path / "a.mp4", f"{tmp_path}/\ud800.mp4"])
+    assert [(video.name, video.size_bytes) for video in found.videos] == [
+        ("\\xed\\xa0\\x80.mp4", 0),
+        ("a.mp4", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (b"a.mp4\nb c.mp4\n", ["a.mp4", "b c.mp4"]),
+        (b"\xef\xbb\xbfa.mp4\r\n\r\n \nb.mp4", ["a.mp4", "b.mp4"]),
+        (b"a\0b.mp4\nc.mp4\n", ["a\0b.mp4", "c.mp4"]),
+        (b"\xe9.mp4\n", ["\udce9.mp4"]),
+        ("é🎬.mp4\n".encode(), ["é🎬.mp4"]),
+        (b"\x85\x0c\xe2\x80\xa8.mp4\n", ["\udc85\x0c\u2028.mp4"]),
+        (b"", []),
+    ],
+)
+def test_a_list_has_a_path_a_line(text: bytes, paths: list[str]) -> None:
+    assert listed_paths(text, subject="list") == paths
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["a.mp4\n", "C:\\клипы\\one of many.mp4\r\nb.mp4\r\n"])
+def test_a_list_in_utf16_is_refused(encoding: str, text: str) -> None:
+    with pytest.raises(UsageError, match=r"list\.txt: is UTF-16 or UTF-32, not UTF-8; save it as UTF-8"):
+        listed_paths(text.encode(encoding), subject="list.txt")
+
+
+def test_links_are_followed_once_and_to_folders_outside_only_where_asked(tmp_path: Path) -> None:
+    touch(tmp_path / "v/real/x.mp4", tmp_path / "outside/y.mp4", tmp_path / "very/z.mp4")
+    (tmp_path / "v/loop").symlink_to(tmp_path / "v")
+    (tmp_path / "v/z").symlink_to(tmp_path / "outside")
+    (tmp_path / "v/up").symlink_to("..")
+    (tmp_path / "v/beside").symlink_to(tmp_path / "very")
+    (tmp_path / "v/again").symlink_to(tmp_path / "v/real")
+    (tmp_path / "v/link.mp4").symlink_to(tmp_path / "outside/y.mp4")
+    found, outside = find_videos([tmp_path / "v"]), "a link to a folder outside; --follow-links follows it"
+    assert names(found) == ["again/x.mp4", "link.mp4"], "a link to a file stands for it"
+    assert reasons(found) == {
+        "loop": f"the same folder as {tmp_path}/v",
+        "real": f"the same folder as {tmp_path}/v/again",
+        "up": outside,
+        "z": outside,
+        "beside": outside,
+    }
+    asked = find_videos([tmp_path / "v"], follow_links=True)
+    assert names(asked) == ["again/x.mp4", "beside/z.mp4", "link.mp4", "up/outside/y.mp4"]
+    (tmp_path / "w").symlink_to(tmp_path / "v")
+    assert names(find_videos([tmp_path / "w"])) == names(found), "a link that was named is asked for"
+
+
+def test_a_pattern_goes_through_no_more_links_than_a_search(tmp_path: Path) -> None:
+    touch(tmp_path / "v/a/x.mp4", tmp_path / "v/.hidden/h.mp4", tmp_path / "outside/b/y.mp4")
+    (tmp_path / "v/loop").symlink_to(tmp_path / "v")
+    (tmp_path / "v/out").symlink_to(tmp_path / "outside")
+    for pattern in ("**", "**/*.mp4", "**/a/*", "**/**/*.mp4", "**/*"):
+        found = find_videos([f"{tmp_path}/v/{pattern}"])
+        assert [video.path for video in found.videos] == [tmp_path / "v/a/x.mp4"], pattern
+        assert "out" in reasons(found), pattern
+    assert names(find_videos([f"{tmp_path}/v/**/*.mp4"], follow_links=True)) == ["x.mp4", "y.mp4"]
+
+
+def test_a_link_to_a_folder_of_numbered_images_is_as_one_to_a_file(tmp_path: Path) -> None:
+    touch(*(tmp_path / "store/run" / name for name in ("1.jpg", "2.jpg", "notes", "deep/y.mp4")))
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/run").symlink_to(tmp_path / "store/run")
+    found = find_videos([tmp_path / "v"], frame_folders=True)
+    assert names(found) == ["run"], "and nothing else in there is looked at"
+    assert find_videos([tmp_path / "v"]).passed_over == [
+        (f"{tmp_path}/v/run", "a link to a folder outside; --follow-links follows it")
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mountinfo").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("follow_links", [False, True])
+def test_special_file_systems_are_never_searched(tmp_path: Path, follow_links: bool) -> None:
+    touch(tmp_path / "v/a.mp4")
+    for name, target in (("p", "/proc"), ("me", "/proc/self/fd"), ("s", "/sys/kernel"), ("d", "/dev")):
+        (tmp_path / "v" / name).symlink_to(target)
+    (tmp_path / "v/k.mp4").symlink_to("/proc/kmsg")
+    for root in (tmp_path / "v", f"{tmp_path}/v/**"):
+        found = find_videos([root, "/proc"], follow_links=follow_links)
+        assert names(found) == ["a.mp4"]
+        never = "a special file system, which is never searched"
+        assert reasons(found) == {
+            "k.mp4": "in a special file system",
+            **dict.fromkeys(["p", "me", "s", "d", "proc"], never),
+        }
+
+
+def test_broken_and_circular_links_are_taken_to_fail_with_a_reason_each(tmp_path: Path) -> None:
+    (tmp_path / "dangling.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "self.mp4").symlink_to("self.mp4")
+    (tmp_path / "self").symlink_to("self")
+    found = find_videos([tmp_path])
+    assert names(found) == ["dangling.mp4", "self.mp4"]
+    assert "cannot be read" in reasons(found)["self"]
+
+
+def test_the_same_file_twice_is_one_video(tmp_path: Path) -> None:
+    touch(tmp_path / "v/a.mp4")
+    found = find_videos(
+        [tmp_path / "v", tmp_path / "v/a.mp4", f"{tmp_path}/v/*"], listed=[tmp_path / "v/../v/a.mp4"]
+    )
+    assert names(found) == ["a.mp4"]
+
+
+def test_the_same_stem_is_no_clash(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4", tmp_path / "a.avi")
+    assert names(find_videos([tmp_path])) == ["a.avi", "a.mp4"]
+
+
+def test_the_same_name_in_two_inputs_gets_the_folder_in_front_of_both(tmp_path: Path) -> None:
+    touch(tmp_path / "one/a.mp4", tmp_path / "two/a.mp4", tmp_path / "two/b.mp4")
+    assert names(find_videos([tmp_path / "one", tmp_path / "two"])) == ["b.mp4", "one/a.mp4", "two/a.mp4"]
+
+
+def test_names_grow_until_they_differ(tmp_path: Path) -> None:
+    touch(tmp_path / "x/v/a.mp4", tmp_path / "y/v/a.mp4", tmp_path / "y/a.mp4")
+    found = names(find_videos([tmp_path / "x/v", tmp_path / "y/v", tmp_path / "y/a.mp4"]))
+    assert found == ["x/v/a.mp4", "y/a.mp4", "y/v/a.mp4"]
+
+
+parts = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(
+    st.sets(parts, min_size=1, max_size=12),
+    st.lists(st.sampled_from(["", "a", "b", "a/b"]), min_size=1, max_size=3),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_video_gets_exactly_one_name_of_its_own(files: set[str], roots: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        touch(*(top / "v" / f"{file}.mp4" for file in files))
+        inputs = [top / "v" / root for root in roots if (top / "v" / root).is_dir()]
+        found = find_videos(inputs)
+        expected = {p for root in inputs for p in root.rglob("*.mp4")}
+        assert {video.path for video in found.videos} == expected
+        assert len({video.name for video in found.videos}) == len(found.videos) == len(expected)
+        assert all(str(video.path).endswith(f"/{video.name}") for video in found.videos)
+        assert names(found) == sorted(names(found))
+
+
+def test_outputs_of_this_run_are_never_videos(tmp_path: Path) -> None:
+    touch(tmp_path / "v/feats.mp4", tmp_path / "v/a.mp4")
+    (tmp_path / "link").symlink_to(tmp_path / "v")
+    assert names(find_videos([tmp_path / "v"], ours=[tmp_path / "v/feats.mp4"])) == ["a.mp4"]
+    assert names(find_videos([tmp_path / "v"], ours=[tmp_path / "link/feats.mp4"])) == ["a.mp4"]
+
+
+def test_size_and_time_are_those_of_the_file(tmp_path: Path) -> None:
+    touch(tmp_path / "a.mp4", content=b"12345")
+    os.utime(tmp_path / "a.mp4", ns=(1, 1_234_567_890_123_456_789))
+    (video,) = find_videos([tmp_path]).videos
+    assert (video.size_bytes, video.mtime_ns) == (5, 1_234_567_890_123_456_789)
+
+
+def test_a_folder_of_numbered_images_is_one_video_where_asked_for(tmp_path: Path) -> None:
+    touch(*(tmp_path / "v/run" / f"{i:06d}.jpg" for i in range(1, 4)), content=b"abc")
+    touch(tmp_path / "v/run/extra.mp4", tmp_path / "v/run/notes.txt", tmp_path / "v/a.mp4")
+    found = find_videos([tmp_path / "v"], frame_folders=True)
+    assert names(found) == ["a.mp4", "run", "run/extra.mp4"], "a video beside the images is not lost"
+    assert reasons(found) == {"notes.txt": "not a video by its name, nor by its first bytes"}
+    assert found.videos[1].size_bytes == 9, "of the images alone"
+    assert names(find_videos([tmp_path / "v/run"], frame_folders=True)) == ["run"]
+    assert names(find_videos([tmp_path / "v"])) == ["a.mp4", "run/extra.mp4"]
+
+
+def test_digits_of_other_scripts_are_no_frame_numbers(tmp_path: Path) -> None:
+    touch(tmp_path / "v/١٢.jpg")
+    assert names(find_videos([tmp_path / "v"], frame_folders=True)) == []
+
+
+def test_an_empty_search_is_wrong_use_that_says_what_was_there(tmp_path: Path) -> None:
+    touch(tmp_path / "a.txt", tmp_path / "b.jpg")
+    with pytest.raises(UsageError, match="no videos found; 2 other files were passed over"):
+        find_videos([tmp_path]).check_any()
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """Give a folder that everyone may enter, and run the test without root's right to read everything."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        shutil.chown(folder, 65534)
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+    for path in folder.rglob("*"):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_what_may_not_be_read_stops_nothing(as_nobody: Path) -> None:
+    touch(
+        as_nobody / "v/shut/x.mp4",
+        as_nobody / "v/listed_only/y",
+        as_nobody / "v/ok.mp4",
+        as_nobody / "v/unreadable",
+    )
+    (as_nobody / "v/unreadable").chmod(0)
+    (as_nobody / "v/shut").chmod(0)
+    (as_nobody / "v/listed_only").chmod(0o444)
+    for frame_folders in (False, True):
+        found = find_videos([as_nobody / "v"], frame_folders=frame_folders)
+        assert names(found) == ["ok.mp4"]
+        assert reasons(found) == {
+            "shut": "cannot be listed: Permission denied",
+            "y": "cannot be read: Permission denied",
+            "unreadable": "cannot be read: Permission denied",
+        }
+    listed = find_videos([], listed=[as_nobody / "v/shut/x.mp4"])
+    assert names(listed) == ["x.mp4"], "it fails when it is read"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(10**10, 2**63 - 1), (-(10**10), -(2**63)), (5, 5 * 10**9)]
+)
+def test_times_are_the_nearest_that_64_bits_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, expected: int
+) -> None:
+    status = os.stat_result(
+        (0o100644, 1, 1, 1, 0, 0, 7, seconds, seconds, seconds), {"st_mtime_ns": seconds * 10**9}
+    )
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: status)
+    assert _source("a.mp4", tmp_path / "a.mp4").mtime_ns == expected

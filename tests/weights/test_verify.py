@@ -1,0 +1,394 @@
+"""``verify`` finds how a checkpoint must be run, against outputs of OpenCV and plain torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import tarfile
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from checkpoint_writers import DAVIDEA, random_state, write_keras, write_torch
+from click.testing import CliRunner
+from torch.nn import functional as F
+
+from c3d_extract.cli import weights as cli
+from c3d_extract.errors import FetchError, WeightsError
+from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.weights import load as load_module
+from c3d_extract.weights import load_checkpoint, records, registry, verify
+from c3d_extract.weights.registry import Record, RemoteFile
+from c3d_extract.weights.verify import Known, known_clips, read_goldens, sample_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from checkpoint_writers import State
+    from numpy.typing import NDArray
+
+NARROW = replace(ARCHITECTURES["c3d"].scaled(1 / 32), n_classes=7)
+STATE = random_state(NARROW.state_shapes(), seed=1)
+MEAN = (100.0, 108.0, 107.0)
+MEAN_TEXT = "100,108,107"
+CLIPS = [("kick", 1), ("kick", 9), ("wave", 1)]
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of numbered JPEGs of moving, coloured noise."""
+    folder = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(0)
+    for video, n in (("kick", 24), ("wave", 16)):
+        (folder / video).mkdir()
+        image = cv2.resize(
+            rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), (100, 80), interpolation=cv2.INTER_CUBIC
+        )
+        image = np.clip(image * np.array([1.0, 0.7, 0.4]), 0, 255).astype(np.uint8)  # channels that differ
+        for i in range(n):
+            cv2.imwrite(str(folder / video / f"{i + 1:06d}.jpg"), np.roll(image, 3 * i, axis=1))
+    return folder
+
+
+def _image(file: Path) -> NDArray[Any]:
+    image = cv2.imread(str(file))
+    assert image is not None
+    return image
+
+
+def plain_outputs(state: State, frames: Path, colour: str, pool5: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """fc6 and class probabilities of CLIPS, by OpenCV and the functions of torch alone."""
+    rows = []
+    for video, start in CLIPS:
+        files = sorted((frames / video).iterdir())[start - 1 : start + 15]
+        images = [cv2.resize(_image(file), (171, 128))[8:120, 29:141] for file in files]
+        clip = torch.from_numpy(np.stack(images).astype(np.float32) - np.array(MEAN, np.float32))
+        rows.append(clip.permute(3, 0, 1, 2) if colour == "bgr" else clip.permute(3, 0, 1, 2).flip(0))
+    x = torch.stack(rows)
+    w = {name: torch.from_numpy(array) for name, array in state.items()}
+    for name in ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b"):
+        x = F.relu(F.conv3d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1))
+        if name == "conv1a":
+            x = F.max_pool3d(x, (1, 2, 2))
+        elif name in {"conv2a", "conv3b", "conv4b"}:
+            x = F.max_pool3d(x, 2)
+    x = F.pad(x, (0, 1, 0, 1)) if pool5 == "ceil" else F.pad(x, (1, 1, 1, 1))  # zeros never win after ReLU
+    fc6 = F.relu(F.linear(F.max_pool3d(x, 2).flatten(1), w["fc6.weight"], w["fc6.bias"]))
+    fc7 = F.relu(F.linear(fc6, w["fc7.weight"], w["fc7.bias"]))
+    return fc6.numpy(), F.softmax(F.linear(fc7, w["fc8.weight"], w["fc8.bias"]), dim=1).numpy()
+
+
+def goldens(path: Path, state: State, frames: Path, colour: str, pool5: str) -> Path:
+    fc6, prob = plain_outputs(state, frames, colour, pool5)
+    np.savez(path, names=np.array([f"{video}/{start:06d}" for video, start in CLIPS]), fc6=fc6, prob=prob)
+    return path
+
+
+@pytest.mark.parametrize("colour", ["bgr", "rgb"])
+@pytest.mark.parametrize("pool5", ["ceil", "symmetric"])
+def test_the_combination_behind_known_outputs_is_found(
+    colour: str, pool5: str, frames: Path, tmp_path: Path
+) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, colour, pool5))
+    verdict = verify.verify(tmp_path / "x.pth", frames, known, mean=MEAN_TEXT)
+    assert verdict.match is not None
+    assert (verdict.match.colour, verdict.match.pool5) == (colour, pool5)
+    # The same arithmetic by other routines; JPEG decoders may differ by a grey level here and there.
+    assert verdict.match.vector_error is not None
+    assert verdict.match.vector_error < 5e-3
+    assert [one.matches for one in verdict.combinations] == [True, False, False, False]
+    assert verdict.match.n_top == len(CLIPS)
+
+
+def test_row_facts_alone_find_it_too(frames: Path, tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    verdict = verify.verify(
+        tmp_path / "x.pth", frames, [replace(clip, fc6=None) for clip in known], mean=MEAN_TEXT
+    )
+    assert verdict.match is not None
+    assert (verdict.match.colour, verdict.match.pool5, verdict.match.vector_error) == ("bgr", "ceil", None)
+
+
+def test_another_checkpoint_matches_as_none(frames: Path, tmp_path: Path) -> None:
+    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    write_torch(tmp_path / "y.pth", random_state(NARROW.state_shapes(), seed=2), DAVIDEA)
+    assert verify.verify(tmp_path / "y.pth", frames, known, mean=MEAN_TEXT).match is None
+    facts = [replace(clip, fc6=None) for clip in known]
+    assert verify.verify(tmp_path / "y.pth", frames, facts, mean=MEAN_TEXT).match is None
+
+
+def test_the_order_of_fc6_is_measured(frames: Path, tmp_path: Path) -> None:
+    write_keras(tmp_path / "x.h5", STATE, order="hwc")
+    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    verdict = verify.verify(tmp_path / "x.h5", frames, known, mean=MEAN_TEXT)
+    assert len(verdict.combinations) == 8
+    assert verdict.match is not None
+    assert (verdict.match.fc6_order, verdict.match.colour, verdict.match.pool5) == ("hwc", "bgr", "ceil")
+
+
+def test_videos_without_frames_are_left_out_and_named(frames: Path, tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    extra = [*known, replace(known[0], video="elsewhere")]
+    verdict = verify.verify(tmp_path / "x.pth", frames, extra, mean=MEAN_TEXT)
+    assert verdict.match is not None
+    assert any("elsewhere" in remark for remark in verdict.notes)
+    with pytest.raises(WeightsError, match="no frames of a known clip"):
+        verify.verify(tmp_path / "x.pth", tmp_path, known, mean=MEAN_TEXT)
+
+
+def test_the_facts_of_this_package_are_those_of_the_original_tools_output(shared_data: Path) -> None:
+    computed = read_goldens(shared_data / "golden/golden_frm_16clips.npz")
+    for fact, clip in zip(known_clips(), computed, strict=True):
+        assert (fact.video, fact.start, fact.top_class) == (clip.video, clip.start, clip.top_class)
+        # The facts are rounded to four, three and three decimals.
+        np.testing.assert_allclose(fact.norm, clip.norm, atol=6e-5)
+        np.testing.assert_allclose(fact.maximum, clip.maximum, atol=6e-4)
+        np.testing.assert_allclose(fact.non_zero, clip.non_zero, atol=6e-4)
+
+
+def test_the_known_clips_exist_in_the_sample_frames(shared_data: Path) -> None:
+    folder = shared_data / "samples/facebook_C3D/frm"
+    crops, here = verify._read_clips(folder, known_clips())
+    assert len(here) == 16
+    assert crops.shape == (16, 16, 112, 112, 3)
+
+
+# The sample frames are fetched -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address under which it is served."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{httpd.server_address[1]}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture
+def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path / "torch/hub/checkpoints"
+
+
+def archive(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_sample_frames_are_fetched_checked_and_unpacked_without_leaving_the_cache(
+    served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    content = {
+        "v/000002.jpg": b"two",
+        "../../v/000001.jpg": b"one",
+        "/etc/evil": b"no",
+        "v/readme.txt": b"no",
+    }
+    archive(folder / "v.tar.gz", content)
+    frames = {"v": {"sha256": hashlib.sha256(b"onetwo").hexdigest(), "mirrors": [f"{address}/v.tar.gz"]}}
+    monkeypatch.setattr(verify, "_facts", lambda: {"frames": frames, "clips": []})
+    where = sample_frames()
+    assert {
+        str(file.relative_to(online)): file.read_bytes() for file in online.rglob("*") if file.is_file()
+    } == {
+        "c3d_sample_frames/v/000001.jpg": b"one",
+        "c3d_sample_frames/v/000002.jpg": b"two",
+    }
+    (folder / "v.tar.gz").unlink()
+    assert sample_frames() == where  # and are fetched once
+
+
+def test_other_frames_are_not_taken_and_the_manual_way_is_named(
+    served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    archive(folder / "v.tar.gz", {"v/000001.jpg": b"something else"})
+    monkeypatch.setattr(
+        verify,
+        "_facts",
+        lambda: {"frames": {"v": {"sha256": "0" * 64, "mirrors": [f"{address}/v.tar.gz"]}}, "clips": []},
+    )
+    with pytest.raises(FetchError, match=r"its frames have sha256.*--frames"):
+        sample_frames()
+    assert not (online / "c3d_sample_frames/v").exists()
+
+
+# Fetched on first use --------------------------------------------------------------------------------
+
+
+def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> Record:
+    record = Record(
+        name="served",
+        title="served by a test",
+        file=file,
+        layout="pytorch-davidea",
+        trained_on="noise",
+        licence="CC0",
+        n_classes=7,
+        pool5="ceil",
+        colour="bgr",
+        mean="1,2,3",
+    )
+    changed = replace(registry(), checkpoints=registry().checkpoints | {"served": record})
+    for module in (records, load_module, cli):
+        monkeypatch.setattr(module, "registry", lambda: changed)
+    return record
+
+
+def test_a_registered_checkpoint_is_fetched_on_first_use_with_its_licence_named_once(
+    served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    write_torch(folder / "net", STATE, DAVIDEA)
+    register(monkeypatch, RemoteFile("net.pth", (f"{address}/net",)))
+    notes = load_checkpoint("served").notes
+    assert any("CC0" in remark and str(online) in remark for remark in notes)
+    assert not any("CC0" in remark for remark in load_checkpoint("served", offline=True).notes)
+
+
+def test_a_file_of_no_known_hash_that_is_no_network_is_not_kept(
+    served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    torch.save({"conv1.weight": torch.zeros(3)}, folder / "net")
+    register(monkeypatch, RemoteFile("net.pth", (f"{address}/net",)))
+    with pytest.raises(FetchError, match="no tensors under the names"):
+        load_checkpoint("served")
+    assert list(online.iterdir()) == []
+
+
+# The command line ------------------------------------------------------------------------------------
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.command, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("list")
+    assert code == 0
+    assert all(name in out for name in registry().checkpoints)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "…" not in out
+
+
+def test_list_and_show_as_json() -> None:
+    listed = json.loads(run("list", "--json")[1])
+    assert [record["name"] for record in listed] == list(registry().checkpoints)
+    shown = json.loads(run("show", "sports1m", "--json")[1])
+    assert shown["file"]["sha256"].startswith("de192a0b")
+    assert shown["pool5"] == "ceil"
+
+
+def test_show_says_what_is_known_and_what_is_not() -> None:
+    code, out, _ = run("show", "ucf101-mmaction2")
+    assert code == 0
+    assert all(fact in out for fact in ("symmetric", "128,117,104", "31723200", "unknown", "CC BY-NC"))
+    code, _, err = run("show", "sports2m")
+    assert code == 1
+    assert err.startswith("Error: sports2m: neither a file nor a registered checkpoint; close names:")
+
+
+def test_show_reads_what_an_embedded_file_says_of_itself() -> None:
+    if "state                here" not in run("show", "motion-mini")[1]:
+        pytest.skip("the embedded checkpoint is not in this checkout")
+    shown = json.loads(run("show", "motion-mini", "--json")[1])
+    assert len(shown["labels"]) == shown["n_classes"]
+    assert shown["pool5"] in {"ceil", "symmetric"}
+
+
+def test_fetch_prints_where_the_file_is(
+    served: tuple[Path, str], online: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = served
+    write_torch(folder / "net", STATE, DAVIDEA)
+    register(monkeypatch, RemoteFile("net.pth", (f"{address}/net",)))
+    code, out, err = run("fetch", "served")
+    assert (code, out) == (0, f"{online / 'net.pth'}\n")
+    assert "Licence: CC0" in err
+    assert "sha256" in err  # none is published, so it is shown
+    (online / "net.pth").unlink()
+    code, _, err = run("fetch", "served", "--offline")
+    assert code == 1
+    assert "offline" in err
+
+
+def test_convert_writes_what_it_read(tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    code, out, err = run("convert", tmp_path / "x.pth", tmp_path / "x.safetensors", "--mean", MEAN_TEXT)
+    assert code == 0
+    assert "the same to the bit" in out
+    assert "symmetric" in err  # what was assumed
+    written = load_checkpoint(tmp_path / "x.safetensors")
+    assert all(np.array_equal(written.state[name].numpy(), STATE[name]) for name in STATE)
+    assert written.architecture.pool5 == "symmetric"
+    assert written.mean.ravel().tolist() == list(MEAN)
+    assert run("convert", tmp_path / "x.pth", tmp_path / "x.safetensors", "--mean", MEAN_TEXT)[0] == 2
+    assert run("convert", tmp_path / "x.safetensors", tmp_path / "x.safetensors", "--overwrite")[0] == 2
+    assert load_checkpoint(tmp_path / "x.safetensors").sha256 == written.sha256
+
+
+def test_convert_to_half_states_its_error(tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    code, out, _ = run(
+        "convert", tmp_path / "x.pth", tmp_path / "h.safetensors", "--mean", MEAN_TEXT, "--dtype", "fp16"
+    )
+    assert code == 0
+    # Half precision keeps 11 bits: at most 2^-11 = 4.9e-4 a weight, about half of it on average.
+    whole = float(out.split("weights differ by ")[1].split()[0])
+    assert 1e-4 < whole < 4.9e-4
+    assert (tmp_path / "h.safetensors").stat().st_size < 0.6 * (tmp_path / "x.pth").stat().st_size
+
+
+def test_verify_says_what_matches_and_exits_with_1_for_none(frames: Path, tmp_path: Path) -> None:
+    write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
+    known = goldens(tmp_path / "known.npz", STATE, frames, "rgb", "symmetric")
+    words = ["--frames", frames, "--goldens", known, "--mean", MEAN_TEXT]
+    code, out, _ = run("verify", tmp_path / "x.pth", *words)
+    assert code == 0
+    assert "It matches as rgb symmetric" in out
+    assert (
+        json.loads(run("verify", tmp_path / "x.pth", *words, "--json", "-q")[1])["match"]["pool5"]
+        == "symmetric"
+    )
+    write_torch(tmp_path / "y.pth", random_state(NARROW.state_shapes(), seed=3), DAVIDEA)
+    code, out, _ = run("verify", tmp_path / "y.pth", *words)
+    assert code == 1
+    assert "None matches" in out
+
+
+def test_goldens_that_are_not_are_refused_in_one_line(frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 but no zip")
+    code, _, err = run("verify", "x", "--frames", frames, "--goldens", tmp_path / "bad.npz")
+    assert code == 1
+    assert "not a file of known outputs" in err
+    assert Known("v", 1, 1.0, 1.0, 1.0).fc6 is None
