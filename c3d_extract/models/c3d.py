@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from c3d_extract.errors import UsageError, WeightsError
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,6 +63,32 @@ class Architecture:
     pool5: Pool5 = "ceil"
     spatial: int = 3
     clip: tuple[int, int, int] = (16, 112, 112)
+
+    @property
+    def fps(self) -> float | None:
+        """None: C3D takes frames as they are decoded, as the authors' tool does."""
+        return None
+
+    @property
+    def default_layer(self) -> str:
+        """fc6, the descriptor of the paper's Section 4."""
+        return "fc6"
+
+    @property
+    def default_stride(self) -> int:
+        """Clips that follow each other without a gap: the example of C3D v1.0."""
+        return self.clip[0]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The authors' resize to 128 x 171 and centre crop of 112 x 112, in proportion to the clip."""
+        _, rows, columns = self.clip
+        return Preprocessing(resize=(rows * 128 // 112, columns * 171 // 112), crop=(rows, columns))
+
+    @property
+    def input_weight(self) -> str:
+        """The kernels of conv1a."""
+        return f"{self.conv_names[0][0]}.weight"
 
     @property
     def conv_names(self) -> tuple[tuple[str, ...], ...]:

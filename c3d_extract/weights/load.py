@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from c3d_extract.models.base import Backbone
     from c3d_extract.models.c3d import Architecture, Pool5
     from c3d_extract.preprocess.spec import Colour, Preprocessing
     from c3d_extract.weights.fetch import Progress
@@ -85,6 +86,11 @@ class Checkpoint:
     licence: str | None = None
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that the tensors belong to."""
+        return self.architecture
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for features to be comparable, as flat JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from torch import nn
 
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture, Pool5
+from c3d_extract.preprocess.spec import Preprocessing
+
+if TYPE_CHECKING:
+    from c3d_extract.models.base import Backbone
 
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 16)
 # Shapes of reference prototxt, for 3x16x112x112.
@@ -126,3 +131,15 @@ def test_prob_sums_to_one() -> None:
     with torch.inference_mode():
         prob = random_model(NARROW)(torch.rand(2, 3, 16, 112, 112), ("prob",))["prob"]
     np.testing.assert_allclose(prob.sum(dim=1).numpy(), 1, rtol=1e-6)
+
+
+def test_every_architecture_is_a_backbone_with_defaults_of_its_own() -> None:
+    for architecture in ARCHITECTURES.values():
+        backbone: Backbone = architecture
+        assert backbone.default_layer in backbone.layers
+        assert backbone.default_stride == backbone.clip[0] == 16
+        assert backbone.fps is None
+        assert backbone.preprocessing == Preprocessing()
+        assert backbone.state_shapes()[backbone.input_weight][1] == 3
+    small = replace(ARCHITECTURES["c3d"], clip=(16, 56, 56)).preprocessing
+    assert (small.resize, small.crop) == ((64, 85), (56, 56))
