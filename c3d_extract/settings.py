@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from c3d_extract.errors import UsageError
 
@@ -20,6 +20,7 @@ __all__ = [
     "TAIL_POLICIES",
     "ExtractSettings",
     "Precision",
+    "ResolvedSettings",
     "Short",
     "Tail",
 ]
@@ -33,6 +34,16 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 
 
+class _Defaults(Protocol):
+    """What a `c3d_extract.models.base.Backbone` gives here."""
+
+    @property
+    def default_layer(self) -> str: ...
+
+    @property
+    def default_stride(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class ExtractSettings:
     """The settings of one run.
@@ -40,11 +51,13 @@ class ExtractSettings:
     Attributes
     ----------
     layers
-        Layers to extract, in one pass; each once.
+        Layers to extract, in one pass; each once. None takes the network's own descriptor (C3D: fc6).
     stride
-        Frames between clip starts; 16 is the authors' example, 8 the paper's half overlap.
+        Frames between clip starts. None takes the network's own (C3D: 16, as in the authors' example; the
+        paper's half overlap is 8).
     tail, short
-        What becomes of the frames after the last whole clip, and of videos under 16 frames; see `clips`.
+        What becomes of the frames after the last whole clip, and of videos shorter than a clip; see
+        `c3d_extract.preprocess.clips`.
     fps
         Frames a second to resample to by time, or None to take frames as they are decoded. Gaps of more
         than 60 s are not filled and make the video `partial`; one that would become more than 90,000
@@ -59,8 +72,8 @@ class ExtractSettings:
         Frames with more pixels are refused.
     """
 
-    layers: tuple[str, ...] = ("fc6",)
-    stride: int = 16
+    layers: tuple[str, ...] | None = None
+    stride: int | None = None
     tail: Tail = "drop"
     short: Short = "pad"
     fps: float | None = None
@@ -70,13 +83,13 @@ class ExtractSettings:
     max_pixels: int = 1 << 26
 
     def __post_init__(self) -> None:
-        if not self.layers or len(set(self.layers)) != len(self.layers):
+        layers = self.layers
+        if layers is not None and (not layers or len(set(layers)) != len(layers)):
             raise UsageError("needs at least one layer, and each only once", subject="--layer")
-        for option, value in (("--stride", self.stride), ("--max-pixels", self.max_pixels)):
-            if value < 1:
+        counts = {"--stride": self.stride, "--max-pixels": self.max_pixels, "--pca": self.pca}
+        for option, value in counts.items():
+            if value is not None and value < 1:
                 raise UsageError(f"must be at least 1, not {value}", subject=option)
-        if self.pca is not None and self.pca < 1:
-            raise UsageError(f"must be at least 1, not {self.pca}", subject="--pca")
         if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
             raise UsageError(
                 f"must be above 0 and at most 1000 frames a second, not {self.fps:g}", subject="--fps"
@@ -89,6 +102,21 @@ class ExtractSettings:
             raise UsageError(
                 f"must be one of {', '.join(SHORT_POLICIES)}, not {self.short!r}", subject="--short"
             )
+
+    def for_backbone(self, backbone: _Defaults) -> ResolvedSettings:
+        """Return these settings with the network's own layer and stride where none was given."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["layers"] = self.layers or (backbone.default_layer,)
+        values["stride"] = self.stride or backbone.default_stride
+        return ResolvedSettings(**values)
+
+
+@dataclass(frozen=True)
+class ResolvedSettings(ExtractSettings):
+    """The settings of a run whose network is known: nothing is left to a default."""
+
+    layers: tuple[str, ...] = ()
+    stride: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, layers as a list."""

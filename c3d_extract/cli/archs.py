@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, put_json
+from c3d_extract.cli.common import guarded, put_json
+from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:

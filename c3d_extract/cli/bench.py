@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note, put_json
+from c3d_extract.cli.common import guarded, note, put_json
+from c3d_extract.cli.options import debug_option
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,6 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_SOME_FAILED",
     "EXIT_USAGE",
-    "debug_option",
     "guarded",
     "note",
     "printable",
@@ -34,8 +33,6 @@ EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
 def note(message: str) -> None:
@@ -61,7 +58,7 @@ def put_json(values: Any) -> None:
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Turn an error of ours into one line ``Error: …`` and the exit code that the README names.
 
-    The command must take ``debug`` (see `debug_option`), which shows the traceback as well.
+    The command must take ``debug`` (see `cli.options`), which shows the traceback as well.
     """
 
     @functools.wraps(command)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note
+from c3d_extract.cli.common import guarded, note
+from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import StoreError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, put_json
+from c3d_extract.cli.common import EXIT_FATAL, guarded, put_json
+from c3d_extract.cli.options import debug_option
 
 if TYPE_CHECKING:
     import torch

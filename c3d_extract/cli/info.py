@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, printable, put_json
+from c3d_extract.cli.common import guarded, printable, put_json
+from c3d_extract.cli.options import debug_option
 
 if TYPE_CHECKING:
     from rich.table import Table

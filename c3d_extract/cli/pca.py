@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, note
+from c3d_extract.cli.common import guarded, note
+from c3d_extract.cli.options import debug_option
 
 __all__ = ["command"]
 

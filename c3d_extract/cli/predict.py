@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from c3d_extract.cli.common import debug_option, guarded, put_json
+from c3d_extract.cli.common import guarded, put_json
+from c3d_extract.cli.options import debug_option
 
 __all__ = ["command"]
 

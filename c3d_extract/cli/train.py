@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import EXIT_INTERRUPTED, debug_option, guarded, note, put_json
+from c3d_extract.cli.common import EXIT_INTERRUPTED, guarded, note, put_json
+from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:

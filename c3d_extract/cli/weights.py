@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from c3d_extract.cli.common import EXIT_FATAL, debug_option, guarded, note, printable, put_json, show
+from c3d_extract.cli.common import EXIT_FATAL, guarded, note, printable, put_json, show
+from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, what_vouches
 from c3d_extract.weights.registry import find_record, registry

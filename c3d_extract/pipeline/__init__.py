@@ -1,8 +1,13 @@
-"""Extractor: decode → batch → network → mean → store.
+"""Videos to rows, rows to files.
 
-A feeder thread runs the decode pool, cuts frames into clips and clips into batches that span videos;
-the calling thread feeds the network, sums each video's clips in float64 and commits finished videos.
-The queue between them is bounded, so memory does not grow with the length of a video.
+extractor.py   the public face: a checkpoint, devices, decoders; builds streams and runs
+run.py         one run over many files: takes a stream and a store
+stream.py      decode → batch → network → rows; knows no files
+feeder.py      a thread that cuts frames into clips and fills batches
+scheduler.py   batches over devices in turn, results in order
+aggregate.py   how the clips of a video become one descriptor
+decoders.py    lends each stream a decoder of its own
+results.py     features, outcomes, counts
 """
 
 from c3d_extract.pipeline.extractor import Extractor, library_versions, suitable_workers

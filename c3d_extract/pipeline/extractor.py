@@ -8,79 +8,37 @@ import functools
 import os
 import platform
 import threading
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 import torch
 
 from c3d_extract.compute.devices import choose_devices, common_precision, device_name, usable_cores
 from c3d_extract.compute.network import Network, batch_size_for
-from c3d_extract.decode.pool import DecodeOptions, VideoFailed, VideoRead
+from c3d_extract.decode.pool import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError, VideoError
-from c3d_extract.output import OutputPaths, RunIdentity, VideoRow
+from c3d_extract.output import OutputPaths, RunIdentity, RunStore
 from c3d_extract.pipeline.decoders import Decoders
-from c3d_extract.pipeline.feeder import Batch, Devices, Feeder, Owner
-from c3d_extract.pipeline.results import Features, Progress, outcome_of
-from c3d_extract.pipeline.run import Extraction
+from c3d_extract.pipeline.results import Features, Progress, features_of, outcome_of
+from c3d_extract.pipeline.run import Extraction, check_pca
+from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources.find import Found, Source, find_videos
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Unpack
 
     from c3d_extract.models.c3d import Pool5
-    from c3d_extract.output import JSON
-    from c3d_extract.output.pca_basis import PcaBasis
+    from c3d_extract.output import JSON, ClipRows, VideoRow
+    from c3d_extract.pipeline.run import RunOptions
     from c3d_extract.preprocess.spec import Colour
     from c3d_extract.weights import Checkpoint
 
 __all__ = ["Extractor", "library_versions", "suitable_workers"]
-
-
-_SUSPECTS = "check the checkpoint, its mean and its std (c3d-tools weights verify)"
-
-
-@dataclass
-class _Sum:
-    """A video's running sums: float64, added clip by clip, so that batches do not change a bit of it."""
-
-    totals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    n_not_finite: dict[str, int] = field(default_factory=dict)  # clips of each layer that has any
-    n_clips: int = 0
-    n_padded_frames: int = 0
-    n_frames: int = 0
-
-    def add(self, owner: Owner, features: dict[str, NDArray[np.float32]], place: int) -> None:
-        for layer, rows in features.items():
-            if layer in self.totals:
-                self.totals[layer] += rows[place]
-            else:
-                self.totals[layer] = rows[place].astype(np.float64)
-        self.n_clips += 1
-        self.n_padded_frames += owner.span.n_padded_frames
-
-    def spoil(self, layers: Iterable[str]) -> None:
-        """Count a clip whose features in ``layers`` are not finite; nothing is added."""
-        for layer in layers:
-            self.n_not_finite[layer] = self.n_not_finite.get(layer, 0) + 1
-        self.n_clips += 1
-
-    def why_not_finite(self) -> str | None:
-        """Say which layers are not finite in how many clips, or None."""
-        if not self.n_not_finite:
-            return None
-        counts = [f"{layer} in {n} of {self.n_clips} clips" for layer, n in self.n_not_finite.items()]
-        return f"features are not finite: {', '.join(counts)}; {_SUSPECTS}"
-
-    def means(self) -> dict[str, NDArray[np.float32]]:
-        return {layer: (total / self.n_clips).astype(np.float32) for layer, total in self.totals.items()}
 
 
 class Extractor:
@@ -119,8 +77,9 @@ class Extractor:
         timeout_seconds: float = 60.0,
     ) -> None:
         self.checkpoint = checkpoint
-        self.settings = settings or ExtractSettings()
-        checkpoint.architecture.check_layers(self.settings.layers)
+        backbone = checkpoint.backbone
+        self.settings = (settings or ExtractSettings()).for_backbone(backbone)
+        backbone.check_layers(self.settings.layers)
         for option, value in (("--batch-size", batch_size), ("--timeout", timeout_seconds)):
             if value is not None and not value > 0:
                 raise UsageError(f"must be above 0, not {value}", subject=option)
@@ -140,7 +99,9 @@ class Extractor:
         self._networks: list[Network] = []
         options = DecodeOptions(self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps)
         self._decoders = Decoders(options, self.workers, timeout_seconds=self._timeout_seconds)
-        self._feeders: list[Feeder] = []  # of the runs that are going
+        self._streams: list[Stream] = []  # of the runs that are going
+        # Guards what follows from one another: networks are built once, and a stream is started only while
+        # the Extractor is not closed. Held for moments, never while a stream runs.
         self._lock = threading.RLock()
         self._process = os.getpid()
         _one_thread_after_fork()
@@ -153,7 +114,7 @@ class Extractor:
                 subject="Extractor",
                 hint="make one in each process",
             )
-        own = {"_networks", "_decoders", "_feeders", "_lock", "_process"}
+        own = {"_networks", "_decoders", "_streams", "_lock", "_process"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -187,7 +148,7 @@ class Extractor:
         settings = settings or ExtractSettings()
         checkpoint = load_checkpoint(
             weights if isinstance(weights, str) else Path(weights),
-            layers=settings.layers,
+            layers=settings.layers or (),  # empty: the default descriptor
             mean=None if mean is None else str(mean),
             pool5=pool5,
             colour=colour,
@@ -208,9 +169,9 @@ class Extractor:
             return
         with self._lock:
             self._closed = True
-            feeders, self._feeders = self._feeders, []
-        for feeder in feeders:
-            feeder.stop(UsageError("was closed while a run was going", subject="Extractor"))
+            streams, self._streams = self._streams, []
+        for stream in streams:
+            stream.stop(UsageError("was closed while a run was going", subject="Extractor"))
         self._decoders.close()
         self._networks = []
 
@@ -263,25 +224,17 @@ class Extractor:
             Where it cannot be read; with ``settings.strict`` also where it can only in part.
         """
         source = Source(Path(path).name, Path(path), 0, 0)
-        owners: list[Owner] = []
-        parts: list[dict[str, NDArray[np.float32]]] = []
+        clips: list[ClipRows] = []
         row: VideoRow | None = None
-
-        def keep(owner: Owner, features: dict[str, NDArray[np.float32]]) -> None:
-            owners.append(owner)
-            parts.append(features)
-
-        for _, finished in self._stream([source], Progress(), keep):
-            row = finished
+        with self._stream([source], Progress()) as stream:
+            for item in stream:
+                if isinstance(item, ClipFeatures):
+                    clips += [rows for _, rows in item.by_video([source])]
+                else:
+                    row = item.row
         if row is None or row.status == "failed":
             raise VideoError(row.error or "failed" if row else "failed", subject=path)
-        return Features(
-            {layer: np.stack([part[layer] for part in parts]) for layer in self.settings.layers},
-            np.array([o.span.start for o in owners], np.int64),
-            np.array([o.span.end for o in owners], np.int64),
-            np.array([o.start_seconds for o in owners]),
-            outcome_of(source, row),
-        )
+        return features_of(clips, outcome_of(source, row))
 
     def extract_files(
         self,
@@ -291,12 +244,7 @@ class Extractor:
         listed: Iterable[str | os.PathLike[str]] = (),
         frame_folders: bool = False,
         follow_links: bool = False,
-        clips: str | os.PathLike[str] | None = None,
-        basis: PcaBasis | None = None,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        on_error: Literal["skip", "fail"] = "skip",
-        progress: Callable[[Progress], None] | None = None,
+        **options: Unpack[RunOptions],
     ) -> Extraction:
         """Extract files, folders and globs into a feature file; iterate over the result to run it.
 
@@ -311,61 +259,40 @@ class Extractor:
             Whether a folder of numbered images is a video.
         follow_links
             Whether links to folders outside those that are searched are followed, too.
-        clips
-            Where to write one row a clip as well.
-        basis
-            A fitted PCA basis to project with.
-        on_error
-            ``fail`` ends the run at the first video that fails.
-        progress
-            Called after every batch and every video.
+        options
+            ``clips``, ``basis``, ``overwrite``, ``retry_failed``, ``on_error``, ``progress``: see
+            `c3d_extract.pipeline.run.RunOptions`.
 
         Raises
         ------
         UsageError, StoreError, PcaError
             At once, before any work.
         """
-        ours = OutputPaths(Path(output), Path(clips) if clips else None).every
+        ours = OutputPaths(Path(output), _path(options.get("clips"))).every
         found = find_videos(
             paths, listed=listed, ours=ours, frame_folders=frame_folders, follow_links=follow_links
         )
-        return self.extract_found(
-            found,
-            output,
-            clips=clips,
-            basis=basis,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-            on_error=on_error,
-            progress=progress,
-        )
+        return self.extract_found(found, output, **options)
 
     def extract_found(
-        self,
-        found: Found,
-        output: str | os.PathLike[str],
-        *,
-        clips: str | os.PathLike[str] | None = None,
-        basis: PcaBasis | None = None,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        on_error: Literal["skip", "fail"] = "skip",
-        progress: Callable[[Progress], None] | None = None,
+        self, found: Found, output: str | os.PathLike[str], **options: Unpack[RunOptions]
     ) -> Extraction:
         """Extract videos that were found already; the rest as in `extract_files`."""
         self._check_usable()
         found.check_any()
-        return Extraction(
-            self,
-            found,
+        identity, settings = self.identity(), self.settings
+        check_pca(settings.pca, identity.layer_sizes, len(found.videos), Path(output))
+        store = RunStore.open(
             Path(output),
-            clips=Path(clips) if clips else None,
-            basis=basis,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-            on_error=on_error,
-            progress=progress,
+            identity,
+            clips=_path(options.get("clips")),
+            overwrite=options.get("overwrite", False),
+            retry_failed=options.get("retry_failed", False),
+            pca=settings.pca,
+            basis=options.get("basis"),
+            l2=settings.l2,
         )
+        return Extraction(found, store, self._stream, options)
 
     def identity(self) -> RunIdentity:
         """Return what two runs must share to write one file."""
@@ -386,122 +313,25 @@ class Extractor:
         arch, asked = self.checkpoint.architecture, self._batch_size
         return [batch_size_for(arch, device, self.precision, asked) for device in self.devices]
 
-    def _stream(
-        self,
-        sources: Sequence[Source],
-        progress: Progress,
-        on_clip: Callable[[Owner, dict[str, NDArray[np.float32]]], object] | None = None,
-        after_batch: Callable[[], None] | None = None,
-    ) -> Generator[tuple[Source, VideoRow], None, None]:
-        """Decode and run ``sources``; yield each one's row as soon as it is finished."""
-        networks = self.networks
-        sums: dict[int, _Sum] = {}
-        with self._feeding(sources, networks) as feeder:
-            for item, features in Devices(networks, feeder.queue, progress).results():
-                feeder.check()
-                progress.handover_seconds = feeder.handover_seconds
-                if isinstance(item, Batch):
-                    self._sum(item, features, sums, on_clip)
-                    progress.n_clips += len(item.owners)
-                    if after_batch is not None:
-                        after_batch()
-                else:
-                    task = item.event.task
-                    progress.decode_seconds += item.event.seconds
-                    found = sums.pop(task, _Sum())
-                    found.n_frames = feeder.n_frames.pop(task, 0)
-                    yield sources[task], self._row(sources[task], item.event, found)
-
     @contextlib.contextmanager
-    def _feeding(self, sources: Sequence[Source], networks: Sequence[Network]) -> Iterator[Feeder]:
-        """Decode ``sources`` in a thread of this run's own, by decoders of its own."""
-        videos = [(task, source.path) for task, source in enumerate(sources)]
-        with self._decoders.lend(len(videos)) as decoder:
-            feeder = Feeder(decoder, self.settings, networks, videos)
+    def _stream(self, sources: Sequence[Source], progress: Progress) -> Iterator[Stream]:
+        """Start a stream of ``sources``, with decoders of its own."""
+        parts = StreamParts(self.networks, self._decoders, self.settings)
+        with Stream(parts, sources, progress) as stream:
             with self._lock:
                 self._check_usable()
-                self._feeders.append(feeder)
-                feeder.start()
+                self._streams.append(stream)
+                stream.start()
             try:
-                yield feeder
+                yield stream
             finally:
-                feeder.stop()
-                with self._lock, contextlib.suppress(ValueError):  # it was closed
-                    self._feeders.remove(feeder)
-
-    @staticmethod
-    def _sum(
-        batch: Batch,
-        features: dict[str, NDArray[np.float32]],
-        sums: dict[int, _Sum],
-        on_clip: Callable[[Owner, dict[str, NDArray[np.float32]]], object] | None,
-    ) -> None:
-        spoilt = _not_finite(features)
-        for place, owner in enumerate(batch.owners):
-            found = sums.setdefault(owner.task, _Sum())
-            if place in spoilt:
-                found.spoil(spoilt[place])
-                continue
-            found.add(owner, features, place)
-            if on_clip is not None:
-                on_clip(owner, {layer: rows[place] for layer, rows in features.items()})
-
-    def _row(self, source: Source, event: VideoRead | VideoFailed, found: _Sum) -> VideoRow:
-        failed: dict[str, Any] = {
-            "n_clips": 0,
-            "n_frames": 0,
-            "n_padded_frames": 0,
-            "n_decode_errors": 0,
-            "features": {},
-        }
-        unknown: dict[str, Any] = {"fps": np.nan, "duration_seconds": np.nan, "width": 0, "height": 0}
-        common: dict[str, Any] = {
-            "video": source.name,
-            "seconds": event.seconds,
-            "size_bytes": source.size_bytes,
-            "mtime_ns": source.mtime_ns,
-        }
-        if isinstance(event, VideoFailed):
-            return VideoRow(status="failed", error=event.reason, **common, **failed, **unknown)
-        info = event.info
-        facts: dict[str, Any] = {
-            "fps": info.fps,
-            "duration_seconds": info.duration_seconds,
-            "width": info.width,
-            "height": info.height,
-        }
-        if found.n_clips == 0:
-            why = f"only {found.n_frames} frames, and --short fail"
-            return VideoRow(status="failed", error=why, **common, **failed, **facts)
-        if (why_not_finite := found.why_not_finite()) is not None:
-            return VideoRow(status="failed", error=why_not_finite, **common, **failed, **facts)
-        if event.trouble is not None and self.settings.strict:
-            return VideoRow(status="failed", error=f"{event.trouble} (--strict)", **common, **failed, **facts)
-        return VideoRow(
-            status="ok" if event.trouble is None else "partial",
-            error=event.trouble,
-            features=found.means(),
-            n_clips=found.n_clips,
-            n_frames=found.n_frames,
-            n_padded_frames=found.n_padded_frames,
-            n_decode_errors=event.n_decode_errors,
-            **common,
-            **facts,
-        )
+                stream.close()
+                with self._lock, contextlib.suppress(ValueError):  # the Extractor was closed
+                    self._streams.remove(stream)
 
 
-def _not_finite(features: dict[str, NDArray[np.float32]]) -> dict[int, list[str]]:
-    """Return the places in a batch whose features are not finite, and in which layers."""
-    found: dict[int, list[str]] = {}
-    for layer, rows in features.items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(
-                rows.sum()
-            ):  # one sum a batch and layer; a closer look only where it shows something
-                continue
-        for place in np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))):
-            found.setdefault(int(place), []).append(layer)
-    return found
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return Path(path) if path else None
 
 
 def _unlike(devices: Sequence[torch.device]) -> list[str]:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from c3d_extract.pipeline.aggregate import aggregated
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from c3d_extract.output import VideoRow
+    from c3d_extract.output import ClipRows, VideoRow
     from c3d_extract.sources.find import Source
 
-__all__ = ["Features", "Outcome", "Progress", "outcome_of"]
+__all__ = ["Features", "Outcome", "Progress", "features_of", "outcome_of"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,7 @@ class Features:
 
     def mean(self, layer: str | None = None) -> NDArray[np.float32]:
         """Return the video descriptor: the average over the clips, float32 (D,)."""
-        clips = self.clips if layer is None else self.layers[layer]
-        mean: NDArray[np.float32] = clips.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return mean
+        return aggregated(self.clips if layer is None else self.layers[layer])
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ class Progress:
     def seconds(self) -> float:
         """Seconds since the run began."""
         return time.monotonic() - self.started
+
+
+def features_of(clips: Sequence[ClipRows], outcome: Outcome) -> Features:
+    """Put the clips of one video together, given in their order in any number of pieces, at least one."""
+    return Features(
+        {layer: np.concatenate([rows.features[layer] for rows in clips]) for layer in clips[0].features},
+        np.concatenate([rows.start_frame for rows in clips]),
+        np.concatenate([rows.end_frame for rows in clips]),
+        np.concatenate([rows.start_seconds for rows in clips]),
+        outcome,
+    )
 
 
 def outcome_of(source: Source, row: VideoRow) -> Outcome:

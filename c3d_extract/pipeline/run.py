@@ -1,88 +1,110 @@
-"""One run over many files: what is done already, what is committed, what is told."""
+"""One run over many files: what is done already, what is committed, what is reported."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 from c3d_extract.compute.network import rounding
 from c3d_extract.errors import PcaError, VideoError
-from c3d_extract.output import ClipRows, RunStore, Summary
 from c3d_extract.pipeline.results import Outcome, Progress, outcome_of
+from c3d_extract.pipeline.stream import ClipFeatures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    import os
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from c3d_extract.output import VideoRow
+    from c3d_extract.output import RunStore, Summary, VideoRow
     from c3d_extract.output.pca_basis import PcaBasis
-    from c3d_extract.pipeline.extractor import Extractor
-    from c3d_extract.pipeline.feeder import Owner
+    from c3d_extract.pipeline.stream import FinishedVideo, Stream
     from c3d_extract.sources.find import Found, Source
 
-__all__ = ["Extraction", "check_pca"]
+__all__ = ["Extraction", "RunOptions", "check_pca"]
+
+
+class RunOptions(TypedDict, total=False):
+    """How a run over many files goes; every key may be left out.
+
+    clips
+        Where to write one row a clip as well.
+    basis
+        A fitted PCA basis to project with.
+    overwrite
+        Start afresh, instead of skipping the videos that an earlier run finished.
+    retry_failed
+        Try again what failed in an earlier run.
+    on_error
+        ``fail`` ends the run at the first video that fails; ``skip`` goes on.
+    progress
+        Called after every batch and every video.
+    """
+
+    clips: str | os.PathLike[str] | None
+    basis: PcaBasis | None
+    overwrite: bool
+    retry_failed: bool
+    on_error: Literal["skip", "fail"]
+    progress: Callable[[Progress], None] | None
+
+
+class _Todo(NamedTuple):
+    """A video that needs work, or the outcome of one that was finished before."""
+
+    source: Source
+    skipped: Outcome | None
 
 
 class Extraction:
     """One run of an Extractor over many files: iterate over it for the outcomes, then read ``summary``.
 
-    Attributes
+    Made by `Extractor.extract_files`.
+
+    Parameters
     ----------
     found
-        The videos, and what was passed over.
+        The videos, and what was ignored.
+    store
+        The files of this run, open.
+    new_stream
+        Gives the stream of the videos that need work.
+    options
+        How the run goes.
+
+    Attributes
+    ----------
     progress
         Counts so far.
     summary
         What was written; None until the run has ended.
     warnings
-        What of earlier runs could not be used, and so is done again; and what is unlike the run that this
-        one goes on with, and bears on the numbers.
+        What of earlier runs could not be used, and so is done again; and what differs from the run that this
+        one resumes, and affects the numbers.
     report
         Where the report is written.
     """
 
     def __init__(
         self,
-        extractor: Extractor,
         found: Found,
-        output: Path,
-        *,
-        clips: Path | None,
-        basis: PcaBasis | None,
-        overwrite: bool,
-        retry_failed: bool,
-        on_error: Literal["skip", "fail"],
-        progress: Callable[[Progress], None] | None,
+        store: RunStore,
+        new_stream: Callable[[Sequence[Source], Progress], AbstractContextManager[Stream]],
+        options: RunOptions,
     ) -> None:
         self.found = found
-        self.output = output
+        self.output: Path = store.paths.features
+        self.report: Path = store.paths.report
         self.summary: Summary | None = None
         self.progress = Progress(n_videos=len(found.videos))
-        self._extractor = extractor
-        self._on_error = on_error
-        self._tell = progress or (lambda _: None)
-        self._clips = clips
-        settings = extractor.settings
-        check_pca(extractor, len(found.videos), output)
-        identity = extractor.identity()
-        self._store = RunStore.open(
-            output,
-            identity,
-            clips=clips,
-            overwrite=overwrite,
-            retry_failed=retry_failed,
-            pca=settings.pca,
-            basis=basis,
-            l2=settings.l2,
-        )
-        before = {} if overwrite else self._store.versions_before()
-        self.warnings = (*self._store.warnings, *_unlike_before(output.name, before, identity.versions))
-        self.report = self._store.paths.report
+        self._store = store
+        self._new_stream = new_stream
+        self._with_clips = options.get("clips") is not None
+        self._on_error = options.get("on_error", "skip")
+        self._report_progress = options.get("progress") or (lambda _: None)
+        before = {} if options.get("overwrite") else store.versions_before()
+        unlike = _unlike_before(self.output.name, before, store.identity.versions)
+        self.warnings: tuple[str, ...] = (*store.warnings, *unlike)
 
     def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False
@@ -98,43 +120,49 @@ class Extraction:
         todo: list[Source] = []
         for source in self.found.videos:
             status = self._store.is_done(source.name, source.size_bytes, source.mtime_ns)
-            if status is None:
-                self.progress.n_changed += self._store.has_changed(
-                    source.name, source.size_bytes, source.mtime_ns
-                )
-                todo.append(source)
+            if status is not None:
+                yield self._skip(source, status)
                 continue
-            self.progress.n_skipped += 1
-            self.progress.n_failed += status == "failed"
-            self.progress.n_partial += status == "partial"
-            yield Outcome(source.name, source.path, "skipped", f"{status} in an earlier run")
+            todo.append(source)
+            changed = self._store.has_changed(source.name, source.size_bytes, source.mtime_ns)
+            self.progress.n_changed += changed
         self.progress.n_bytes = sum(source.size_bytes for source in todo)
         self.progress.started = time.monotonic()
         if todo:
             yield from self._finish_each(todo)
 
+    def _skip(self, source: Source, status: str) -> Outcome:
+        self.progress.n_skipped += 1
+        self.progress.n_failed += status == "failed"
+        self.progress.n_partial += status == "partial"
+        return Outcome(source.name, source.path, "skipped", f"{status} in an earlier run")
+
     def _finish_each(self, todo: list[Source]) -> Iterator[Outcome]:
-        rows = _ClipBuffer(self._store, todo) if self._clips is not None else None
+        with self._new_stream(todo, self.progress) as stream:
+            for item in stream:
+                if isinstance(item, ClipFeatures):
+                    self._append_clips(item, todo)
+                    self._report_progress(self.progress)
+                else:
+                    yield self._commit(item)
+                    self._check_error(item)
 
-        def after_batch() -> None:
-            if rows is not None:
-                rows.flush()
-            self._tell(self.progress)
+    def _append_clips(self, clips: ClipFeatures, todo: list[Source]) -> None:
+        if self._with_clips:
+            for video, rows in clips.by_video(todo):
+                self._store.append_clips(video, rows)
 
-        stream = self._extractor._stream(  # noqa: SLF001 - two halves of one package
-            todo, self.progress, None if rows is None else rows.add, after_batch
-        )
-        with contextlib.closing(stream):
-            for source, row in stream:
-                started = time.monotonic()
-                self._store.commit(row)
-                self.progress.store_seconds += time.monotonic() - started
-                self._count(row)
-                yield outcome_of(source, row)
-                if row.status == "failed" and self._on_error == "fail":
-                    raise VideoError(
-                        row.error or "failed", subject=source.path, hint="--on-error skip goes on without it"
-                    )
+    def _commit(self, video: FinishedVideo) -> Outcome:
+        started = time.monotonic()
+        self._store.commit(video.row)
+        self.progress.store_seconds += time.monotonic() - started
+        self._count(video.row)
+        return outcome_of(video.source, video.row)
+
+    def _check_error(self, video: FinishedVideo) -> None:
+        if video.row.status == "failed" and self._on_error == "fail":
+            reason = video.row.error or "failed"
+            raise VideoError(reason, subject=video.source.path, hint="--on-error skip goes on without it")
 
     def _count(self, row: VideoRow) -> None:
         self.progress.n_bytes_finished += row.size_bytes
@@ -144,16 +172,14 @@ class Extraction:
         self.progress.n_failed_now += row.status == "failed"
         self.progress.n_partial_now += row.status == "partial"
         self.progress.n_frames += row.n_frames
-        self._tell(self.progress)
+        self._report_progress(self.progress)
 
 
-def check_pca(extractor: Extractor, n_videos: int, output: Path) -> None:
-    """Refuse before any work what could not be fitted at the end."""
-    k = extractor.settings.pca
+def check_pca(k: int | None, layer_sizes: Mapping[str, int], n_videos: int, output: Path) -> None:
+    """Raise PcaError before any work where a basis of ``k`` components could not be fitted at the end."""
     if k is None:
         return
-    for layer in extractor.settings.layers:
-        size = extractor.checkpoint.architecture.layer_size(layer)
+    for layer, size in layer_sizes.items():
         if k > size:
             raise PcaError(f"{layer} has only {size} dimensions", subject=f"--pca {k}")
     if n_videos < k and not output.exists():
@@ -169,32 +195,7 @@ def _unlike_before(name: str, before: dict[str, str], now: dict[str, str]) -> tu
     if not before.get("batch_size") or rounding(before) == rounding(now):
         return ()
     was, here = (f"{v['device']} in batches of {v['batch_size']}" for v in (before, now))
-    why = f"{name} was begun on {was} and goes on on {here}: last digits can differ"
+    why = f"{name} was begun on {was} and continues on {here}: last digits can differ"
     if before["device"] == now["device"]:
-        why += f"; --batch-size {before['batch_size'].partition(',')[0]} goes on as before"
+        why += f"; --batch-size {before['batch_size'].partition(',')[0]} continues as before"
     return (why,)
-
-
-class _ClipBuffer:
-    """Gathers one batch's clip rows for the store, video by video."""
-
-    def __init__(self, store: RunStore, sources: Sequence[Source]) -> None:
-        self._store = store
-        self._sources = sources
-        self._rows: dict[int, list[tuple[Owner, dict[str, NDArray[np.float32]]]]] = {}
-
-    def add(self, owner: Owner, features: dict[str, NDArray[np.float32]]) -> None:
-        self._rows.setdefault(owner.task, []).append((owner, features))
-
-    def flush(self) -> None:
-        for task, rows in self._rows.items():
-            owners = [owner for owner, _ in rows]
-            clip_rows = ClipRows(
-                start_frame=np.array([o.span.start for o in owners], np.int64),
-                end_frame=np.array([o.span.end for o in owners], np.int64),
-                start_seconds=np.array([o.start_seconds for o in owners]),
-                end_seconds=np.array([o.end_seconds for o in owners]),
-                features={layer: np.stack([f[layer] for _, f in rows]) for layer in rows[0][1]},
-            )
-            self._store.append_clips(self._sources[task].name, clip_rows)
-        self._rows = {}

@@ -166,7 +166,7 @@ def load_checkpoint(
     source
         A registered name or a file.
     layers
-        Keep only the tensors that these layers need; None keeps all.
+        Keep only the tensors that these layers need; empty: those of the default descriptor; None keeps all.
     mean
         A binaryproto or npy file, three numbers ``B,G,R``, or a registered mean; None takes the
         checkpoint's own.
@@ -192,6 +192,7 @@ def load_checkpoint(
     with open_contents(located.path, order) as contents:
         described = _describe(contents, record, wanted)
         if layers is not None:
+            layers = layers or (described.architecture.default_layer,)
             described.architecture.check_layers(layers)
         shapes = described.architecture.state_shapes(layers)
         state = read_state(contents, shapes, located.path.stat().st_size)

@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import LENGTHS, MEAN
 
-from c3d_extract.cli.extract import _read_list, command
+from c3d_extract.cli.extract import command
+from c3d_extract.cli.extract_options import _read_list
 from c3d_extract.errors import UsageError
 from c3d_extract.output import RunStore
 

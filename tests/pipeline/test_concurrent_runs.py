@@ -134,7 +134,7 @@ def test_an_extractor_closed_by_another_thread_ends_a_run_that_waits(
     extractor = make(narrow_weights)
     with ThreadPoolExecutor(1) as thread:
         found = thread.submit(extractor.extract, long_video)
-        while not extractor._feeders:
+        while not extractor._streams:
             time.sleep(0.01)
         extractor.close()
         with pytest.raises(UsageError, match="was closed while a run was going"):

@@ -86,6 +86,6 @@ def test_features_that_are_large_and_finite_are_stored(narrow_weights: Path, vid
     with make(narrow_weights) as extractor:
         features = np.full((4, 256), 3e38, np.float32)
         assert extractor.extract(videos / "a" / "one.mp4").outcome.status == "ok"
-    from c3d_extract.pipeline.extractor import _not_finite
+    from c3d_extract.pipeline.stream import _not_finite
 
     assert _not_finite({"fc6": features}) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,9 +12,10 @@ from conftest import MEAN
 
 from c3d_extract import Extractor
 from c3d_extract.compute.network import Network
-from c3d_extract.pipeline.feeder import Batch, Devices, Feeder
+from c3d_extract.pipeline.feeder import Batch
 from c3d_extract.pipeline.results import Progress
-from c3d_extract.settings import ExtractSettings
+from c3d_extract.pipeline.scheduler import Scheduler
+from c3d_extract.pipeline.stream import _largest_buffer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.compute.network import Pending
+    from c3d_extract.pipeline.feeder import Feeder
 
 
 class _Pending:
@@ -54,6 +57,10 @@ class _Network:
         return cast("Pending", pending)
 
 
+def _feeder(queued: queue.Queue[Any]) -> Feeder:
+    return cast("Feeder", SimpleNamespace(queue=queued))
+
+
 def _batch(value: int) -> Batch:
     return Batch(np.array([[value]], np.uint8))
 
@@ -63,7 +70,7 @@ def test_a_batch_that_comes_while_another_runs_is_started_at_once_and_results_ke
     found: list[float] = []
 
     def consume() -> None:
-        results = Devices([cast("Network", network)], queued, Progress()).results()
+        results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
         found.extend(float(result.features["fc6"][0, 0]) for result in results)
 
     consumer = threading.Thread(target=consume, daemon=True)
@@ -83,7 +90,7 @@ def test_a_batch_that_comes_while_another_runs_is_started_at_once_and_results_ke
 
 def test_a_result_is_taken_while_no_batch_comes() -> None:
     network, queued, progress = _Network(), queue.Queue[Any](), Progress()
-    results = Devices([cast("Network", network)], queued, progress).results()
+    results = Scheduler([cast("Network", network)], _feeder(queued), progress).results()
     queued.put(_batch(7))
 
     def finish() -> None:
@@ -97,10 +104,9 @@ def test_a_result_is_taken_while_no_batch_comes() -> None:
 
 def test_batches_are_as_large_as_the_device_with_most_memory_takes_them() -> None:
     networks = [_Network(2), _Network(8), _Network(4)]
-    feeder = Feeder(cast("Any", None), ExtractSettings(), cast("list[Network]", networks), [])
-    assert len(feeder._batch.clips) == 8
+    assert len(_largest_buffer(cast("list[Network]", networks))) == 8
     networks[1].batch_size = 1
-    assert len(feeder._new_batch().clips) == 4
+    assert len(_largest_buffer(cast("list[Network]", networks))) == 4
 
 
 def test_a_device_that_backs_off_leaves_the_other_its_batches(

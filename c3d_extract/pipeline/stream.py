@@ -1,0 +1,270 @@
+"""Videos in, rows out: decode → batch → network → rows.
+
+A feeder thread runs the decoder, cuts frames into clips and clips into batches that span videos; the thread
+that iterates over a `Stream` feeds the networks and sums each video's clips. The queue between the two is
+bounded, so memory does not grow with the length of a video. Nothing here knows of files that are written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+from c3d_extract.decode.pool import VideoFailed
+from c3d_extract.output import ClipRows, VideoRow
+from c3d_extract.pipeline.aggregate import AGGREGATES, Aggregate
+from c3d_extract.pipeline.feeder import Batch, Feeder
+from c3d_extract.pipeline.scheduler import Scheduler
+from c3d_extract.preprocess.clips import ClipAssembler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.compute.network import Network
+    from c3d_extract.decode.base import VideoInfo
+    from c3d_extract.decode.pool import VideoRead
+    from c3d_extract.pipeline.decoders import Decoders
+    from c3d_extract.pipeline.feeder import ClipOwner, VideoEnd
+    from c3d_extract.pipeline.results import Progress
+    from c3d_extract.settings import ResolvedSettings
+    from c3d_extract.sources.find import Source
+
+__all__ = ["ClipFeatures", "FinishedVideo", "Stream", "StreamParts"]
+
+LayerRows = dict[str, "NDArray[np.float32]"]
+"""Layer → float32 (N, D)."""
+
+
+class StreamParts(NamedTuple):
+    """What streams of one Extractor share."""
+
+    networks: Sequence[Network]
+    decoders: Decoders
+    settings: ResolvedSettings
+
+
+class FinishedVideo(NamedTuple):
+    """A video's row; its clips came before."""
+
+    source: Source
+    row: VideoRow
+
+
+class ClipFeatures:
+    """The clips of one batch, without those whose features are not finite."""
+
+    def __init__(self, owners: list[ClipOwner], places: list[int], features: LayerRows) -> None:
+        self._owners = owners
+        self._places = places
+        self._features = features
+
+    def by_video(self, sources: Sequence[Source]) -> Iterator[tuple[str, ClipRows]]:
+        """Yield each video's name and its clips in this batch, in their order."""
+        places: dict[int, list[int]] = {}
+        for place in self._places:
+            places.setdefault(self._owners[place].task, []).append(place)
+        for task, found in places.items():
+            yield sources[task].name, self._rows(found)
+
+    def _rows(self, places: list[int]) -> ClipRows:
+        owners = [self._owners[place] for place in places]
+        return ClipRows(
+            start_frame=np.array([owner.span.start for owner in owners], np.int64),
+            end_frame=np.array([owner.span.end for owner in owners], np.int64),
+            start_seconds=np.array([owner.start_seconds for owner in owners]),
+            end_seconds=np.array([owner.end_seconds for owner in owners]),
+            features={layer: rows[places] for layer, rows in self._features.items()},
+        )
+
+
+class Stream:
+    """Decodes videos and runs the networks on them; a context manager, to be iterated over once.
+
+    Yields a `ClipFeatures` for each batch and a `FinishedVideo` for each video, as soon as they are there.
+
+    Parameters
+    ----------
+    parts
+        Networks, one for each device; decoders; settings.
+    sources
+        The videos.
+    progress
+        Counts, updated while the stream is iterated over.
+    """
+
+    def __init__(self, parts: StreamParts, sources: Sequence[Source], progress: Progress) -> None:
+        self.sources = sources
+        self._networks, decoders, self._settings = parts
+        self._progress = progress
+        self._videos: dict[int, _VideoSum] = {}
+        with contextlib.ExitStack() as undo:
+            decoder = undo.enter_context(decoders.lend(len(sources)))
+            self._feeder = Feeder(
+                decoder,
+                [(task, source.path) for task, source in enumerate(sources)],
+                new_assembler=self._new_assembler,
+                new_buffer=partial(_largest_buffer, self._networks),
+            )
+            undo.callback(self._feeder.stop)
+            self._opened = undo.pop_all()
+
+    def _new_assembler(self) -> ClipAssembler:
+        return ClipAssembler(self._settings.stride, self._settings.tail, self._settings.short)
+
+    def start(self) -> None:
+        """Begin to decode."""
+        self._feeder.start()
+
+    def stop(self, reason: BaseException) -> None:
+        """End the stream from any thread; whoever iterates over it gets ``reason`` raised."""
+        self._feeder.stop(reason)
+
+    def close(self) -> None:
+        """End the feeder and give the decoder back."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[ClipFeatures | FinishedVideo]:
+        feeder, progress = self._feeder, self._progress
+        for item, features in Scheduler(self._networks, feeder, progress).results():
+            feeder.check()
+            progress.handover_seconds = feeder.handover_seconds
+            if isinstance(item, Batch):
+                finite = self._add(item, features)
+                progress.n_clips += len(item.owners)
+                yield ClipFeatures(item.owners, finite, features)
+            else:
+                progress.decode_seconds += item.event.seconds
+                source = self.sources[item.event.task]
+                yield FinishedVideo(source, self._row(source, item))
+
+    def _add(self, batch: Batch, features: LayerRows) -> list[int]:
+        """Add a batch to the videos' sums; return the places of the clips whose features are finite."""
+        not_finite = _not_finite(features)
+        for place, owner in enumerate(batch.owners):
+            video = self._videos.setdefault(owner.task, _VideoSum())
+            if place in not_finite:
+                video.count_not_finite(not_finite[place])
+            else:
+                video.add(owner, features, place)
+        return [place for place in range(len(batch.owners)) if place not in not_finite]
+
+    def _row(self, source: Source, end: VideoEnd) -> VideoRow:
+        found = self._videos.pop(end.event.task, None) or _VideoSum()
+        if isinstance(end.event, VideoFailed):
+            return _failed(source, end.event, end.event.reason, None)
+        error = self._error(found, end, end.event.trouble)
+        if error is not None:
+            return _failed(source, end.event, error, end.event.info)
+        return _read(source, end.event, found, end.n_frames)
+
+    def _error(self, found: _VideoSum, end: VideoEnd, trouble: str | None) -> str | None:
+        """Say why a video that was read to its end counts as failed, or None."""
+        if found.n_clips == 0:
+            return f"only {end.n_frames} frames, and --short fail"
+        if trouble is not None and self._settings.strict and not found.n_not_finite:
+            return f"{trouble} (--strict)"
+        return found.why_not_finite()
+
+
+def _largest_buffer(networks: Sequence[Network]) -> NDArray[np.uint8]:
+    # As large as the device with the most memory takes it; one that had to back off splits it.
+    return max(networks, key=lambda network: network.batch_size).new_batch()
+
+
+@dataclass
+class _VideoSum:
+    """What is known of a video while its clips come."""
+
+    layers: dict[str, Aggregate] = field(default_factory=dict)
+    n_not_finite: dict[str, int] = field(default_factory=dict)  # layer → clips, for layers that have any
+    n_clips: int = 0
+    n_padded_frames: int = 0
+
+    def add(self, owner: ClipOwner, features: LayerRows, place: int) -> None:
+        for layer, rows in features.items():
+            if layer not in self.layers:
+                self.layers[layer] = AGGREGATES["mean"]()
+            self.layers[layer].add(rows[place])
+        self.n_clips += 1
+        self.n_padded_frames += owner.span.n_padded_frames
+
+    def count_not_finite(self, layers: Iterable[str]) -> None:
+        """Count a clip whose features in ``layers`` are not finite; nothing is added."""
+        for layer in layers:
+            self.n_not_finite[layer] = self.n_not_finite.get(layer, 0) + 1
+        self.n_clips += 1
+
+    def why_not_finite(self) -> str | None:
+        """Say which layers are not finite in how many clips, or None."""
+        if not self.n_not_finite:
+            return None
+        counts = [f"{layer} in {n} of {self.n_clips} clips" for layer, n in self.n_not_finite.items()]
+        check = "check the checkpoint, its mean and its std (c3d-tools weights verify)"
+        return f"features are not finite: {', '.join(counts)}; {check}"
+
+    def results(self) -> LayerRows:
+        return {layer: aggregate.result() for layer, aggregate in self.layers.items()}
+
+
+def _not_finite(features: LayerRows) -> dict[int, list[str]]:
+    """Return the places in a batch whose features are not finite, and in which layers."""
+    found: dict[int, list[str]] = {}
+    for layer, rows in features.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(rows.sum()):  # one sum a batch; a closer look only where it shows something
+                continue
+        for place in np.flatnonzero(~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))):
+            found.setdefault(int(place), []).append(layer)
+    return found
+
+
+def _failed(source: Source, event: VideoRead | VideoFailed, error: str, info: VideoInfo | None) -> VideoRow:
+    return VideoRow(
+        video=source.name,
+        status="failed",
+        error=error,
+        seconds=event.seconds,
+        features={},
+        n_clips=0,
+        n_frames=0,
+        n_padded_frames=0,
+        n_decode_errors=0,
+        fps=info.fps if info else np.nan,
+        duration_seconds=info.duration_seconds if info else np.nan,
+        width=info.width if info else 0,
+        height=info.height if info else 0,
+        size_bytes=source.size_bytes,
+        mtime_ns=source.mtime_ns,
+    )
+
+
+def _read(source: Source, event: VideoRead, found: _VideoSum, n_frames: int) -> VideoRow:
+    return VideoRow(
+        video=source.name,
+        status="ok" if event.trouble is None else "partial",
+        error=event.trouble,
+        seconds=event.seconds,
+        features=found.results(),
+        n_clips=found.n_clips,
+        n_frames=n_frames,
+        n_padded_frames=found.n_padded_frames,
+        n_decode_errors=event.n_decode_errors,
+        fps=event.info.fps,
+        duration_seconds=event.info.duration_seconds,
+        width=event.info.width,
+        height=event.info.height,
+        size_bytes=source.size_bytes,
+        mtime_ns=source.mtime_ns,
+    )
