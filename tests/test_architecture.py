@@ -98,7 +98,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"a circle: {' → '.join([*path[path.index(module):], module])}"
+        assert module not in path, f"a circle: {' → '.join([*path[path.index(module) :], module])}"
         if module not in done:
             for target in graph.get(module, ()):
                 visit(target, (*path, module))

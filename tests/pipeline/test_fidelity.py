@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEAN = np.array([100.61, 108.05, 107.81], np.float32)
-UCF = ("v_ApplyEyeMakeup_g01_c01.avi", "v_BaseballPitch_g01_c01.avi")
 
 
-@pytest.mark.parametrize("name", UCF)
-@pytest.mark.parametrize(("pool5", "stride", "colour"), [("ceil", 16, "bgr"), ("symmetric", 8, "rgb")])
+@pytest.mark.parametrize(
+    ("name", "pool5", "stride", "colour"),
+    [
+        ("v_ApplyEyeMakeup_g01_c01.avi", "ceil", 16, "bgr"),
+        ("v_BaseballPitch_g01_c01.avi", "symmetric", 8, "rgb"),
+    ],
+)
 def test_averaged_fc6_equals_the_usual_port(
     shared_data: Path, narrow_weights: Path, name: str, pool5: str, stride: int, colour: str
 ) -> None:
