@@ -1,6 +1,6 @@
 """C3D video descriptors with the original tool's numbers.
 
-Lazy: importing the package imports neither torch nor h5py nor av; each name is fetched on first use.
+Lazy: importing the package imports neither torch nor h5py nor av; each name is imported on first use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from c3d_extract.settings import ExtractSettings
     from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
-_HOMES = {
+_MODULES = {
     "ARCHITECTURES": "models.c3d",
     "Architecture": "models.c3d",
     "C3D": "models.c3d",
@@ -60,4 +60,4 @@ __all__ = [
     "save_checkpoint",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -1,4 +1,4 @@
-"""Names of a package that are fetched on first use (PEP 562), so that importing it imports nothing heavy."""
+"""Lazy attributes of packages (PEP 562): a name's module is imported on first use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["lazy_names"]
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, str]
+    package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` for ``package``; ``homes`` maps a name to its submodule."""
+    """Return ``__getattr__`` and ``__dir__`` for ``package``; ``modules`` maps a name to its submodule."""
     names = vars(sys.modules[package])
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        names[name] = getattr(import_module(f"{package}.{homes[name]}"), name)
+        names[name] = getattr(import_module(f"{package}.{modules[name]}"), name)
         return names[name]
 
-    return get, lambda: sorted({*names, *homes})
+    return get, lambda: sorted({*names, *modules})

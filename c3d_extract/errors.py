@@ -3,12 +3,12 @@
 ::
 
     C3DError
-    ├── UsageError            wrong words or values; the command line exits with 2
+    ├── UsageError            invalid arguments; the command line exits with 2
     ├── VideoError            one video cannot be read; the run goes on
     ├── DecoderError          decoder processes cannot be started or kept
     ├── WeightsError          a checkpoint or a mean is missing, damaged or of another shape
     │   └── FetchError        a file could not be downloaded
-    ├── DeviceError           the device or precision asked for is not to be had
+    ├── DeviceError           the device or precision asked for is not available
     ├── StoreError            an output file cannot be read or written
     │   ├── LockedError       another process is writing this output
     │   └── MismatchError     the output was made with other settings or weights
@@ -36,11 +36,10 @@ LONGEST = 4200  # characters of a line that is shown; a path has at most 4,096 b
 
 
 def printable(text: str) -> str:
-    """Make a text fit for one line of a terminal: what a file or a name may hold to fool it is escaped.
+    """Return a text as one line that is safe to print on a terminal, with everything else escaped.
 
-    These are line breaks, control and formatting characters (colours, the cursor, the direction of
-    writing) and halves of surrogate pairs. Of one without end, such as a line of a list may be, the middle
-    is left out.
+    Escaped are line breaks, control and formatting characters (colours, the cursor, the direction of
+    writing) and halves of surrogate pairs. The middle of a very long text is left out.
     """
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
@@ -71,7 +70,7 @@ class C3DError(Exception):
 
 
 class UsageError(C3DError):
-    """Wrong words or values; the command line exits with 2."""
+    """Invalid arguments; the command line exits with 2."""
 
 
 class VideoError(C3DError):
@@ -91,7 +90,7 @@ class FetchError(WeightsError):
 
 
 class DeviceError(C3DError):
-    """The device or the precision asked for is not to be had."""
+    """The device or the precision asked for is not available."""
 
 
 class StoreError(C3DError):

@@ -1,4 +1,4 @@
-"""JSON out of files that a stranger may have written."""
+"""JSON of untrusted files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_DEPTH = 32  # our own descriptions have 5
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a text of JSON says; ValueError where it is not JSON or cannot be written as JSON again.
+    """Return the value of a JSON text; ValueError where it is not JSON or cannot be written as JSON again.
 
-    Refused are NaN and infinity, which are not JSON, and nesting beyond 32 levels, which costs every walk
-    over the values a call a level.
+    Refused are NaN and infinity, which are not JSON, and nesting beyond 32 levels, so that recursive
+    functions over the value are safe.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)

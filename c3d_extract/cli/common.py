@@ -36,12 +36,12 @@ R = TypeVar("R")
 
 
 def note(message: str) -> None:
-    """Say something on stderr."""
+    """Print a message to stderr."""
     click.echo(_escaped(message), err=True)
 
 
 def show(text: str) -> None:
-    """Say something on stdout, for people; data goes there by `put_json` or as it is."""
+    """Print text for people to stdout; data is written there by `put_json` or as it is."""
     click.echo(_escaped(text))
 
 
@@ -50,7 +50,7 @@ def _escaped(text: str) -> str:
 
 
 def put_json(values: Any) -> None:
-    """Write one JSON document to stdout; what could fool a terminal is escaped, which JSON reads back."""
+    """Write one JSON document to stdout; control characters are escaped."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     click.echo("".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
@@ -77,7 +77,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _tell(error: C3DError) -> int:
-    """Say an error in one line and return its exit code; a reader that left wants to hear nothing."""
+    """Print an error in one line and return its exit code; nothing where stdout's reader exited."""
     if not (isinstance(error, StdoutLostError) and error.reader_left):
         note(f"Error: {error}")
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FATAL

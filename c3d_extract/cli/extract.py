@@ -1,4 +1,4 @@
-"""``c3d-extract``: one plain command; every positional word is a path."""
+"""``c3d-extract``: one plain command; every positional argument is a path."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ Examples:
   c3d-extract videos/ -o feats.h5
   c3d-extract --layer fc6 --pca 10              every video below this folder
   c3d-extract test/ -o test.h5 --pca-from train.pca.h5
-  c3d-extract videos/ --weights motion-mini     a small net that comes with the tool
+  c3d-extract videos/ --weights motion-mini     a small network that comes with the tool
 
 \b
-Exit codes: 0 all done, 1 nothing usable, 2 wrong use, 3 some videos failed,
+Exit codes: 0 all done, 1 nothing usable, 2 usage error, 3 some videos failed,
 130 interrupted (what was finished is in the file; the same command goes on).
 """
 
@@ -119,7 +119,7 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--fps",
     type=float,
-    help="Resample by time to so many frames a second; gaps of more than 60 s are not filled, and told.  "
+    help="Resample by time to so many frames a second; gaps of more than 60 s are reported and not filled.  "
     "[default: as decoded]",
 )
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
@@ -140,7 +140,7 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     help="Decoder processes; speed only. 0 decodes without any: a video that crashes the decoder then ends "
     "the run, and --timeout ends nothing.",
 )
-@overwrite_option("Start afresh; else finished videos are skipped.")
+@overwrite_option("Start over; else finished videos are skipped.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option(
     "--on-error",

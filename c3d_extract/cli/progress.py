@@ -1,4 +1,4 @@
-"""What a run says while it goes, on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of a run and of downloads, on stderr: a bar on a terminal, else a plain line every 30 s."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def clock(seconds: float) -> str:
 
 
 def rates(counts: Counts) -> str:
-    """Say how fast it goes and how long it will take; the time left goes by the bytes of the files."""
+    """Return rates and the time left, which is estimated from the sizes of the files."""
     seconds = max(counts.seconds, 1e-6)
     text = f"{counts.n_clips / seconds:.1f} clips/s, {counts.n_frames / seconds:.0f} frames/s"
     if 0 < counts.n_bytes_finished < counts.n_bytes:
@@ -99,7 +99,7 @@ class RunBar:
 
 
 class FetchBar:
-    """Shows a download; made when the first bytes come, so that nothing is said where nothing is fetched."""
+    """Shows downloads; prints nothing until the first bytes of one arrive."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -1,6 +1,7 @@
-"""What a program does when its standard streams are lost: a full disk, a reader that left, ``2>&-``.
+"""Standard streams that may fail: a full disk, a reader that exited, ``2>&-``.
 
-A lost message costs nothing but itself. A lost result is an error, told once, in one line.
+A message that cannot be written to stderr is dropped. A result that cannot be written to stdout is an error,
+reported once, in one line.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _STDIN, _STDOUT, _STDERR = range(3)
 
 
 class StdoutLostError(C3DError):
-    """A result could not be written; ``reader_left`` where that was its reader's wish, as with ``| head``."""
+    """A result could not be written; ``reader_left`` where its reader closed the pipe, as ``| head`` does."""
 
     def __init__(self, error: OSError) -> None:
         self.reader_left = isinstance(error, BrokenPipeError)
@@ -30,7 +31,7 @@ class StdoutLostError(C3DError):
 
 
 class _Messages(io.FileIO):
-    """Writes what can be written, and forgets the rest."""
+    """Writes what can be written and drops the rest."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         with contextlib.suppress(OSError):
@@ -41,7 +42,7 @@ class _Messages(io.FileIO):
 
 
 class _Results(io.FileIO):
-    """Raises `StdoutLostError` once; what Python still tries to write at its end is forgotten."""
+    """Raises `StdoutLostError` once; what Python still tries to write at exit is dropped."""
 
     lost = False
 
@@ -56,10 +57,10 @@ class _Results(io.FileIO):
 
 
 def keep_streams() -> None:
-    """Make this process's standard streams such that losing one is no traceback; once, at its start.
+    """Replace this process's standard streams, once at its start, so that losing one is no traceback.
 
-    A stream that was closed before gets its number back first: else the next file opened, perhaps the
-    feature file, would have the number that libraries write their messages to.
+    A closed stream gets its file descriptor back first: otherwise the next file opened, perhaps the feature
+    file, would have the descriptor that libraries write their messages to.
     """
     if os.name != "posix":
         return
@@ -72,7 +73,7 @@ def keep_streams() -> None:
 
 
 def _writes_to(stream: TextIO | None, number: int) -> bool:
-    """Say whether a stream is the process's own, or was closed before: what a caller put there stays."""
+    """Return whether a stream is the process's own, or was closed: a caller's replacement is kept."""
     try:
         return stream is None or stream.fileno() == number
     except (OSError, ValueError, AttributeError):  # it is in memory, as a StringIO is

@@ -1,4 +1,4 @@
-"""Decoders for runs that may go on at the same time: each run has decoders to itself."""
+"""Decoders for several runs at a time: each run has a decoder of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decoders:
 
     @contextlib.contextmanager
     def lend(self, n_videos: int) -> Iterator[Decoder]:
-        """Give out a decoder that nobody else uses, with as many workers as ``n_videos`` can keep busy."""
+        """Lend a decoder that no other run uses, with as many workers as ``n_videos`` can keep busy."""
         decoder = self._take(max(1, min(self._n_workers, n_videos)))
         try:
             yield decoder
@@ -72,7 +72,7 @@ class Decoders:
                 decoder.close()
 
     def close(self) -> None:
-        """End every process, those that are lent too: their runs must have been stopped."""
+        """End every process, lent ones too: their runs must have been stopped."""
         with self._lock:
             for decoder in (*self._lent, *([self._kept] if self._kept else [])):
                 decoder.close()

@@ -1,4 +1,4 @@
-"""Extractor: a checkpoint, devices and decoders, and the stream of finished videos that they make."""
+"""The public face: an Extractor owns a checkpoint, devices and decoders, and builds streams and runs."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Extractor:
 
     One Extractor may have several runs at a time, in one thread (two loops that take turns, `extract` in the
     loop over `extract_files`) or in several: each run has decoders to itself, all share the networks, and
-    every run's features are those that it would have alone, to the bit. Closing it ends the runs that are
-    going, with a UsageError in each. It belongs to the process that made it: a fork of that process refuses
-    to use it, and makes its own.
+    every run's features are those that it would have alone, to the bit. Closing it ends the runs in
+    progress, with a UsageError in each. It belongs to the process that made it: a fork of that process must
+    make its own.
 
     Parameters
     ----------
@@ -99,15 +99,15 @@ class Extractor:
         self._networks: list[Network] = []
         options = DecodeOptions(self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps)
         self._decoders = Decoders(options, self.workers, timeout_seconds=self._timeout_seconds)
-        self._streams: list[Stream] = []  # of the runs that are going
-        # Guards what follows from one another: networks are built once, and a stream is started only while
-        # the Extractor is not closed. Held for moments, never while a stream runs.
+        self._streams: list[Stream] = []  # of runs in progress
+        # Networks are built once, and a stream is started only while the Extractor is not closed. The lock is
+        # held for that alone, never while a stream runs.
         self._lock = threading.RLock()
         self._process = os.getpid()
         _one_thread_after_fork()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process makes the same Extractor of, before it was used."""
+        """Return what another process needs to build the same Extractor; only before the first use."""
         if self._networks:
             raise UsageError(
                 "was used, so it cannot be sent to another process",
@@ -143,7 +143,7 @@ class Extractor:
         Raises
         ------
         WeightsError, UsageError, DeviceError
-            One line each: what is missing, unknown or not to be had.
+            One line each: what is missing, unknown or not available.
         """
         settings = settings or ExtractSettings()
         checkpoint = load_checkpoint(
@@ -164,14 +164,14 @@ class Extractor:
         self.close()
 
     def close(self) -> None:
-        """End runs and decoder processes, and let the network go, for good."""
+        """End runs and decoder processes and release the networks; the Extractor cannot be used again."""
         if self._process != os.getpid():  # the decoders are another process's
             return
         with self._lock:
             self._closed = True
             streams, self._streams = self._streams, []
         for stream in streams:
-            stream.stop(UsageError("was closed while a run was going", subject="Extractor"))
+            stream.stop(UsageError("was closed while a run was in progress", subject="Extractor"))
         self._decoders.close()
         self._networks = []
 
@@ -187,7 +187,7 @@ class Extractor:
 
     @property
     def warnings(self) -> list[str]:
-        """What bears on the numbers: GPUs of several models, clips done again in fp32, batches halved."""
+        """What affects the numbers: GPUs of several models, clips done again in fp32, batches halved."""
         unlike = _unlike(self.devices)
         return unlike + [warning for network in self._networks for warning in network.warnings]
 
@@ -338,7 +338,7 @@ def _unlike(devices: Sequence[torch.device]) -> list[str]:
     names = [device_name(device) for device in devices]
     if len({name.partition(" ")[2] for name in names}) == 1:
         return []
-    chance = "which of them has which clips is chance: another run's features differ in the last digits"
+    chance = "which device runs which clips varies: another run's features differ in the last digits"
     return [f"{', '.join(names)} round differently, and {chance}"]
 
 
@@ -346,7 +346,7 @@ def _unlike(devices: Sequence[torch.device]) -> list[str]:
 def _one_thread_after_fork() -> None:
     """Keep torch to one thread in forks of this process, as a DataLoader does in its workers.
 
-    The threads of an OpenMP runtime do not survive a fork, and GNU's waits for them for ever.
+    The threads of an OpenMP runtime do not survive a fork, and GNU's runtime then waits for them forever.
     """
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))

@@ -1,4 +1,4 @@
-"""What comes of videos: features, outcomes, counts on the way."""
+"""Results: the features of a video, the outcome of each video of a run, counts of a run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Features:
     layers
         Layer → float32 (n_clips, D), in the order of the clips.
     start_frames, end_frames
-        int64 (n_clips); the clip's frames are ``[start, end)``, fewer than 16 where some are padded.
+        int64 (n_clips); the clip's frames are ``[start, end)``, fewer than the network takes where some
+        are padded.
     start_seconds
         float64 (n_clips), the time of each clip's first frame.
     outcome
-        How the reading went.
+        Status, and what was wrong with the video, if anything.
     """
 
     layers: dict[str, NDArray[np.float32]]
@@ -59,7 +60,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one video: ``ok``, ``partial``, ``failed``, or ``skipped`` as finished before."""
+    """The result of one video in a run; ``skipped``: an earlier run finished it."""
 
     video: str
     path: Path
@@ -121,5 +122,5 @@ def features_of(clips: Sequence[ClipRows], outcome: Outcome) -> Features:
 
 
 def outcome_of(source: Source, row: VideoRow) -> Outcome:
-    """Say what became of a video, from its row in the file."""
+    """Return the outcome of a video, from its row in the file."""
     return Outcome(source.name, source.path, row.status, row.error, row.n_clips, row.n_frames)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.means import read_mean
     from c3d_extract.weights.registry import Record, find_record, registry
 
-_HOMES = {
+_MODULES = {
     "Checkpoint": "load",
     "Record": "registry",
     "cache_folder": "fetch",
@@ -42,4 +42,4 @@ __all__ = [
     "save_checkpoint",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -123,7 +123,7 @@ def test_an_extractor_closed_in_the_midst_of_a_run_ends_it_with_what_was_finishe
     run = iter(extractor.extract_files([videos / "a" / "one.mp4", long_video], tmp_path / "feats.h5"))
     first = next(run)
     extractor.close()
-    with pytest.raises(UsageError, match="was closed while a run was going"):
+    with pytest.raises(UsageError, match="was closed while a run was in progress"):
         list(run)
     assert list(rows(tmp_path / "feats.h5")) == [first.video]
 
@@ -137,7 +137,7 @@ def test_an_extractor_closed_by_another_thread_ends_a_run_that_waits(
         while not extractor._streams:
             time.sleep(0.01)
         extractor.close()
-        with pytest.raises(UsageError, match="was closed while a run was going"):
+        with pytest.raises(UsageError, match="was closed while a run was in progress"):
             found.result(timeout=30)
     with pytest.raises(UsageError, match="is closed"):
         extractor.extract(long_video)
