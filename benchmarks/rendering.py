@@ -1,8 +1,8 @@
-"""How many synthetic clips one core renders a second, with and without the compiled loops.
+"""How many synthetic clips one core renders a second.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/rendering.py [--rounds 15]
 
-Every round renders the same 40 clips both ways, in turn, in one process, in processor time; medians.
+Every round renders the same 40 clips, in processor time; the median of the rounds.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import argparse
 import statistics
 import time
 
-from c3d_extract.train.synthetic import SyntheticClips, _paint, camera, canvas
+from c3d_extract.train.synthetic import SyntheticClips
 
 CLIPS = 40
 
 
-def seconds(clips: SyntheticClips, first: int, *, compiled: bool) -> float:
-    for module in (canvas, camera):
-        module._paint = _paint if compiled else None  # noqa: SLF001  # as where there was no C compiler
+def seconds(clips: SyntheticClips) -> float:
     start = time.process_time()
-    for index in range(first, first + CLIPS):
+    for index in range(CLIPS):
         clips.clip(index)
     return time.process_time() - start
 
@@ -31,20 +29,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
-    print(f"{'clip':12}{'':10}{'clips/s':>10}{'with NumPy':>14}{'ratio':>8}")
+    print(f"{'clip':12}{'':10}{'clips/s':>10}")
     for size in (56, 112):
         for kind in ("shapes", "figures", "all"):
             clips = SyntheticClips(kind, 1, (16, size, size))
-            seconds(clips, 0, compiled=True)
-            pairs = [
-                [seconds(clips, CLIPS * n, compiled=compiled) for compiled in (True, False)]
-                for n in range(1, rounds + 1)
-            ]
-            rates = [CLIPS / statistics.median(times) for times in zip(*pairs, strict=True)]
-            ratio = statistics.median(slow / fast for fast, slow in pairs)
-            print(
-                f"{f'16x{size}x{size}':12}{kind:10}{rates[0]:10.0f}{rates[1]:14.0f}{ratio:8.2f}", flush=True
-            )
+            seconds(clips)  # noise and textures are made once
+            rate = CLIPS / statistics.median(seconds(clips) for _ in range(rounds))
+            print(f"{f'16x{size}x{size}':12}{kind:10}{rate:10.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 /* The inner loops over pixels: of decode/colour.py, which gathers the parts of a frame that are needed, and of
-   preprocess.py, which samples them as OpenCV's 8-bit bilinear does.
+   preprocess/spec.py, which samples them as OpenCV's 8-bit bilinear does.
 
    Every index and weight is checked against the frame before it is used, so wrong tables raise ValueError
    and never read or write outside. NumPy does the same in those modules where this could not be compiled;
    tests hold both to OpenCV's pixels. */
 
-#include "_buffers.h"
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
@@ -163,6 +164,32 @@ sample_buffers(const Py_buffer *pixels, const Py_buffer *row_table, const Py_buf
         return 0;
     make_crop(&frame, &rows, &columns, out->buf);
     return 1;
+}
+
+/* Fill `buffers` from `n` objects, each with the flags in `kinds`; 0 with an exception set where one refuses. */
+static int
+get_buffers(PyObject *const *objects, const int *kinds, Py_buffer *buffers, int n)
+{
+    for (int k = 0; k < n; k++)
+        if (PyObject_GetBuffer(objects[k], &buffers[k], kinds[k]) < 0) {
+            while (k > 0)
+                PyBuffer_Release(&buffers[--k]);
+            return 0;
+        }
+    return 1;
+}
+
+/* Release the buffers; return None, or set ValueError where the arrays were found not to fit together. */
+static PyObject *
+done(Py_buffer *buffers, int n, int fits)
+{
+    for (int k = 0; k < n; k++)
+        PyBuffer_Release(&buffers[k]);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "arrays that do not fit together");
+        return NULL;
+    }
+    return Py_NewRef(Py_None);
 }
 
 static PyObject *

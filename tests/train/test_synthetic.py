@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from c3d_extract.cli.demo import command as demo
-from c3d_extract.decode import VideoReader
 from c3d_extract.errors import UsageError
 from c3d_extract.train.synthetic import (
     ACTIONS,
@@ -19,10 +18,7 @@ from c3d_extract.train.synthetic import (
     SyntheticClips,
     render_video,
 )
-from c3d_extract.train.synthetic.shapes import _course, paint_shapes
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from c3d_extract.train.synthetic.shapes import _trajectory, paint_shapes
 
 SMALL = (16, 48, 48)
 
@@ -42,8 +38,8 @@ def test_a_clip_depends_on_seed_and_index_alone(kind: str) -> None:
 
 
 def test_every_label_comes_up_and_clips_of_shapes_have_two() -> None:
-    clips = SyntheticClips("all", seed=0, size=(16, 32, 32))
-    seen = [clips.clip(index)[1] for index in range(300)]
+    clips = SyntheticClips("all", seed=0, size=(4, 16, 16))
+    seen = [clips.clip(index)[1] for index in range(200)]
     assert {label for labels in seen for label in labels} == set(
         range(len(MOTIONS) + len(SHAPES) + len(ACTIONS))
     )
@@ -55,17 +51,17 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
         SyntheticClips("dance", seed=0)
 
 
-@pytest.mark.parametrize(
-    ("kind", "levels"),
-    [
-        ("shapes", [159.442, 85.836, 121.411, 144.796, 14.469, 82.36]),
-        ("figures", [213.847, 131.89, 131.123, 160.323, 76.09, 34.415]),
-    ],
-)
-def test_clips_stay_the_ones_the_embedded_checkpoint_learned_from(kind: str, levels: list[float]) -> None:
-    # Means of whole clips; a hundredth of a level leaves room for another processor's last bits only.
-    clips = SyntheticClips(kind, seed=2, size=(16, 56, 56))
-    assert [float(clips.clip(index)[0].mean()) for index in range(6)] == pytest.approx(levels, abs=0.01)
+def test_clips_stay_the_ones_the_embedded_checkpoint_learned_from() -> None:
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "synthetic_clips.json").read_text())
+    n_clips = n_same = 0
+    for name, digests in golden.items():
+        kind, size = name.split()
+        clips = SyntheticClips(kind, seed=2, size=(16, int(size), int(size)))
+        found = [hashlib.sha256(clips.clip(index)[0].tobytes()).hexdigest() for index in range(len(digests))]
+        n_clips += len(digests)
+        n_same += sum(a == b for a, b in zip(found, digests, strict=True))
+    # The last bit of a sine depends on the processor: 5 of 592 clips have other pixels without AVX-512.
+    assert n_same >= 0.9 * n_clips
 
 
 def _displacement(frames: np.ndarray) -> np.ndarray:
@@ -100,16 +96,16 @@ def test_still_scenes_are_still_when_nobody_shakes_the_camera() -> None:
 
 @pytest.mark.parametrize("pair", REVERSALS)
 def test_a_motion_and_its_reverse_are_drawn_alike(pair: tuple[str, str]) -> None:
-    # The same chance gives both the same course with the other sign, and the changing speed
+    # The same chance gives both the same path with the other sign, and the changing speed
     # s(e) = e + c(e² - ¼) has c of either sign equally often: run backwards, one motion is the other.
     for seed in range(20):
-        courses = [_course(motion, 16, np.random.default_rng(seed)) for motion in pair]
-        for field in dataclasses.fields(courses[0]):
-            assert np.array_equal(getattr(courses[0], field.name), -getattr(courses[1], field.name))
+        paths = [_trajectory(motion, 16, np.random.default_rng(seed)) for motion in pair]
+        for field in dataclasses.fields(paths[0]):
+            assert np.array_equal(getattr(paths[0], field.name), -getattr(paths[1], field.name))
     bends = []
-    for seed in range(600):
-        course = _course(pair[0], 17, np.random.default_rng(seed))
-        line = np.concatenate([np.ravel(getattr(course, f.name).T) for f in dataclasses.fields(course)])
+    for seed in range(400):
+        path = _trajectory(pair[0], 17, np.random.default_rng(seed))
+        line = np.concatenate([np.ravel(getattr(path, f.name).T) for f in dataclasses.fields(path)])
         middle, ends = line.reshape(-1, 17)[:, 8], line.reshape(-1, 17)[:, [0, -1]].mean(axis=1)
         bends.append((middle - ends).sum())
     assert abs(np.mean(bends)) < 4 * np.std(bends) / np.sqrt(len(bends))
@@ -124,7 +120,7 @@ def test_every_action_shows_somebody_moving(action: str) -> None:
 
 
 def test_actions_are_no_easier_to_tell_by_brightness_than_by_chance() -> None:
-    clips = SyntheticClips("figures", seed=9, size=(16, 32, 32))
+    clips = SyntheticClips("figures", seed=9, size=(4, 24, 24))
     levels: dict[int, list[float]] = {}
     for index in range(450):
         frames, (label,) = clips.clip(index)
@@ -133,24 +129,3 @@ def test_actions_are_no_easier_to_tell_by_brightness_than_by_chance() -> None:
     everything = np.concatenate(list(levels.values()))
     # Means of about 30 clips each; their spread must be what chance gives (standard error), not more.
     assert np.std(means) < 2 * everything.std() / np.sqrt(450 / len(levels))
-
-
-def test_demo_renders_playable_videos_and_the_same_ones_again(tmp_path: Path) -> None:
-    results = [CliRunner().invoke(demo, [str(tmp_path / name), "--per-class", "1"]) for name in ("a", "b")]
-    assert [result.exit_code for result in results] == [0, 0]
-    assert "4 videos of 4 classes" in results[0].stderr
-    assert results[0].stdout.startswith("c3d-extract ")
-    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.mp4"))
-    assert len(files) == 4
-    for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-        with VideoReader(tmp_path / "a" / file) as reader:
-            assert sum(1 for _ in reader.frames()) >= 48
-
-
-def test_demo_says_where_it_cannot_write(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    result = CliRunner().invoke(demo, [str(tmp_path / "file" / "under"), "--per-class", "1"])
-    assert result.exit_code == 1
-    assert result.stderr.count("\n") == 1
-    assert "cannot be written" in result.stderr

@@ -1,12 +1,13 @@
-"""Endless labelled clips made from nothing: moving shapes and jointed figures.
+"""Endless labelled synthetic clips: moving shapes (shapes.py) and jointed figures (figures.py, actions.py).
 
-Clip ``i`` of a seed is the same whenever and wherever it is made, so a sampler's state is one number.
+Clip ``i`` of a seed is the same whenever it is made, so a sampler's state is one number. From one processor
+to another, NumPy's sines may differ in their last bit, and now and then a pixel does.
 """
 
 from __future__ import annotations
 
+from c3d_extract.train.synthetic.actions import ACTIONS
 from c3d_extract.train.synthetic.clips import KINDS, SyntheticClips, render_video
-from c3d_extract.train.synthetic.figures import ACTIONS
 from c3d_extract.train.synthetic.shapes import MOTIONS, REVERSALS, SHAPES
 
 __all__ = ["ACTIONS", "KINDS", "MOTIONS", "REVERSALS", "SHAPES", "SyntheticClips", "render_video"]

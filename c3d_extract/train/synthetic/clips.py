@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c3d_extract.errors import UsageError
-from c3d_extract.train.synthetic.camera import film
-from c3d_extract.train.synthetic.figures import ACTIONS, paint_figures
+from c3d_extract.train.synthetic.actions import ACTIONS
+from c3d_extract.train.synthetic.camera import record
+from c3d_extract.train.synthetic.figures import paint_figures
 from c3d_extract.train.synthetic.shapes import MOTIONS, REVERSALS, SHAPES, paint_shapes
 
 if TYPE_CHECKING:
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.train.synthetic.canvas import Canvas
-
 __all__ = ["KINDS", "SyntheticClips", "render_video"]
 
+_REVERSIBLE = tuple(name for pair in REVERSALS for name in pair)
 _MOTION = tuple(f"motion {name}" for name in MOTIONS)
 _SHAPE = tuple(f"shape {name}" for name in SHAPES)
 _ACTION = tuple(f"action {name}" for name in ACTIONS)
@@ -29,7 +29,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "all": _MOTION + _SHAPE + _ACTION,
     "shapes": _MOTION + _SHAPE,
     "motion": _MOTION,
-    "reversal": tuple(f"motion {name}" for pair in REVERSALS for name in pair),
+    "reversal": tuple(f"motion {name}" for name in _REVERSIBLE),
     "figures": _ACTION,
 }
 """What can be learned, and its labels: shapes have a motion and a shape, figures an action."""
@@ -67,14 +67,16 @@ class SyntheticClips:
         rng = np.random.default_rng((self.seed, index))
         if self.kind == "figures" or (self.kind == "all" and index % 3):
             action = _one_of(ACTIONS, rng)
-            return film(rng, paint_figures(action, self.size, rng).pixels), self._indices(f"action {action}")
-        motions = [name for pair in REVERSALS for name in pair] if self.kind == "reversal" else MOTIONS
-        motion, shape = _one_of(motions, rng), _one_of(SHAPES, rng)
-        frames = film(rng, paint_shapes(motion, shape, self.size, rng).pixels)
-        return frames, self._indices(f"motion {motion}", f"shape {shape}")
-
-    def _indices(self, *names: str) -> tuple[int, ...]:
-        return tuple(self.labels.index(name) for name in names if name in self.labels)
+            canvas, names = paint_figures(action, self.size, rng), [f"action {action}"]
+        else:
+            motion = _one_of(_REVERSIBLE if self.kind == "reversal" else MOTIONS, rng)
+            shape = _one_of(SHAPES, rng)
+            canvas, names = (
+                paint_shapes(motion, shape, self.size, rng),
+                [f"motion {motion}", f"shape {shape}"],
+            )
+        classes = tuple(self.labels.index(name) for name in names if name in self.labels)
+        return record(rng, canvas.pixels), classes
 
 
 def _one_of(names: Collection[str], rng: np.random.Generator) -> str:
@@ -85,7 +87,7 @@ def render_video(name: str, seed: int, *, size: tuple[int, int, int], seconds: f
     """Return a short video, uint8 (T, H, W, 3), B, G, R, of one of `ACTIONS` or `MOTIONS`."""
     rng = np.random.default_rng((seed, *name.encode()))
     if name in ACTIONS:
-        canvas: Canvas = paint_figures(name, size, rng, seconds=seconds)
+        canvas = paint_figures(name, size, rng, seconds=seconds)
     else:
         canvas = paint_shapes(name, _one_of(SHAPES, rng), size, rng)
-    return film(rng, canvas.pixels)
+    return record(rng, canvas.pixels)
