@@ -1,9 +1,10 @@
-"""Files put in place in one step: written beside, flushed to the disk, renamed."""
+"""Files put in place in one step (written beside, flushed to the disk, renamed), and text read by lines."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import secrets
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["is_temporary_name", "replacing"]
+    from c3d_extract.errors import C3DError
+
+__all__ = ["is_temporary_name", "read_text_lines", "replacing"]
 
 # Nobody can guess it, so nobody has a file or a link of that name; it is short, whatever the file is called.
 _TEMPORARY = re.compile(r"\.c3d-extract-[0-9a-f]{32}\.tmp")
@@ -75,3 +78,30 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:  # the file is in place, and no more can be done for it
             raise
+
+
+def read_text_lines(path: Path, error: type[C3DError]) -> list[str]:
+    """Return the lines of a UTF-8 text file, without their ends; ``enumerate(…, start=1)`` numbers them.
+
+    A byte order mark is left out. Lines end with a line feed, a carriage return, or both, and nowhere else:
+    what `str.splitlines` takes for an end as well, such as U+2028, may stand in a path.
+
+    Parameters
+    ----------
+    error
+        Raised, in one line, for a file that cannot be read or is not UTF-8; names the line where it is not.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as cause:
+        raise error(f"cannot be read: {cause.strerror}", subject=path) from cause
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        number = len(_split_lines(cause.object[: cause.start].decode() + "."))
+        raise error("not a text file in UTF-8", subject=f"{path}, line {number}") from cause
+    return _split_lines(text)
+
+
+def _split_lines(text: str) -> list[str]:
+    return [line.removesuffix("\n") for line in io.StringIO(text, newline=None)]

@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
+from c3d_extract.files import read_text_lines
 from c3d_extract.sources.find import VIDEO_SUFFIXES, find_videos
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["LabelledVideo", "VideoList", "read_videos"]
 
@@ -101,7 +102,7 @@ def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
     for path in classes:
         if path.name not in names:
             raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
-        # A link in a class's folder is there on purpose, and nothing that was passed over would be told.
+        # A link in a class's folder is there on purpose, and nobody would hear that it was skipped.
         found = find_videos([path], frame_folders=True, follow_links=True).videos
         videos += [LabelledVideo(source.path, (names.index(path.name),)) for source in found]
     return VideoList(tuple(videos), names)
@@ -120,9 +121,10 @@ def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoLis
     first = 0 if official is None else 1
     if labels is None:
         labels = official or _names(lines)
+    numbers = {name: number for number, name in enumerate(labels)}
     videos, n_missing = [], 0
     for line in lines:
-        classes = tuple(_class(file, line, label, labels, first) for label in line.labels)
+        classes = tuple(_class(file, line, label, numbers, first) for label in line.labels)
         path = root / line.path
         if os.path.exists(path):  # noqa: PTH110 - Path.exists() raises where a line is no path
             videos.append(LabelledVideo(path, classes))
@@ -132,22 +134,13 @@ def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoLis
 
 
 def _lines(file: Path) -> Iterator[_Line]:
-    for number, line in enumerate(_text_lines(file), start=1):
+    for number, line in enumerate(read_text_lines(file, UsageError), start=1):
         if not line.strip() or line.replace(" ", "").lower() in {"path,label", "video,label"}:
             continue
         path, labels = _split(file, number, line.strip())
         if not path or not labels or not all(labels):
-            raise UsageError(
-                f"expected a path and a label and found {line!r}", subject=f"{file}, line {number}"
-            )
+            raise _broken(file, number, f"expected a path and a label and found {line!r}")
         yield _Line(number, path, labels)
-
-
-def _text_lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read as text: {error}", subject=file) from error
 
 
 def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
@@ -158,7 +151,7 @@ def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
         try:
             fields = [field.strip() for field in next(csv.reader([line], strict=True))]
         except csv.Error as error:
-            raise UsageError(f"broken: {error}", subject=f"{file}, line {number}") from error
+            raise _broken(file, number, f"broken: {error}") from error
         return fields[0], tuple(fields[1:])
     if head and PurePosixPath(line).suffix.lower() not in VIDEO_SUFFIXES:
         return head.strip(), (last,)
@@ -169,15 +162,12 @@ def _split(file: Path, number: int, line: str) -> tuple[str, tuple[str, ...]]:
 def _read_index(file: Path) -> tuple[str, ...]:
     """Read UCF101's ``classInd.txt``: ``number name`` lines, numbers from 1."""
     names: list[str] = []
-    for number, line in enumerate(_text_lines(file), start=1):
+    for number, line in enumerate(read_text_lines(file, UsageError), start=1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) != 2 or fields[0] != str(len(names) + 1):
-            raise UsageError(
-                f"expected {len(names) + 1} and a class name and found {line!r}",
-                subject=f"{file}, line {number}",
-            )
+            raise _broken(file, number, f"expected {len(names) + 1} and a class name and found {line!r}")
         names.append(fields[1])
     return tuple(names)
 
@@ -189,9 +179,13 @@ def _names(lines: Sequence[_Line]) -> tuple[str, ...]:
     return tuple(sorted(given))
 
 
-def _class(file: Path, line: _Line, label: str, names: Sequence[str], first: int) -> int:
-    if label in names:
-        return list(names).index(label)
-    if label.isdecimal() and 0 <= int(label) - first < len(names):
+def _class(file: Path, line: _Line, label: str, numbers: Mapping[str, int], first: int) -> int:
+    if label in numbers:
+        return numbers[label]
+    if label.isdecimal() and 0 <= int(label) - first < len(numbers):
         return int(label) - first
-    raise UsageError(f"{label!r} is none of the {len(names)} classes", subject=f"{file}, line {line.number}")
+    raise _broken(file, line.number, f"{label!r} is none of the {len(numbers)} classes")
+
+
+def _broken(file: Path, number: int, reason: str) -> UsageError:
+    return UsageError(reason, subject=f"{file}, line {number}")
