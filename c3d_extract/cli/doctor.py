@@ -166,9 +166,9 @@ def _video(problems: list[str]) -> dict[str, str]:
 
 
 def _weights() -> dict[str, str]:
-    from c3d_extract.weights import cache_folder, local_path, registry
+    from c3d_extract.weights import cache_folder, load_registry, local_path
 
-    here = [name for name, record in registry().checkpoints.items() if local_path(record) is not None]
+    here = [name for name, record in load_registry().checkpoints.items() if local_path(record) is not None]
     return {
         "cache": str(cache_folder()),
         "on this machine": ", ".join(here) or "none; see c3d-tools weights list",

@@ -12,7 +12,7 @@ from c3d_extract.cli.common import EXIT_FATAL, guarded, note, printable, put_jso
 from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, what_vouches
-from c3d_extract.weights.registry import find_record, registry
+from c3d_extract.weights.registry import find_record, load_registry
 
 if TYPE_CHECKING:
     from c3d_extract.weights.convert import Rounding
@@ -48,7 +48,7 @@ def command() -> None:
 def list_command(*, as_json: bool, debug: bool) -> None:
     """List the registered checkpoints: what is here, what can be fetched, size, licence."""
     del debug
-    records = list(registry().checkpoints.values())
+    records = list(load_registry().checkpoints.values())
     if as_json:
         put_json([record.to_json() | {"state": _state(record)} for record in records])
         return
@@ -61,7 +61,7 @@ def list_command(*, as_json: bool, debug: bool) -> None:
             heading, no_wrap=heading != "trained on", justify="right" if heading == "size" else "left"
         )
     for record in records:
-        name = f"{record.name} *" if record.name == registry().default else record.name
+        name = f"{record.name} *" if record.name == load_registry().default else record.name
         trained, licence = record.trained_on.split(" (")[0], record.licence.split(" (")[0]
         table.add_row(name, _state(record), _size(record), trained, licence)
     console = Console(highlight=False)
@@ -173,7 +173,7 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
             note(f"{record.name}: {record.title}. Licence: {record.licence}.")
         with FetchBar(quiet=quiet) as bar:
             path = fetch_record(record, offline=offline, progress=bar)
-            for kind, remotes in (("mean", registry().means), ("labels", registry().labels)):
+            for kind, remotes in (("mean", load_registry().means), ("labels", load_registry().labels)):
                 remote = remotes.get(getattr(record, kind) or "")
                 if remote is None:
                     continue

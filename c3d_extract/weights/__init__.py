@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.layouts.native import save_checkpoint
     from c3d_extract.weights.load import Checkpoint, load_checkpoint
     from c3d_extract.weights.means import read_mean
-    from c3d_extract.weights.registry import Record, find_record, registry
+    from c3d_extract.weights.registry import Record, find_record, load_registry
 
 _MODULES = {
     "Checkpoint": "load",
@@ -25,7 +25,7 @@ _MODULES = {
     "load_checkpoint": "load",
     "local_path": "fetch",
     "read_mean": "means",
-    "registry": "registry",
+    "load_registry": "registry",
     "save_checkpoint": "layouts.native",
 }
 
@@ -36,9 +36,9 @@ __all__ = [
     "fetch_file",
     "find_record",
     "load_checkpoint",
+    "load_registry",
     "local_path",
     "read_mean",
-    "registry",
     "save_checkpoint",
 ]
 

@@ -23,7 +23,7 @@ from c3d_extract.weights.layouts.contents import c3d_architecture, check_tensors
 from c3d_extract.weights.layouts.detect import open_contents
 from c3d_extract.weights.layouts.native import read_header
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101, mean_sha256
-from c3d_extract.weights.registry import data_folder, find_record, registry
+from c3d_extract.weights.registry import data_folder, find_record, load_registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -237,7 +237,7 @@ def _check_is_c3d(path: Path) -> None:
 
 def _locate(source: str | Path, *, offline: bool, progress: Progress | None) -> _Located:
     path = Path(source)
-    if str(source) in registry().checkpoints:
+    if str(source) in load_registry().checkpoints:
         return _locate_record(find_record(str(source)), offline=offline, progress=progress)
     if not path.is_file():
         if path.is_dir():
@@ -250,7 +250,9 @@ def _locate(source: str | Path, *, offline: bool, progress: Progress | None) -> 
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", subject=path) from error
     known = (
-        record for record in registry().checkpoints.values() if len(record.file.sha256 or "") == len(digest)
+        record
+        for record in load_registry().checkpoints.values()
+        if len(record.file.sha256 or "") == len(digest)
     )
     return _Located(
         path, digest, next((record for record in known if record.file.sha256 == digest), None), []
@@ -365,7 +367,7 @@ def _mean_warning(described: _Described, fitted: NDArray[np.float32]) -> list[st
 
 def _labels(record: Record | None, n_classes: int | None) -> list[str] | None:
     """Class names from the cache, where a list of the right length is there; never fetched for this."""
-    remote = registry().labels.get(record.labels) if record and record.labels else None
+    remote = load_registry().labels.get(record.labels) if record and record.labels else None
     if remote is None or not (cache_folder() / remote.name).is_file():
         return None
     path = cache_folder() / remote.name

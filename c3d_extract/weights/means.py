@@ -12,7 +12,7 @@ from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.weights.fetch import cache_folder, check_file, fetch_file, git_blob_sha1
 from c3d_extract.weights.layouts.caffe import read_blob
 from c3d_extract.weights.layouts.contents import one_line
-from c3d_extract.weights.registry import registry
+from c3d_extract.weights.registry import load_registry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def find_mean(
     if numbers is not None:
         return NamedMean(numbers, str(wanted).replace(" ", ""))
     path = Path(wanted)
-    remote = registry().means.get(str(wanted))
+    remote = load_registry().means.get(str(wanted))
     if remote is not None and not path.is_file():
         return NamedMean(
             read_mean(_local_mean(remote, beside, offline=offline, progress=progress)).array, str(wanted)
@@ -100,7 +100,7 @@ def read_mean(path: Path) -> NamedMean:
         size = path.stat().st_size
         content = path.read_bytes() if size <= _LARGEST_FILE else b""
     except OSError as error:
-        hint = f"give a file, three numbers B,G,R, or one of: {', '.join(registry().means)}"
+        hint = f"give a file, three numbers B,G,R, or one of: {', '.join(load_registry().means)}"
         raise WeightsError(f"mean cannot be read: {error.strerror}", subject=path, hint=hint) from error
     if not content:
         raise WeightsError(f"not a mean: {size:,} bytes", subject=path)
@@ -137,7 +137,9 @@ def _checked(path: Path, array: NDArray[np.floating[Any]]) -> NDArray[np.floatin
 
 def _known_name(content: bytes, path: Path) -> str:
     found = git_blob_sha1(content)
-    return next((name for name, mean in registry().means.items() if mean.git_blob_sha1 == found), path.name)
+    return next(
+        (name for name, mean in load_registry().means.items() if mean.git_blob_sha1 == found), path.name
+    )
 
 
 def looks_like_ucf101(fitted: NDArray[np.float32]) -> bool:

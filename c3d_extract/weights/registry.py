@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from c3d_extract.models.c3d import Pool5
     from c3d_extract.preprocess.spec import Colour
 
-__all__ = ["Fc6Order", "Record", "Registry", "RemoteFile", "data_folder", "find_record", "registry"]
+__all__ = ["Fc6Order", "Record", "Registry", "RemoteFile", "data_folder", "find_record", "load_registry"]
 
 Fc6Order = Literal["chw", "hwc"]
 """In which order fc6 expects the pool5 map: channels first as Caffe, or channels last as TensorFlow."""
@@ -132,7 +132,7 @@ def data_folder() -> Path:
 
 
 @cache
-def registry() -> Registry:
+def load_registry() -> Registry:
     """Read ``registry.toml``."""
     values = tomllib.loads((data_folder() / "registry.toml").read_text(encoding="utf-8"))
     return Registry(
@@ -158,7 +158,7 @@ def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
 
 def find_record(name: str) -> Record:
     """Return the record of that name; WeightsError names close ones."""
-    known = registry().checkpoints
+    known = load_registry().checkpoints
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -17,8 +17,9 @@ from checkpoint_writers import DAVIDEA, fork_blob, random_state, write_torch
 from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.preprocess.spec import Preprocessing
-from c3d_extract.weights import fetch, find_record, load_checkpoint, means, records, registry, save_checkpoint
+from c3d_extract.weights import fetch, find_record, load_checkpoint, load_registry, means, save_checkpoint
 from c3d_extract.weights import load as load_module
+from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.dialect import assumed_dialect
 from c3d_extract.weights.fetch import git_blob_sha1, sha256_of
 from c3d_extract.weights.layouts.pytorch import LAYOUTS
@@ -46,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Records ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(registry().checkpoints))
+@pytest.mark.parametrize("name", list(load_registry().checkpoints))
 def test_each_record_is_whole(name: str) -> None:
     record = find_record(name)
     assert re.fullmatch(r"[a-z0-9-]+", name)
@@ -58,20 +59,20 @@ def test_each_record_is_whole(name: str) -> None:
     if not record.embedded:
         assert record.pool5 in {"ceil", "symmetric"}
         assert record.colour in {"bgr", "rgb"}
-        assert record.mean in registry().means or len(str(record.mean).split(",")) == 3
+        assert record.mean in load_registry().means or len(str(record.mean).split(",")) == 3
         assert record.file.hash_known or any("hash" in fact for fact in record.unknown)
-    assert record.labels is None or record.labels in registry().labels
+    assert record.labels is None or record.labels in load_registry().labels
 
 
 def test_the_default_is_registered_and_two_files_never_share_a_name() -> None:
-    assert registry().default == "sports1m"
-    assert registry().default in registry().checkpoints
-    files = [record.file.name for record in registry().checkpoints.values()]
+    assert load_registry().default == "sports1m"
+    assert load_registry().default in load_registry().checkpoints
+    files = [record.file.name for record in load_registry().checkpoints.values()]
     assert len(set(files)) == len(files)
 
 
 def test_a_prefix_in_a_file_name_is_its_sha256() -> None:
-    for record in registry().checkpoints.values():
+    for record in load_registry().checkpoints.values():
         found = re.search(r"-([0-9a-f]{8})\.pth$", record.file.name)
         if found is not None:
             assert str(record.file.sha256).startswith(found[1])
@@ -100,9 +101,7 @@ def test_weights_that_are_not_here_say_what_to_fetch_and_where_to_put_it(cache: 
 
 
 def test_listing_the_zoo_imports_no_torch() -> None:
-    code = (
-        "import sys; from c3d_extract.weights import registry; registry(); sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, c3d_extract.weights as w; w.load_registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -129,9 +128,9 @@ def registered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
-    changed = replace(registry(), checkpoints=registry().checkpoints | {record.name: record})
-    for module in (records, load_module):
-        monkeypatch.setattr(module, "registry", lambda: changed)
+    changed = replace(load_registry(), checkpoints=load_registry().checkpoints | {record.name: record})
+    for module in (registry_module, load_module):
+        monkeypatch.setattr(module, "load_registry", lambda: changed)
 
 
 def test_a_registered_name_gives_its_dialect(registered: Record) -> None:
@@ -298,8 +297,8 @@ def small_mean(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     remote = RemoteFile(
         "cube.binaryproto", ("http://localhost:9/cube",), len(content), git_blob_sha1=git_blob_sha1(content)
     )
-    changed = replace(registry(), means={"sports1m": remote})
-    monkeypatch.setattr(means, "registry", lambda: changed)
+    changed = replace(load_registry(), means={"sports1m": remote})
+    monkeypatch.setattr(means, "load_registry", lambda: changed)
 
 
 def test_a_registered_mean_is_found_beside_the_checkpoint_or_in_the_cache_and_checked(

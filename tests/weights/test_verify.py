@@ -24,7 +24,8 @@ from c3d_extract.cli import weights as cli
 from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.weights import load as load_module
-from c3d_extract.weights import load_checkpoint, records, registry, verify
+from c3d_extract.weights import load_checkpoint, load_registry, verify
+from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.registry import Record, RemoteFile
 from c3d_extract.weights.verify import Known, known_clips, read_goldens, sample_frames
 
@@ -255,9 +256,9 @@ def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> Record:
         colour="bgr",
         mean="1,2,3",
     )
-    changed = replace(registry(), checkpoints=registry().checkpoints | {"served": record})
-    for module in (records, load_module, cli):
-        monkeypatch.setattr(module, "registry", lambda: changed)
+    changed = replace(load_registry(), checkpoints=load_registry().checkpoints | {"served": record})
+    for module in (registry_module, load_module, cli):
+        monkeypatch.setattr(module, "load_registry", lambda: changed)
     return record
 
 
@@ -296,14 +297,14 @@ def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run("list")
     assert code == 0
-    assert all(name in out for name in registry().checkpoints)
+    assert all(name in out for name in load_registry().checkpoints)
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "…" not in out
 
 
 def test_list_and_show_as_json() -> None:
     listed = json.loads(run("list", "--json")[1])
-    assert [record["name"] for record in listed] == list(registry().checkpoints)
+    assert [record["name"] for record in listed] == list(load_registry().checkpoints)
     shown = json.loads(run("show", "sports1m", "--json")[1])
     assert shown["file"]["sha256"].startswith("de192a0b")
     assert shown["pool5"] == "ceil"
