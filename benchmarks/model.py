@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from c3d_extract.compute.devices import choose_precision
 from c3d_extract.compute.network import Network
+from c3d_extract.compute.precision import choose_precision
 from c3d_extract.models.c3d import C3D
 from c3d_extract.weights import load_checkpoint
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from embedded import score
 
-from c3d_extract.compute.devices import choose_precision
 from c3d_extract.compute.network import Network
+from c3d_extract.compute.precision import choose_precision
 from c3d_extract.decode import MAX_PIXELS
 from c3d_extract.decode.pool import DecodeOptions, decode
 from c3d_extract.models.c3d import C3D

@@ -39,7 +39,8 @@ def command(
 ) -> None:
     """Measure the network and the decoders here, in under two minutes."""
     del debug
-    from c3d_extract.compute.devices import choose_device, choose_precision, device_name
+    from c3d_extract.compute.devices import choose_device, device_name
+    from c3d_extract.compute.precision import choose_precision
 
     where = choose_device(device)
     how = choose_precision(precision, where)

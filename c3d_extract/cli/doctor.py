@@ -88,17 +88,17 @@ def _gpu(device: torch.device, problems: list[str]) -> str:
     """Say what a GPU is, and try the kind of work that it would get."""
     import torch
 
-    from c3d_extract.compute.devices import in_one_line
+    from c3d_extract.compute.devices import device_errors
     from c3d_extract.errors import DeviceError
 
     try:
-        with in_one_line(device):
+        with device_errors(device):
             facts = torch.cuda.get_device_properties(device)
     except DeviceError as error:
         problems.append(f"{device} cannot be used: {error.reason}")
         return "cannot be used"
     try:
-        with in_one_line(device):
+        with device_errors(device):
             clip = torch.ones(1, 3, 4, 8, 8, dtype=torch.float16, device=device)
             torch.nn.functional.conv3d(clip, clip[..., :3, :3, :3]).sum().item()
     except DeviceError as error:
@@ -125,7 +125,8 @@ def _cudnn(problems: list[str]) -> str:
 
 
 def _would_use(problems: list[str]) -> dict[str, str]:
-    from c3d_extract.compute.devices import choose_device, choose_precision
+    from c3d_extract.compute.devices import choose_device
+    from c3d_extract.compute.precision import choose_precision
     from c3d_extract.errors import DeviceError
     from c3d_extract.pipeline import suitable_workers
 

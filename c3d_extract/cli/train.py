@@ -252,7 +252,7 @@ def _device(name: str) -> Any:
 
 
 def _precision(asked: str, device: Any) -> str:
-    from c3d_extract.compute.devices import choose_precision, has_bf16
+    from c3d_extract.compute.precision import choose_precision, has_bf16
 
     if asked == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"

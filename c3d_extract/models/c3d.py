@@ -2,7 +2,7 @@
 
 References: D. Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks (ICCV
 2015, arXiv 1412.0767), Section 3.1 for the family, Section 3.3 for C3D; and the authors' feature
-extraction network (C3D v1.0 prototxt), whose layer names are used here.
+extraction network (C3D v1.0 prototxt).
 
 Every convolution is followed by ReLU, has stride 1 and keeps the size by padding. pool1 halves
 space only, the other pools halve time and space. Axes N, C, T, H, W throughout.
@@ -12,62 +12,46 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, replace
-from math import ceil, prod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from math import prod
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from c3d_extract.errors import UsageError, WeightsError
+from c3d_extract.models.c3d_cpu import CLIPS_TOGETHER, CpuC3D
+from c3d_extract.models.c3d_shapes import C3DShapes, Pool5, max_pool
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5", "max_pool"]
+    import torch
 
-Pool5 = Literal["ceil", "symmetric"]
-Shape = tuple[int, ...]
+__all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5"]
+
+_MIN_CPU_BATCH = 8  # fc6 reads 134 MB of weights a batch: 6 ms a clip for 4 clips, 3 for 8, 2 for 16
+_WIDE = 32  # filters of conv1a; narrower networks are faster as a whole batch at a time
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(C3DShapes):
     """A network of the family: five stages of convolutions and a pool, then fc6, fc7, fc8.
 
-    Attributes
-    ----------
-    name
-        What it is called in a checkpoint and on the command line.
-    filters
-        Filters of each convolution, grouped by stage: ``((64,), (128,), (256, 256), …)``.
-    depths
-        Temporal kernel size d of each stage; kernels are d x spatial x spatial.
-    hidden
-        Outputs of fc6 and fc7.
-    n_classes
-        Outputs of fc8, or None where a checkpoint has no fc8.
-    pool5
-        How the 7x7 map is pooled to 4x4: ``ceil`` as Caffe does (0 1|2 3|4 5|6), or ``symmetric``
-        padding by one as many ports do (0|1 2|3 4|5 6). A property of the checkpoint.
-    spatial
-        Spatial kernel size.
-    clip
-        Frames, rows and columns of the input.
+    A `Backbone`. Its attributes are those of `C3DShapes`: ``name``, ``filters``, ``depths``, ``hidden``,
+    ``n_classes``, ``pool5``, ``spatial``, ``clip``.
     """
-
-    name: str
-    filters: tuple[tuple[int, ...], ...]
-    depths: tuple[int, ...]
-    hidden: tuple[int, int]
-    n_classes: int | None
-    pool5: Pool5 = "ceil"
-    spatial: int = 3
-    clip: tuple[int, int, int] = (16, 112, 112)
 
     @property
     def fps(self) -> float | None:
         """None: C3D takes frames as they are decoded, as the authors' tool does."""
         return None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that can be asked for, in the order of the network."""
+        named = (self.conv_names[-1][-1], "pool5", "fc6", "fc7")
+        return named if self.n_classes is None else (*named, "fc8", "prob")
 
     @property
     def default_layer(self) -> str:
@@ -90,95 +74,47 @@ class Architecture:
         """The kernels of conv1a."""
         return f"{self.conv_names[0][0]}.weight"
 
-    @property
-    def conv_names(self) -> tuple[tuple[str, ...], ...]:
-        """The convolutions of each stage: ``(("conv1a",), …, ("conv5a", "conv5b"))``."""
-        return tuple(
-            tuple(f"conv{stage}{'abcd'[i]}" for i in range(len(group)))
-            for stage, group in enumerate(self.filters, start=1)
-        )
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers that can be asked for, in the order of the network."""
-        named = (self.conv_names[-1][-1], "pool5", "fc6", "fc7")
-        return named if self.n_classes is None else (*named, "fc8", "prob")
-
-    def check_layers(self, layers: Sequence[str]) -> None:
-        """Raise UsageError unless every layer is one of `layers`."""
-        for layer in layers:
-            if layer not in self.layers:
-                known = ", ".join(self.layers)
-                why = (
-                    "this checkpoint has no fc8"
-                    if layer in {"fc8", "prob"}
-                    else f"unknown layer of {self.name}"
-                )
-                raise UsageError(f"{why}; known: {known}", subject=f"--layer {layer}")
-
-    def map_shapes(self) -> dict[str, Shape]:
-        """Output shape (C, T, H, W) of every convolution and pool, for one clip."""
-        shapes: dict[str, Shape] = {}
-        time, height, width = self.clip
-        for stage, (names, filters) in enumerate(zip(self.conv_names, self.filters, strict=True), start=1):
-            for name, channels in zip(names, filters, strict=True):
-                shapes[name] = (channels, time, height, width)
-            time = time if stage == 1 else ceil(time / 2) if stage == 5 else time // 2
-            height, width = (self._pooled(size, stage) for size in (height, width))
-            shapes[f"pool{stage}"] = (filters[-1], time, height, width)
-        return shapes
-
-    def _pooled(self, size: int, stage: int) -> int:
-        if stage < 5:
-            return size // 2
-        return ceil(size / 2) if self.pool5 == "ceil" else size // 2 + 1
-
     def layer_size(self, layer: str) -> int:
         """Length D of a layer's flattened output."""
         sizes = {"fc6": self.hidden[0], "fc7": self.hidden[1], "fc8": self.n_classes, "prob": self.n_classes}
         size = sizes.get(layer)
         return prod(self.map_shapes()[layer]) if size is None else size
 
-    def state_shapes(self, layers: Sequence[str] | None = None) -> dict[str, Shape]:
-        """Name and shape of every tensor, or of those ``layers`` need; kernels are (out, in, T, H, W)."""
-        shapes: dict[str, Shape] = {}
-        channels = 3
-        for names, filters, depth in zip(self.conv_names, self.filters, self.depths, strict=True):
-            for name, out in zip(names, filters, strict=True):
-                shapes[f"{name}.weight"] = (out, channels, depth, self.spatial, self.spatial)
-                shapes[f"{name}.bias"] = (out,)
-                channels = out
-        inputs = prod(self.map_shapes()["pool5"])
-        outputs = {"fc6": self.hidden[0], "fc7": self.hidden[1], "fc8": self.n_classes}
-        for name in self.linear_names(layers):
-            out_or_none = outputs[name]
-            if out_or_none is not None:
-                shapes[f"{name}.weight"] = (out_or_none, inputs)
-                shapes[f"{name}.bias"] = (out_or_none,)
-                inputs = out_or_none
-        return shapes
+    def check_layers(self, layers: Sequence[str]) -> None:
+        """Raise UsageError unless every layer is one of `layers`."""
+        for layer in layers:
+            if layer not in self.layers:
+                known = ", ".join(self.layers)
+                no_fc8 = layer in {"fc8", "prob"}
+                why = "this checkpoint has no fc8" if no_fc8 else f"unknown layer of {self.name}"
+                raise UsageError(f"{why}; known: {known}", subject=f"--layer {layer}")
 
-    def linear_names(self, layers: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Name the fully connected layers that ``layers`` need (all when None)."""
-        names = ("fc6", "fc7") if self.n_classes is None else ("fc6", "fc7", "fc8")
-        if layers is None:
-            return names
-        asked = {"fc8" if layer == "prob" else layer for layer in layers}
-        last = max((names.index(name) for name in asked if name in names), default=-1)
-        return names[: last + 1]
+    def peak_elements(self) -> int:
+        """Count the numbers of conv1a's input and output, and as many again for the algorithm."""
+        frames, rows, columns = self.clip
+        return 2 * (self.filters[0][0] + 3) * frames * rows * columns
 
-    def n_parameters(self) -> int:
-        """Parameters, weights and biases together."""
-        return sum(prod(shape) for shape in self.state_shapes().values())
+    def cpu_batch_size(self, threads: int) -> int:
+        """Return how many clips suit a CPU at a time, where ``threads`` cores work on them."""
+        return max(_MIN_CPU_BATCH, CLIPS_TOGETHER * threads)
 
-    def multiply_adds(self) -> dict[str, int]:
-        """Multiply-adds of each layer for one clip."""
-        maps = self.map_shapes()
-        return {
-            name.removesuffix(".weight"): prod(shape) * prod(maps.get(name.removesuffix(".weight"), (1,))[1:])
-            for name, shape in self.state_shapes().items()
-            if name.endswith(".weight")
-        }
+    def build(self, layers: Sequence[str] | None = None) -> C3D:
+        """Build the network with random weights; see `C3D`."""
+        return C3D(self, layers)
+
+    def cpu_network(
+        self,
+        layers: Sequence[str],
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        batch_size: int,
+        threads: int,
+    ) -> CpuC3D | None:
+        """Return `CpuC3D`, or None for a network so narrow that its maps fit into the cache anyway."""
+        if self.filters[0][0] < _WIDE:
+            return None
+        return CpuC3D(self, layers, state, dtype=dtype, batch_size=batch_size, threads=threads)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values that `from_json` takes back."""
@@ -321,16 +257,5 @@ class C3D(nn.Module):
         return y
 
     def pool(self, stage: int, x: Tensor) -> Tensor:
-        """Max-pool after a stage; pool5 rounds as the checkpoint's dialect says."""
+        """Max-pool after a stage; pool5 rounds as the checkpoint's conventions say."""
         return max_pool(x, stage, self.architecture.pool5)
-
-
-def max_pool(x: Tensor, stage: int, pool5: Pool5) -> Tensor:
-    """Max-pool (N, C, T, H, W) after ``stage``, 1 to 5."""
-    if stage == 1:
-        return F.max_pool3d(x, (1, 2, 2))
-    if stage < 5:
-        return F.max_pool3d(x, 2)
-    if pool5 == "ceil":
-        return F.max_pool3d(x, 2, ceil_mode=True)
-    return F.max_pool3d(x, 2, padding=(0, 1, 1))

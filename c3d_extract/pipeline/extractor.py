@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 
-from c3d_extract.compute.devices import choose_devices, common_precision, device_name, usable_cores
-from c3d_extract.compute.network import Network, batch_size_for
+from c3d_extract.compute.batch_size import batch_size_for
+from c3d_extract.compute.devices import choose_devices, device_name, usable_cores
+from c3d_extract.compute.network import Network
+from c3d_extract.compute.precision import common_precision
 from c3d_extract.decode.pool import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError, VideoError

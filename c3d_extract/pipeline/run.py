@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
-from c3d_extract.compute.network import rounding
+from c3d_extract.compute.batch_size import rounding_factors
 from c3d_extract.errors import PcaError, VideoError
 from c3d_extract.pipeline.results import Outcome, Progress, outcome_of
 from c3d_extract.pipeline.stream import ClipFeatures
@@ -192,7 +192,7 @@ def check_pca(k: int | None, layer_sizes: Mapping[str, int], n_videos: int, outp
 
 def _unlike_before(name: str, before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
     """Warn where the videos done before were computed by other kernels than the rest will be."""
-    if not before.get("batch_size") or rounding(before) == rounding(now):
+    if not before.get("batch_size") or rounding_factors(before) == rounding_factors(now):
         return ()
     was, here = (f"{v['device']} in batches of {v['batch_size']}" for v in (before, now))
     why = f"{name} was begun on {was} and continues on {here}: last digits can differ"

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 
-from c3d_extract.compute.devices import fp32_products, layout
+from c3d_extract.compute.devices import memory_format
+from c3d_extract.compute.precision import fp32_products
 from c3d_extract.errors import C3DError, MismatchError, StoreError, UsageError
 from c3d_extract.files import replacing
 from c3d_extract.train.data import Batch, TestVideos, TrainingClips, collate, send, start_worker
@@ -234,7 +235,7 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.net = TrainingNet(plan.architecture, plan.recipe)
         self.new_tensors = self.net.start_from(plan.start) if plan.start else []
-        self.net = self.net.to(self.device).to(memory_format=layout(self.device))
+        self.net = self.net.to(self.device).to(memory_format=memory_format(self.device))
         self.optimizer = _optimizer(self.net, plan.recipe)
         self._mean = torch.from_numpy(plan.mean)[None].to(self.device)
         self._std = torch.tensor(plan.preprocessing.std, device=self.device).view(1, 3, 1, 1, 1)
@@ -411,7 +412,7 @@ class Trainer:
     def input(self, clips: torch.Tensor) -> torch.Tensor:
         """Bring clips uint8 (N, T, H, W, 3), B, G, R, to what the network takes: float (N, 3, T, H, W)."""
         x = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float() - self._mean
-        x = (x / self._std).contiguous(memory_format=layout(self.device))
+        x = (x / self._std).contiguous(memory_format=memory_format(self.device))
         return x.flip(1) if self.plan.preprocessing.colour == "rgb" else x
 
     def _report(self, sums: _Sums, failures: list[str], seconds: float) -> Report:

@@ -1,26 +1,12 @@
-"""A name means a device that is there and a precision that it has; what torch says of it becomes one line."""
+"""A name means a device that is there; what torch says of it becomes one line."""
 
 from __future__ import annotations
-
-import threading
-from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
 
-from c3d_extract.compute.devices import (
-    choose_device,
-    choose_devices,
-    choose_precision,
-    common_precision,
-    fp32_products,
-    in_one_line,
-)
+from c3d_extract.compute.devices import choose_device, choose_devices, device_errors
 from c3d_extract.errors import DeviceError
-
-if TYPE_CHECKING:
-    from c3d_extract.settings import Precision
-
 
 CPU = torch.device("cpu")
 
@@ -31,14 +17,6 @@ CPU = torch.device("cpu")
 def test_a_device_that_is_not_there_is_named(device: str, what: str) -> None:
     with pytest.raises(DeviceError, match=what):
         choose_device(device)
-
-
-def test_precisions_that_a_cpu_lacks_are_refused() -> None:
-    precisions: tuple[Precision, ...] = ("fp16", "tf32")
-    for name in precisions:
-        with pytest.raises(DeviceError, match="only on a GPU"):
-            choose_precision(name, CPU)
-    assert choose_precision("auto", CPU) in {"fp32", "bf16"}
 
 
 def test_several_devices_are_of_one_kind_and_each_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,32 +33,12 @@ def test_several_devices_are_of_one_kind_and_each_is_named_once(monkeypatch: pyt
         choose_devices("all")
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9 has other names")
-def test_fp32_is_what_was_asked_for_and_a_programs_own_choice_comes_back() -> None:
-    conv, matmul = cast("Any", torch.backends.cudnn).conv, torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    try:
-        for own in ("tf32", "ieee"):
-            conv.fp32_precision = matmul.fp32_precision = own
-            for asked in ("tf32", "ieee"):
-                with fp32_products(tf32=asked == "tf32"):
-                    assert (conv.fp32_precision, matmul.fp32_precision) == (asked, asked)
-                    assert not matmul.allow_fp16_reduced_precision_reduction
-                assert (conv.fp32_precision, matmul.fp32_precision) == (own, own)
-    finally:
-        conv.fp32_precision, matmul.fp32_precision = before
-    with fp32_products(tf32=False):
-        pass
-    assert torch.get_float32_matmul_precision() == "highest"  # raises where old and new names were mixed
-    assert matmul.allow_fp16_reduced_precision_reduction
-
-
 def test_what_torch_says_of_a_gpu_becomes_one_line_and_a_mistake_of_ours_does_not() -> None:
     said = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might"
     with pytest.raises(DeviceError, match=r"^cuda:1: CUDA error: no kernel.*; see c3d-tools doctor$"):  # noqa: SIM117
-        with in_one_line(torch.device("cuda", 1)):
+        with device_errors(torch.device("cuda", 1)):
             raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="no kernel"), in_one_line(CPU):
+    with pytest.raises(RuntimeError, match="no kernel"), device_errors(CPU):
         raise RuntimeError(said)
 
 
@@ -95,7 +53,7 @@ def test_what_torch_says_of_a_gpu_becomes_one_line_and_a_mistake_of_ours_does_no
     ],
 )
 def test_a_mistake_of_ours_on_a_gpu_keeps_its_traceback(said: str) -> None:
-    with pytest.raises(RuntimeError, match=r"^.*$") as caught, in_one_line(torch.device("cuda", 0)):
+    with pytest.raises(RuntimeError, match=r"^.*$") as caught, device_errors(torch.device("cuda", 0)):
         raise RuntimeError(said)
     assert not isinstance(caught.value, DeviceError)
 
@@ -120,72 +78,8 @@ def _accelerator_error(said: str) -> RuntimeError:
     ],
 )
 def test_errors_of_a_device_say_what_to_do(error: Exception, hint: str) -> None:
-    with pytest.raises(DeviceError, match=f"^cuda:0: .*; .*{hint}"), in_one_line(torch.device("cuda", 0)):
+    with pytest.raises(DeviceError, match=f"^cuda:0: .*; .*{hint}"), device_errors(torch.device("cuda", 0)):
         raise error
-
-
-def test_threads_that_want_other_flags_wait_for_each_other() -> None:
-    has_conv = hasattr(torch.backends.cudnn, "conv")
-    owner, name = (
-        (torch.backends.cudnn.conv, "fp32_precision") if has_conv else (torch.backends.cudnn, "allow_tf32")  # type: ignore[attr-defined]
-    )
-    before = getattr(owner, name)
-    is_in, may_leave, seen = threading.Event(), threading.Event(), []
-
-    def with_tf32() -> None:
-        with fp32_products(tf32=True):
-            is_in.set()
-            may_leave.wait(5)
-            seen.append(getattr(owner, name))
-
-    def without() -> None:
-        is_in.wait(5)
-        with fp32_products(tf32=False):
-            may_leave.set()
-            seen.append(getattr(owner, name))
-
-    threads = [threading.Thread(target=target) for target in (with_tf32, without)]
-    for thread in threads:
-        thread.start()
-    assert is_in.wait(5)
-    threads[1].join(0.2)
-    assert threads[1].is_alive()  # it waits for the flags
-    may_leave.set()
-    for thread in threads:
-        thread.join(5)
-    assert seen == (["tf32", "ieee"] if has_conv else [True, False])
-    assert getattr(owner, name) == before
-
-
-@pytest.mark.parametrize(
-    ("capability", "precision"),
-    [((6, 0), "fp32"), ((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((9, 0), "fp16")],
-)
-def test_auto_is_fp16_only_on_gpus_that_are_fast_at_it(
-    capability: tuple[int, int], precision: Precision, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(torch.version, "hip", None)
-    assert choose_precision("auto", torch.device("cuda", 0)) == precision
-
-
-def test_gpus_of_which_one_is_slow_at_fp16_run_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6 + device.index, 1))
-    monkeypatch.setattr(torch.version, "hip", None)
-    devices = [torch.device("cuda", i) for i in range(2)]
-    assert common_precision("auto", devices) == "fp32"
-    assert common_precision("auto", devices[1:]) == "fp16"
-    assert common_precision("fp16", devices) == "fp16"
-
-
-def test_a_gpu_that_does_not_answer_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(_: object) -> None:
-        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
-
-    monkeypatch.setattr(torch.version, "hip", None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lost)
-    with pytest.raises(DeviceError, match="cuda:1: CUDA error: uncorrectable"):
-        choose_precision("auto", torch.device("cuda", 1))
 
 
 def test_cuda_is_one_gpu_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,19 +91,6 @@ def test_cuda_is_one_gpu_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_device("cuda") == torch.device("cuda", 2)
 
 
-def test_a_gpu_without_units_for_bf16_is_asked_for_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7 + device.index, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model {device.index}")
-    monkeypatch.setattr(torch.version, "hip", None)
-    old, new = torch.device("cuda", 0), torch.device("cuda", 1)
-    asked: tuple[Precision, ...] = ("bf16", "tf32")
-    for precision in asked:
-        with pytest.raises(DeviceError, match=r"not in cuda:0 model 0.*use fp16"):
-            choose_precision(precision, old)
-        assert choose_precision(precision, new) == precision
-    assert choose_precision("auto", old) == "fp16"
-
-
 def test_a_metal_device_that_cannot_pool_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -217,7 +98,7 @@ def test_a_metal_device_that_cannot_pool_is_left_alone(monkeypatch: pytest.Monke
     def no_pool(*_: object) -> None:
         raise NotImplementedError("The operator 'aten::max_pool3d_with_indices' is not implemented for MPS")
 
-    monkeypatch.setattr("c3d_extract.compute.devices.max_pool", no_pool)
+    monkeypatch.setattr("torch.nn.functional.max_pool3d", no_pool)
     assert choose_device("auto") == CPU
     with pytest.raises(DeviceError, match="no Metal device that this torch can use"):
         choose_device("mps")

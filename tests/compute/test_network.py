@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from c3d_extract import FeatureFile
-from c3d_extract.compute.network import Network, rounding
+from c3d_extract.compute.batch_size import rounding_factors
+from c3d_extract.compute.cuda import Transfers
+from c3d_extract.compute.network import Network
+from c3d_extract.compute.reference import Fp32Reference
 from c3d_extract.errors import DeviceError
 from c3d_extract.models.c3d import C3D
 from c3d_extract.pipeline import Extractor
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from c3d_extract.models.base import Backbone
 
 
 LAYERS = ("fc6", "fc7")
@@ -230,8 +235,8 @@ def page_locked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     given: list[torch.Tensor] = []
     empty = torch.empty
 
-    def ordinary(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
-        made = empty(*args, **words)
+    def ordinary(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+        made = empty(*args, **kwargs)
         given.extend([made] if pin_memory else [])
         return made
 
@@ -239,8 +244,8 @@ def page_locked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     return given
 
 
-def on_played_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Let ``net`` take itself to be on a GPU, while the processor does its sums."""
+def on_fake_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Make ``net`` believe that it is on a GPU, while the processor computes."""
 
     class Event:
         def __init__(self, **_: object) -> None: ...
@@ -253,10 +258,11 @@ def on_played_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
-    monkeypatch.setattr("c3d_extract.compute.network.on_gpu", lambda *_, **__: contextlib.nullcontext())
-    monkeypatch.setattr(Network, "_on_device", lambda _self, host: host)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: None)
+    monkeypatch.setattr(Transfers, "to_device", lambda _self, host: host)
     net.device = torch.device("cuda", 0)
-    net._page_locked = True
+    net._transfers = Transfers(net.device)
+    net._transfers._copies = cast("Any", "a stream")
     return net
 
 
@@ -267,7 +273,7 @@ def test_features_from_a_gpu_hold_no_page_locked_memory(
     page_locked: list[torch.Tensor],
 ) -> None:
     expected = network(checkpoint, 4)(clips[:3])
-    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
     found = net(clips[:3])
     assert len(page_locked) == 1 + len(LAYERS)  # a batch that was filled up, and each layer's features
     for layer in LAYERS:
@@ -279,13 +285,13 @@ def test_without_page_locked_memory_the_run_goes_on_and_says_so(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = network(checkpoint, 4)(clips)
-    net = on_played_gpu(network(checkpoint, 4), monkeypatch)
+    net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
     empty = torch.empty
 
-    def none_left(*args: Any, pin_memory: bool = False, **words: Any) -> torch.Tensor:
+    def none_left(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
         if pin_memory:
             raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be")
-        return empty(*args, **words)
+        return empty(*args, **kwargs)
 
     monkeypatch.setattr(torch, "empty", none_left)
     assert net.new_batch().shape == (4, *net.clip_shape)  # as the feeder's thread asks for it
@@ -298,7 +304,8 @@ def test_each_size_of_batch_is_held_against_fp32(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network(checkpoint, 4)  # half precision takes a processor long, and what is checked is the same
-    net._is_checked, net._weights = True, dict(checkpoint.state)
+    net._is_checked = True
+    net._reference = Fp32Reference(checkpoint.backbone, LAYERS, checkpoint.state, net._to_input, CPU)
     whole, memory = Network._run, 4
 
     def small_batches_are_wrong(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -351,8 +358,8 @@ def test_only_a_lack_of_memory_halves_the_batch(
         assert net.batch_size == 2
         assert "batches of 2, in which features can differ in the last digits" in net.warnings[0]
         return
-    on_played_gpu(net, monkeypatch)
-    net._page_locked = False
+    on_fake_gpu(net, monkeypatch)
+    net._transfers.page_locked = False
     with pytest.raises(DeviceError, match=r"(engine|algorithm).*; use --precision fp32, or a smaller"):
         net(clips[:4])
     assert net.batch_size == 4
@@ -371,7 +378,7 @@ def test_what_is_free_of_a_gpus_memory_decides_no_batch(
 
 def test_what_the_last_digits_depend_on_is_known_of_a_run() -> None:
     def of(device: str, batch_size: str) -> set[tuple[str, str]]:
-        return rounding({"device": device, "batch_size": batch_size})
+        return rounding_factors({"device": device, "batch_size": batch_size})
 
     assert of("cuda:0 A100", "64") == of("cuda:1 A100, cuda:3 A100", "64, 64")
     assert of("cuda:0 A100", "64") != of("cuda:0 A100", "32")
@@ -411,7 +418,7 @@ def test_a_run_that_goes_on_with_other_batches_has_the_same_bits_or_says_so(
 
 
 class _Stream:
-    """Plays a CUDA stream: writes down who waits for whom."""
+    """A fake CUDA stream that logs who waits for whom."""
 
     current = "compute"
 
@@ -430,7 +437,7 @@ class _Stream:
 
 @pytest.fixture
 def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Play a GPU of 80 GB: tensors without numbers, and streams and copies that write down what they do.
+    """Fake a GPU of 80 GB: tensors without numbers, and streams and copies that log what they do.
 
     Operations across devices are refused as on a real one.
     """
@@ -463,17 +470,18 @@ def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: GPU_OF_80_GB)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, by: log.append(f"kept for {by.name}"))
 
-    def build(self: Network, dtype: torch.dtype, device: torch.device) -> C3D:
+    def build(
+        backbone: Backbone, layers: Any, weights: Any, *, dtype: torch.dtype, device: torch.device
+    ) -> torch.nn.Module:
         with torch.device("meta"):
-            model = C3D(self._architecture, self.layers)
+            model = backbone.build(layers)
         state = {
-            name: torch.empty(value.shape, dtype=dtype, device=device)
-            for name, value in self._weights.items()
+            name: torch.empty(value.shape, dtype=dtype, device=device) for name, value in weights.items()
         }
         model.load_state_dict(state, assign=True)
         return model.eval().requires_grad_(False)
 
-    monkeypatch.setattr(Network, "_build", build)
+    monkeypatch.setattr("c3d_extract.compute.network.build_model", build)
     # Fake convolutions of torch 2.6 ask a real driver which backend they would have.
     monkeypatch.setattr(torch._C, "_select_conv_backend", lambda *_, **__: torch._C._ConvBackend.Cudnn)  # type: ignore[attr-defined]
     with FakeTensorMode(allow_non_fake_inputs=True), Copies():  # type: ignore[no-untyped-call]
@@ -495,5 +503,5 @@ def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
         *["float32 to cpu on compute"] * len(LAYERS),
         "event on compute",
     ]
-    for rows in part.features().values():
+    for rows in part.sent.features().values():
         assert (rows.dtype, rows.device.type, len(rows)) == (torch.float32, "cpu", 64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ from torch import nn
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture, Pool5
 from c3d_extract.preprocess.spec import Preprocessing
-
-if TYPE_CHECKING:
-    from c3d_extract.models.base import Backbone
 
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 16)
 # Shapes of reference prototxt, for 3x16x112x112.
@@ -133,13 +129,9 @@ def test_prob_sums_to_one() -> None:
     np.testing.assert_allclose(prob.sum(dim=1).numpy(), 1, rtol=1e-6)
 
 
-def test_every_architecture_is_a_backbone_with_defaults_of_its_own() -> None:
-    for architecture in ARCHITECTURES.values():
-        backbone: Backbone = architecture
-        assert backbone.default_layer in backbone.layers
-        assert backbone.default_stride == backbone.clip[0] == 16
-        assert backbone.fps is None
-        assert backbone.preprocessing == Preprocessing()
-        assert backbone.state_shapes()[backbone.input_weight][1] == 3
-    small = replace(ARCHITECTURES["c3d"], clip=(16, 56, 56)).preprocessing
+def test_frames_are_resized_as_the_authors_do_and_in_proportion_for_other_clips() -> None:
+    c3d = ARCHITECTURES["c3d"]
+    assert c3d.preprocessing == Preprocessing(resize=(128, 171), crop=(112, 112))
+    small = replace(c3d, clip=(16, 56, 56)).preprocessing
     assert (small.resize, small.crop) == ((64, 85), (56, 56))
+    assert (c3d.default_layer, c3d.default_stride, c3d.fps) == ("fc6", 16, None)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from oracle import relative
 
-from c3d_extract.compute import cpu
-from c3d_extract.compute.cpu import CpuC3D
 from c3d_extract.compute.network import Network
+from c3d_extract.models import c3d_cpu, cpu_convolutions
 from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
+from c3d_extract.models.c3d_cpu import CpuC3D
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def test_a_wide_network_on_a_cpu_takes_bytes_mean_and_colour_as_any_other(
     arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), hidden=(32, 32), n_classes=5)
     state = {k: v.detach() for k, v in C3D(arch, ("fc6",)).state_dict().items()}
     checkpoint = SimpleNamespace(
-        architecture=arch,
+        backbone=arch,
         state=state,
         mean=np.full((3, 16, 112, 112), 100, np.float32),
         preprocessing=SimpleNamespace(colour="rgb", crop=(112, 112), std=(2.0, 4.0, 8.0)),
@@ -127,18 +127,19 @@ def test_a_torch_that_cannot_lay_kernels_out_gives_the_same_numbers(
 ) -> None:
     arch = SMALL["c3d"]
     model, x = C3D(arch, ("fc6",)).eval(), torch.randn(2, *arch.clip, 3) * 60
-    laid_out = features(in_cache(arch, model, ("fc6",), batch_size=2, dtype=dtype), x)["fc6"]
-    monkeypatch.setattr("c3d_extract.compute.cpu._packs", lambda _: False)
+    prepacked = features(in_cache(arch, model, ("fc6",), batch_size=2, dtype=dtype), x)["fc6"]
+    for module in (c3d_cpu, cpu_convolutions):
+        monkeypatch.setattr(module, "can_prepack", lambda _: False)
     plain = features(in_cache(arch, model, ("fc6",), batch_size=2, dtype=dtype), x)["fc6"]
-    assert relative(plain.numpy(), laid_out.numpy()) < BOUNDS[dtype]
+    assert relative(plain.numpy(), prepacked.numpy()) < BOUNDS[dtype]
 
 
 @pytest.fixture
 def tried_anew() -> Iterator[None]:
     """Let torch's private operators be tried again, before a test and after it."""
-    cpu._why_not_laid_out.cache_clear()
+    cpu_convolutions._prepack_problem.cache_clear()
     yield
-    cpu._why_not_laid_out.cache_clear()
+    cpu_convolutions._prepack_problem.cache_clear()
 
 
 def _takes_other_arguments(*_: object) -> None:
@@ -168,10 +169,10 @@ def test_private_operators_that_changed_are_not_used_and_it_is_said(
 ) -> None:
     arch = SMALL["wide enough to be filtered"]
     model, x = C3D(arch, ("fc6",)).eval(), torch.randn(6, *arch.clip, 3) * 60
-    laid_out = in_cache(arch, model, ("fc6",), batch_size=6)
-    assert laid_out.warnings == []
-    expected = features(laid_out, x)["fc6"]
-    cpu._why_not_laid_out.cache_clear()
+    prepacked = in_cache(arch, model, ("fc6",), batch_size=6)
+    assert prepacked.warnings == []
+    expected = features(prepacked, x)["fc6"]
+    cpu_convolutions._prepack_problem.cache_clear()
     monkeypatch.setattr(torch.ops.mkldnn, operator, behaves)
     plain = in_cache(arch, model, ("fc6",), batch_size=6)
     assert why in plain.warnings[0]
@@ -185,7 +186,8 @@ def test_private_operators_that_changed_are_not_used_and_it_is_said(
 def test_clips_have_the_same_bits_wherever_they_stand_without_private_operators(
     dtype: torch.dtype, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("c3d_extract.compute.cpu._packs", lambda _: False)
+    for module in (c3d_cpu, cpu_convolutions):
+        monkeypatch.setattr(module, "can_prepack", lambda _: False)
     arch = SMALL["wide enough to be filtered"]
     net = in_cache(arch, C3D(arch, ("fc7",)).eval(), ("fc6", "fc7"), batch_size=batch_size, dtype=dtype)
     x = torch.randn(batch_size, *arch.clip, 3) * 60
@@ -200,7 +202,7 @@ def test_clips_have_the_same_bits_wherever_they_stand_without_private_operators(
 def test_a_network_without_private_operators_takes_bytes_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), clip=(16, 32, 32), hidden=(32, 32), n_classes=5)
     checkpoint = SimpleNamespace(
-        architecture=arch,
+        backbone=arch,
         state={k: v.detach() for k, v in C3D(arch, ("fc6",)).state_dict().items()},
         mean=np.full((3, 16, 32, 32), 100, np.float32),
         preprocessing=SimpleNamespace(colour="bgr", crop=(32, 32), std=(1.0, 1.0, 1.0)),
@@ -211,12 +213,12 @@ def test_a_network_without_private_operators_takes_bytes_and_warns(monkeypatch: 
         return Network(checkpoint, ("fc6",), device=CPU, precision="fp32", batch_size=4)  # type: ignore[arg-type]
 
     expected = make()(clips)["fc6"]
-    cpu._why_not_laid_out.cache_clear()
+    cpu_convolutions._prepack_problem.cache_clear()
     monkeypatch.delattr(torch.ops.mkldnn, "_convolution_pointwise")
     monkeypatch.setattr(type(torch.ops.mkldnn), "__getattr__", _gone)
     net = make()
     found = net(clips)["fc6"]
-    assert "does not lay kernels out as known" in net.warnings[0]
+    assert "does not prepack kernels as expected" in net.warnings[0]
     assert relative(found, expected) < 1e-5
     np.testing.assert_array_equal(net(clips[2:3])["fc6"][0], found[2])
 

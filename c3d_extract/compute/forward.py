@@ -1,0 +1,78 @@
+"""One pass through a network on a device: from a backbone and bytes to features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from c3d_extract.compute.devices import memory_format
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from c3d_extract.compute.cuda import Transfers
+    from c3d_extract.models.base import Backbone
+    from c3d_extract.weights import Checkpoint
+
+__all__ = ["ClipInput", "build_model", "forward", "input_weights"]
+
+
+def input_weights(checkpoint: Checkpoint, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return the tensors that ``layers`` need, for clips whose channels are B, G, R."""
+    backbone = checkpoint.backbone
+    weights = {name: checkpoint.state[name] for name in backbone.state_shapes(layers)}
+    if checkpoint.preprocessing.colour == "rgb":
+        # Flipping the first kernels' input channels once costs nothing a batch.
+        weights[backbone.input_weight] = weights[backbone.input_weight].flip(1)
+    return weights
+
+
+def build_model(
+    backbone: Backbone,
+    layers: Sequence[str],
+    weights: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> nn.Module:
+    """Return the network on ``device``, in ``dtype``, ready for inference; weights are shared if possible."""
+    with torch.device("meta"):  # no memory for weights that are replaced at once
+        model = backbone.build(layers)
+    model.load_state_dict(weights, assign=True)
+    model = model.to(device, dtype).to(memory_format=memory_format(device))
+    return model.eval().requires_grad_(False)
+
+
+def forward(model: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Return each layer's features, float32 (N, D), of float32 (N, T, H, W, 3)."""
+    dtype = next(model.parameters()).dtype
+    # (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
+    x = x.to(dtype).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(x.device))
+    found: dict[str, Tensor] = model(x, layers)
+    return {layer: value.float() for layer, value in found.items()}
+
+
+class ClipInput:
+    """Turns bytes into a network's input: copied as bytes, the mean is subtracted on the device."""
+
+    def __init__(
+        self,
+        mean: NDArray[np.float32],
+        std: tuple[float, float, float],
+        device: torch.device,
+        transfers: Transfers,
+    ) -> None:
+        self._mean = torch.from_numpy(mean).permute(1, 2, 3, 0).contiguous().to(device)
+        divisor = torch.tensor(std, dtype=torch.float32, device=device)
+        self._std = None if std == (1.0, 1.0, 1.0) else divisor
+        self._transfers = transfers
+
+    def __call__(self, clips: NDArray[np.uint8]) -> Tensor:
+        """Return float32 ([N,] T, H, W, 3) of uint8 of the same shape."""
+        x = self._transfers.to_device(torch.from_numpy(clips)).to(torch.float32).sub_(self._mean)
+        return x if self._std is None else x.div_(self._std)

@@ -1,0 +1,120 @@
+"""The same network in fp32: for clips that overflow in half precision, and to check a device's kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from c3d_extract.compute.cuda import compute_on
+from c3d_extract.compute.forward import build_model, forward
+from c3d_extract.errors import DeviceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from c3d_extract.compute.forward import ClipInput
+    from c3d_extract.models.base import Backbone
+    from c3d_extract.settings import Precision
+
+__all__ = ["HALF_ERROR_BOUND", "REFERENCE_BATCH", "Fp32Reference", "check_error"]
+
+HALF_ERROR_BOUND = 3e-2
+"""Largest relative error ‖found - fp32‖/‖fp32‖ of the first clips on a GPU that is put down to rounding.
+
+bf16 was measured at 0.5 % on fc6, 1.4 % in the worst of 417 clips (benchmarks/precision.py), fp16 at a
+twentieth of that, and TF32 has the digits of fp16. More than twice as much means a broken kernel: cuDNN 9.8
+to 9.14 can be silently wrong in 3-D convolutions in half precision (pytorch#163539, #166643), 9.10.2 to
+9.15 in TF32 (pytorch#167024). torch goes round the first (`ConvParams::use_cudnn` in its Convolution.cpp),
+but not where maps are channels_last_3d, as they are here.
+"""
+
+REFERENCE_BATCH = 4
+"""Clips that run in fp32 together, always as many, so that their number changes no bit."""
+
+
+class Fp32Reference:
+    """A network in fp32, built when it is first needed.
+
+    Parameters
+    ----------
+    backbone, layers
+        What is computed.
+    weights
+        float32 tensors, kept for as long as this is.
+    to_input
+        What makes the network's input of clips.
+    device
+        Where the other network runs. Metal's own fp32 has been silently wrong (pytorch#197114), so that the
+        reference of a Metal device is a CPU.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layers: Sequence[str],
+        weights: Mapping[str, Tensor],
+        to_input: ClipInput,
+        device: torch.device,
+    ) -> None:
+        self._backbone, self._layers, self._weights = backbone, tuple(layers), weights
+        self._to_input = to_input
+        self._device = torch.device("cpu") if device.type == "mps" else device
+        self._model: nn.Module | None = None
+
+    def __call__(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Return each layer's features, float32 (N, D), of uint8 (N, T, H, W, 3)."""
+        if self._model is None:
+            self._model = build_model(
+                self._backbone, self._layers, self._weights, dtype=torch.float32, device=self._device
+            )
+        with torch.inference_mode(), compute_on(self._device, tf32=False):
+            starts = range(0, len(clips), REFERENCE_BATCH)
+            parts = [self._run(self._model, clips[i : i + REFERENCE_BATCH]) for i in starts]
+        return {layer: np.concatenate([part[layer] for part in parts]) for layer in self._layers}
+
+    def _run(self, model: nn.Module, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        buffer = np.zeros((REFERENCE_BATCH, *clips.shape[1:]), np.uint8)
+        buffer[: len(clips)] = clips
+        found = forward(model, self._to_input(buffer).to(self._device), self._layers)
+        return {layer: value[: len(clips)].cpu().numpy() for layer, value in found.items()}
+
+    def release(self) -> None:
+        """Free the network's memory; it is built again when it is needed again."""
+        self._model = None
+
+
+def check_error(
+    found: Mapping[str, NDArray[np.float32]],
+    expected: Mapping[str, NDArray[np.float32]],
+    device: torch.device,
+    precision: Precision,
+) -> None:
+    """Raise DeviceError where features differ from the reference's by more than rounding does."""
+    error = max(_relative_error(found[layer], rows) for layer, rows in expected.items())
+    if error <= HALF_ERROR_BOUND:
+        return
+    if device.type == "mps":
+        reference, hint = "a CPU", "use --device cpu, or a newer macOS or torch"
+    else:
+        reference = f"fp32 on this GPU, cuDNN {_cudnn_version()}"
+        hint = "use --precision fp32 or another torch; see c3d-tools doctor"
+    raise DeviceError(f"{precision} is off by {error:.1%} from {reference}", subject=device, hint=hint)
+
+
+def _relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """‖found - expected‖/‖expected‖ of the rows that are finite; the others are computed again anyway."""
+    kept = np.isfinite(found).all(axis=1)
+    norm = float(np.linalg.norm(expected[kept]))
+    return float(np.linalg.norm(found[kept] - expected[kept])) / max(norm, 1e-30)
+
+
+def _cudnn_version() -> str:
+    try:
+        return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    except RuntimeError:  # not for this GPU, or not the one that torch was built with
+        return "unknown"

@@ -1,0 +1,227 @@
+"""C3D on a CPU: the same sums as `c3d_extract.models.c3d.C3D`, with fewer products and in cache.
+
+Four things make it fast, each measured in ``benchmarks/RESULTS.md``:
+
+- Convolutions of three frames' depth are done by minimal filtering along time: F(4,3) gives four frames
+  of output for six products instead of twelve (A. Lavin and S. Gray, Fast Algorithms for Convolutional
+  Neural Networks, arXiv 1509.09308, Section 4; S. Winograd, Arithmetic Complexity of Computations, 1980).
+  What remains are 2-D convolutions, which oneDNN does near the processor's peak.
+- The early layers run clip by clip and a few frames at a time, so that a map is pooled while it is in
+  cache. A whole map of conv1a is 51 MB: writing it to fresh memory costs more than computing it.
+- conv1a sees its three frames as nine channels of one image: three channels fill no vector.
+- Each core takes whole clips, by itself. Cores that share each product wait for each other at every
+  one of some 60 a clip, which is dear where a decoder takes a core's time in between.
+
+Maps are float32 (N, T, H, W, C), contiguous; in bf16 only what is multiplied and the product are rounded
+to it, and every sum between them is in fp32. Every convolution sees the same shapes whatever the batch, so
+that a clip's features do not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from c3d_extract.models.c3d_shapes import max_pool
+from c3d_extract.models.cpu_convolutions import PlaneConvolution, can_prepack, choose_convolution, why_slower
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from c3d_extract.models.c3d_shapes import C3DShapes
+    from c3d_extract.models.cpu_convolutions import Convolution
+
+    _Finish = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
+
+__all__ = ["CLIPS_TOGETHER", "CpuC3D"]
+
+_N_STAGES, _LAST_EARLY_STAGE = 5, 3
+CLIPS_TOGETHER = 4  # clips that the late layers see together: their weights outweigh their maps
+_thread_count_lock = threading.Lock()  # torch has one number of threads for a whole process
+
+
+class _Layer(NamedTuple):
+    name: str
+    stage: int
+    ends_stage: bool
+    convolution: Convolution
+
+
+class _RunningBatch:
+    """A batch that is being computed; called, it waits for the features, float32 (N, D) a layer."""
+
+    def __init__(self, groups: list[Future[dict[str, Tensor]]], finish: _Finish) -> None:
+        self._groups = groups
+        self._finish = finish
+
+    def done(self) -> bool:
+        """Say whether a call would not wait for other threads."""
+        return all(group.done() for group in self._groups)
+
+    def __call__(self) -> dict[str, Tensor]:
+        return self._finish([group.result() for group in self._groups])
+
+
+class CpuC3D:
+    """A network of the family on a CPU, in fp32 or bf16.
+
+    Faster from some 32 filters on: below, a map fits into the cache as a whole, and filtering takes longer
+    than the products that it saves.
+
+    Parameters
+    ----------
+    shapes, layers
+        The network, and what is computed of it.
+    state
+        float32 tensors by the prototxt's names; not kept.
+    dtype
+        What products are computed in, torch.float32 or torch.bfloat16.
+    batch_size
+        Clips that the fully connected layers see together.
+    threads
+        Clips in work at a time, each on a core.
+
+    Attributes
+    ----------
+    warnings
+        What makes it slow here, if anything.
+    """
+
+    def __init__(
+        self,
+        shapes: C3DShapes,
+        layers: Sequence[str],
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        batch_size: int,
+        threads: int,
+    ) -> None:
+        self.batch_size = batch_size
+        self.layers = tuple(layers)
+        self._shapes = shapes
+        self._dtype = dtype
+        slower = why_slower(dtype)
+        self.warnings = [slower] if slower else []
+        # torch computes a single small image as a matrix product, and not always in the same order.
+        self._group = min(CLIPS_TOGETHER, batch_size if can_prepack(dtype) else max(2, batch_size))
+        self._pool = ThreadPoolExecutor(
+            threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        with _one_thread():
+            self._start_threads(threads)
+            made = [self._layer(name, stage, state) for name, stage in _convolutions(shapes)]
+            self._linear = {name: self._linear_layer(name, state) for name in shapes.linear_names(layers)}
+        self._early = [layer for layer in made if layer.stage <= _LAST_EARLY_STAGE]
+        self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
+
+    def _start_threads(self, n: int) -> None:
+        """Start all of the pool's threads while torch is set to one thread, which they keep.
+
+        A thread's number of OpenMP threads is what was set when it started, not what is set later.
+        """
+        begun = Barrier(n + 1)
+        for _ in range(n):
+            self._pool.submit(begun.wait)
+        begun.wait()
+
+    def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        _, frames, height, width = self._shapes.map_shapes()[name]
+        size = (1 if stage <= _LAST_EARLY_STAGE else self._group, height, width)
+        ends_stage = name == self._shapes.conv_names[stage - 1][-1]
+        return _Layer(name, stage, ends_stage, choose_convolution(weight, bias, frames, size, self._dtype))
+
+    def _linear_layer(self, name: str, state: Mapping[str, Tensor]) -> PlaneConvolution:
+        # As a convolution of a row of pixels: unlike torch's matrix product, it sums a row in the same
+        # order wherever in a batch it stands, and its weights are prepacked once.
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        return PlaneConvolution(weight[:, :, None, None], bias, (1, 1, self.batch_size), self._dtype)
+
+    def start(self, clips: Sequence[Callable[[], Tensor]]) -> _RunningBatch:
+        """Begin with a batch of at most ``batch_size``; what it returns waits for the features when called.
+
+        Each clip is a call that returns float32 (T, H, W, 3); it is called on the core that takes the
+        clip. Features are float32 (N, D) a layer.
+        """
+        with _one_thread():  # a thread that the pool starts again begins with this setting
+            early = [self._pool.submit(self._run_early, clip) for clip in clips]
+        groups = [early[i : i + self._group] for i in range(0, len(early), self._group)]
+        late = [self._pool.submit(self._run_late, group) for group in groups]
+        return _RunningBatch(late, functools.partial(self._finish, n=len(clips)))
+
+    def _finish(self, groups: list[dict[str, Tensor]], n: int) -> dict[str, Tensor]:
+        maps = {name: torch.cat([group[name] for group in groups])[:n] for name in groups[0]}
+        found = {name: y.permute(0, 4, 1, 2, 3).flatten(1) for name, y in maps.items()}
+        x = _padded(found["pool5"], self.batch_size)
+        for name, multiply in self._linear.items():
+            x = multiply(x[None, None])[0, 0]
+            x = x if name == "fc8" else F.relu_(x)
+            found[name] = x[:n]
+        if "prob" in self.layers:
+            found["prob"] = F.softmax(found["fc8"], dim=1)
+        return {layer: found[layer] for layer in self.layers}
+
+    @torch.inference_mode()
+    def _run_early(self, clip: Callable[[], Tensor]) -> Tensor:
+        return self._run(self._early, clip()[None], {})
+
+    @torch.inference_mode()
+    def _run_late(self, early: Sequence[Future[Tensor]]) -> dict[str, Tensor]:
+        # The pool starts work in the order it was submitted: every clip that this waits for is done or being
+        # computed, so that waiting cannot deadlock, even where all threads run this function.
+        group = _padded(torch.cat([clip.result() for clip in early]), self._group)
+        found: dict[str, Tensor] = {}
+        found["pool5"] = self._run(self._late, group, found)
+        return found
+
+    def _run(self, layers: Sequence[_Layer], x: Tensor, found: dict[str, Tensor]) -> Tensor:
+        for layer in layers:
+            if layer.ends_stage and layer.stage < _N_STAGES:
+                x = torch.cat([F.relu_(_pooled(y, layer.stage)) for y in layer.convolution.blocks(x)], dim=1)
+                continue
+            x = torch.cat([F.relu_(y) for y in layer.convolution.blocks(x)], dim=1)
+            if layer.ends_stage:
+                found[layer.name] = x
+                y = max_pool(x.permute(0, 4, 1, 2, 3), layer.stage, self._shapes.pool5)
+                x = y.permute(0, 2, 3, 4, 1)
+        return x
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    with _thread_count_lock:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _convolutions(shapes: C3DShapes) -> list[tuple[str, int]]:
+    named = enumerate(shapes.conv_names, start=1)
+    return [(name, stage) for stage, names in named for name in names]
+
+
+def _padded(x: Tensor, n: int) -> Tensor:
+    """Fill up with zero rows to ``n``, so that every batch has the same shape."""
+    return x if len(x) == n else torch.cat([x, x.new_zeros((n - len(x), *x.shape[1:]))])
+
+
+def _pooled(x: Tensor, stage: int) -> Tensor:
+    """Max-pool (N, T, H, W, C) after the stages 1 to 4: halves rows and columns, and from 2 on frames."""
+    if stage > 1:
+        pairs = torch.unflatten(x[:, : x.shape[1] // 2 * 2], 1, (-1, 2))
+        x = torch.maximum(pairs[:, :, 0], pairs[:, :, 1])
+    image = x.flatten(0, 1).permute(0, 3, 1, 2)
+    return torch.unflatten(F.max_pool2d(image, 2).permute(0, 2, 3, 1), 0, (len(x), -1))

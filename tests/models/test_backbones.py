@@ -1,0 +1,56 @@
+"""What the rest of the package asks of every backbone holds for each, whatever it computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from c3d_extract.errors import UsageError
+from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.models.registry import BACKBONES
+
+if TYPE_CHECKING:
+    from c3d_extract.models.base import Backbone
+
+SMALL: dict[str, Backbone] = {
+    name: replace(arch.scaled(1 / 64), clip=(16, 32, 32)) for name, arch in ARCHITECTURES.items()
+}
+"""Each backbone, with tensors so small that it can be run."""
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_its_defaults_are_things_that_it_has(name: str) -> None:
+    backbone = BACKBONES[name]
+    assert backbone.name == name
+    assert backbone.default_layer in backbone.layers
+    assert backbone.default_stride >= 1
+    assert backbone.fps is None or backbone.fps > 0
+    assert backbone.preprocessing.crop == backbone.clip[1:]
+    assert backbone.state_shapes()[backbone.input_weight][1] == 3
+    backbone.check_layers(backbone.layers)
+    with pytest.raises(UsageError, match="unknown layer"):
+        backbone.check_layers(["nothing of the kind"])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_network_that_it_builds_has_the_tensors_and_features_that_it_says(name: str) -> None:
+    backbone = SMALL[name]
+    for layers in (backbone.layers, (backbone.default_layer,)):
+        model = backbone.build(layers).eval()
+        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        assert shapes == backbone.state_shapes(layers)
+        with torch.inference_mode():
+            found = model(torch.zeros(2, 3, *backbone.clip), layers)
+        assert {layer: tuple(rows.shape) for layer, rows in found.items()} == {
+            layer: (2, backbone.layer_size(layer)) for layer in layers
+        }
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_gpu_needs_memory_for_a_clip_at_least(name: str) -> None:
+    frames, rows, columns = BACKBONES[name].clip
+    assert BACKBONES[name].peak_elements() >= 3 * frames * rows * columns
+    assert BACKBONES[name].cpu_batch_size(threads=2) >= 1
