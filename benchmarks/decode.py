@@ -27,9 +27,9 @@ import av
 import cv2
 import numpy as np
 
-from c3d_extract.decode import MAX_PIXELS, VideoReader
-from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.decode import DecodeOptions, DecodePool, FramesDecoded, PyAVReader
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ def decode_alone(path: Path) -> int:
 
 def c3d_extract(path: Path) -> int:
     sampler, n = FrameSampler(Preprocessing()), 0
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         for frame in reader.frames(sampler.lines):
             sampler(frame.bgr, size=frame.size)
             del frame  # as the decoder process does
@@ -96,7 +96,7 @@ def compare(path: Path, rounds: int) -> None:
             n = way(path)
             seconds[way.__name__].append((processor_seconds() - started) / n)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         info = reader.info
     rate = path.stat().st_size * 8 / n * (info.fps or 25) / 1e6
     print(f"\n{path.name}: {info.width}x{info.height} {info.codec}, {n} frames, {rate:.1f} Mbit/s")
@@ -120,7 +120,7 @@ def processor_seconds_of(pool: DecodePool) -> float:
 
 def pool_run(path: Path, n_workers: int, n_videos: int) -> tuple[float, float, float]:
     """Return frames a second, workers' processor seconds a frame, cores the workers got; start-up not counted."""
-    with DecodePool(n_workers, DecodeOptions(Preprocessing(), MAX_PIXELS)) as pool:
+    with DecodePool(n_workers, DecodeOptions(FrameSampler(Preprocessing()), 16)) as pool:
         for _ in pool.run([(task, path) for task in range(n_workers)]):
             pass
         before, started, n = processor_seconds_of(pool), time.perf_counter(), 0

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from oracle import averaged_fc6, opencv_frames, relative
 
 from c3d_extract import ARCHITECTURES, Extractor
-from c3d_extract.decode import VideoReader
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.decode import PyAVReader
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.settings import ExtractSettings
 
 MEAN = np.array([100.61, 108.05, 107.81], np.float32)
@@ -48,7 +49,7 @@ def compare_pixels(videos: list[Path]) -> None:
     sampler = FrameSampler(Preprocessing())
     n_pixels = n_other = worst = 0
     for path in videos:
-        with VideoReader(path) as reader:
+        with PyAVReader(path) as reader:
             ours = np.stack([sampler(frame.bgr) for frame in reader.frames()])
         theirs = opencv_frames(path)
         assert ours.shape == theirs.shape, (path, ours.shape, theirs.shape)

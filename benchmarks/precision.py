@@ -22,9 +22,9 @@ from embedded import score
 
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.precision import choose_precision
-from c3d_extract.decode import MAX_PIXELS
-from c3d_extract.decode.pool import DecodeOptions, decode
+from c3d_extract.decode import open_video
 from c3d_extract.models.c3d import C3D
+from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ HALVES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def clips_of(video: Path, checkpoint: Checkpoint) -> np.ndarray:
     """Every 16 frames, uint8 (N, 16, H, W, 3), B, G, R."""
-    options = DecodeOptions(checkpoint.preprocessing, max_pixels=MAX_PIXELS)
-    frames = np.stack([crop for crop, _ in decode(video, options) if crop is not None])
+    sampler = FrameSampler(checkpoint.preprocessing)
+    with open_video(video) as reader:
+        frames = np.stack([sampler(frame.bgr, size=frame.size) for frame in reader.frames(sampler.lines)])
     n = max(len(frames) // 16, 1)
     clips = np.resize(frames, (n, 16, *frames.shape[1:])) if len(frames) < 16 else frames[: 16 * n]
     return np.ascontiguousarray(clips.reshape(n, 16, *frames.shape[1:]))

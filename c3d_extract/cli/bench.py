@@ -160,9 +160,10 @@ def _sample(path: Path, size: tuple[int, int, int]) -> Path:
 
 def _frames_a_second(checkpoint: Checkpoint, video: Path, n_frames: int, workers: int) -> float:
     """Frames decoded, cropped and handed over, by ``workers`` that do one video each at a time."""
-    from c3d_extract.decode.pool import DecodeOptions, DecodePool, VideoRead
+    from c3d_extract.decode import DecodeOptions, DecodePool, VideoRead
+    from c3d_extract.preprocess.resize import FrameSampler
 
-    options = DecodeOptions(checkpoint.preprocessing, max_pixels=1 << 26)
+    options = DecodeOptions(FrameSampler(checkpoint.preprocessing), checkpoint.architecture.clip[0])
     with DecodePool(workers, options) as pool:
         for _ in pool.run((i, video) for i in range(workers)):
             pass  # processes start, files come into the cache

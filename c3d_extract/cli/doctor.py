@@ -151,7 +151,7 @@ def _video(problems: list[str]) -> dict[str, str]:
         problems.append(f"{unusable}; {HINT}")
         return {"decoders": "cannot be used"}
     from c3d_extract.decode import codec_report
-    from c3d_extract.preprocess.spec import FrameSampler
+    from c3d_extract.preprocess.resize import FrameSampler
 
     report = codec_report()
     missing = [name for name, there in report.items() if not there]

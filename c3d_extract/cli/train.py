@@ -286,7 +286,9 @@ def _plan(data: str, options: dict[str, Any]) -> tuple[Plan, ClipSource, ClipSou
     plan = Plan(
         architecture,
         preprocessing,
-        _mean(options["mean"] or "110,110,110", preprocessing) if start is None else start.mean,
+        _mean(options["mean"] or "110,110,110", preprocessing, architecture.clip[0])
+        if start is None
+        else start.mean,
         recipe.fixed(source.n_items),
         source.labels,
         told | {"recipe": name},
@@ -338,17 +340,17 @@ def _preprocessing(options: dict[str, Any]) -> Preprocessing:
         raise UsageError(error.reason, subject="--size") from error
 
 
-def _mean(text: str, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def _mean(text: str, preprocessing: Preprocessing, n_frames: int) -> NDArray[np.float32]:
     import numpy as np
 
-    from c3d_extract.preprocess.spec import fit_mean
+    from c3d_extract.preprocess.mean import fit_mean
     from c3d_extract.weights import read_mean
 
     parts = text.split(",")
     if len(parts) != 3:
-        return fit_mean(read_mean(Path(text)).array, preprocessing)
+        return fit_mean(read_mean(Path(text)).array, preprocessing, n_frames)
     try:
-        return fit_mean(np.array([float(part) for part in parts]), preprocessing)
+        return fit_mean(np.array([float(part) for part in parts]), preprocessing, n_frames)
     except ValueError as error:
         raise UsageError("not three numbers B,G,R", subject=f"--mean {text}") from error
 

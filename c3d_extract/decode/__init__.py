@@ -1,34 +1,88 @@
-"""Probe, decode and convert: the only importer of av (PyAV, FFmpeg).
+"""From files to frames: readers of one video, and decoders of many in processes of their own.
 
 What is done here, and why, was measured on several hundred real and damaged files:
 
 * Frames are taken in the order of the decoder. Time stamps of packed-B-frame AVIs (all of UCF101) run
-  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see `times`.
-* One decoder thread. FFmpeg's frame threads give other frames on damaged files, according to the
+  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see ``timestamps.py``.
+* One decoder thread. FFmpeg's frame threads give different frames on damaged files, depending on the
   number of cores.
 * Only containers that hold their own pictures are opened, and only the file itself: a playlist or a
   concat script, whatever its name, could make FFmpeg open other files and addresses.
-* An error inside a stream is counted and decoding goes on; nothing is put in place of what is lost.
-  Frames that the decoder itself patched up (grey, smeared) are kept, as OpenCV keeps them, and counted.
+* An error inside a stream is counted and decoding goes on; nothing is substituted for what is lost.
+  Frames that the decoder itself concealed (grey, smeared) are kept, as OpenCV keeps them, and counted.
 * A rotation (phone videos) is applied, as OpenCV does. Interlaced frames are taken as they are, both
   fields in one picture.
+
+Names are imported on first use: a decoder process starts without the pool, the main process without FFmpeg.
 """
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
-from c3d_extract.decode.base import MAX_PIXELS, Frame, Lines, VideoInfo
-from c3d_extract.decode.images import FrameFolder, read_frame_folder
-from c3d_extract.decode.pyav import VideoReader, codec_report
-from c3d_extract.decode.write import write_video
+from c3d_extract._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from c3d_extract.decode.base import (
+        MAX_PIXELS,
+        DecodeEvent,
+        DecodeOptions,
+        Decoder,
+        Frame,
+        FramesDecoded,
+        FrameTransform,
+        Lines,
+        VideoFailed,
+        VideoInfo,
+        VideoRead,
+        VideoReader,
+    )
+    from c3d_extract.decode.images import FrameFolder, read_frame_folder
+    from c3d_extract.decode.in_process import InProcessDecoder
+    from c3d_extract.decode.pool import DecodePool
+    from c3d_extract.decode.pyav import PyAVReader, codec_report
+    from c3d_extract.decode.reader import open_video
+    from c3d_extract.decode.write import write_video
+
+_HOMES = {
+    "MAX_PIXELS": "base",
+    "DecodeEvent": "base",
+    "DecodeOptions": "base",
+    "DecodePool": "pool",
+    "Decoder": "base",
+    "Frame": "base",
+    "FrameFolder": "images",
+    "FrameTransform": "base",
+    "FramesDecoded": "base",
+    "InProcessDecoder": "in_process",
+    "Lines": "base",
+    "PyAVReader": "pyav",
+    "VideoFailed": "base",
+    "VideoInfo": "base",
+    "VideoRead": "base",
+    "VideoReader": "base",
+    "codec_report": "pyav",
+    "open_video": "reader",
+    "read_frame_folder": "images",
+    "write_video": "write",
+}
 
 __all__ = [
     "MAX_PIXELS",
+    "DecodeEvent",
+    "DecodeOptions",
+    "DecodePool",
+    "Decoder",
     "Frame",
     "FrameFolder",
+    "FrameTransform",
+    "FramesDecoded",
+    "InProcessDecoder",
     "Lines",
+    "PyAVReader",
+    "VideoFailed",
     "VideoInfo",
+    "VideoRead",
     "VideoReader",
     "codec_report",
     "open_video",
@@ -36,11 +90,4 @@ __all__ = [
     "write_video",
 ]
 
-
-def open_video(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> VideoReader | FrameFolder:
-    """Open a video file, or a folder of numbered images."""
-    return (
-        FrameFolder(path, max_pixels=max_pixels)
-        if os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises where a name is too long
-        else VideoReader(path, max_pixels=max_pixels)
-    )
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,19 +1,42 @@
-"""What is known of a video, and what a frame of it is."""
+"""The decoder's interfaces, and the values that travel through them.
+
+A `VideoReader` reads one file; another way of reading is another class like it and one line in
+``reader.py``. A `Decoder` reads many files and yields `DecodeEvent` values; what it does to each frame is a
+`FrameTransform` that its user hands in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Generator, Iterable, Iterator
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["MAX_PIXELS", "Frame", "Lines", "VideoInfo", "plain"]
+__all__ = [
+    "MAX_PIXELS",
+    "DecodeEvent",
+    "DecodeOptions",
+    "Decoder",
+    "Frame",
+    "FrameTransform",
+    "FramesDecoded",
+    "Lines",
+    "VideoFailed",
+    "VideoInfo",
+    "VideoRead",
+    "VideoReader",
+    "one_line",
+]
 
 MAX_PIXELS = 1 << 26
-"""Frames of more pixels than this (8192 x 8192) are refused unless asked for: a header can claim any size."""
+"""Frames of more pixels than this (8192 x 8192) are refused by default: a header can claim any size."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +69,12 @@ class Frame(NamedTuple):
     Attributes
     ----------
     bgr
-        uint8 (H, W, 3) in the order B, G, R.
+        uint8 (H, W, 3) in the order B, G, R. It may be overwritten when the next frame is read.
     pts_seconds
         Its time stamp, or None.
     size
         None; or the frame's rows and columns where ``bgr`` holds only the lines that were asked for,
-        as uint8 (H', W', 4) with a fourth byte that means nothing.
+        as uint8 (H', W', 4) with an unused fourth byte.
     """
 
     bgr: NDArray[np.uint8]
@@ -63,7 +86,133 @@ Lines = Callable[[int, int], tuple["NDArray[np.intp]", "NDArray[np.intp]"]]
 """From a frame's height and width to the rows and columns of it that are needed, in pairs (2k, 2k + 1)."""
 
 
-def plain(error: Exception) -> str:
+class VideoReader(Protocol):
+    """An open video; a context manager.
+
+    Opening and reading raise VideoError where the video cannot be read. A damaged place inside it is counted,
+    and reading goes on.
+    """
+
+    info: VideoInfo
+    n_frames: int
+    """Frames that were read so far."""
+    n_decode_errors: int
+
+    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:
+        """Yield every frame, in order; those of ``lines`` alone where that is faster."""
+
+    def trouble(self) -> str | None:
+        """Say in one line what was wrong with a video that was read to its end, or None."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class FrameTransform(Protocol):
+    """What is done to each frame as soon as it is decoded, in the process that decodes it.
+
+    It is pickled to reach decoder processes, and copied (``copy.copy``) for each decoder in this process,
+    whose threads must not share its buffers.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a result, (rows, columns, channels), whatever the frame's size."""
+
+    def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and columns of a frame of this size that the result depends on, as `Lines`."""
+
+    def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return uint8 of `shape` for `Frame.bgr` and `Frame.size`."""
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """What every decoder does to every video.
+
+    Attributes
+    ----------
+    transform
+        What is done to each frame.
+    n_frames
+        Frames that are handed over at a time, 1 or more: a clip's length.
+    max_pixels
+        Larger frames are refused.
+    fps
+        Frames a second to resample to, or None for the frames as they are decoded.
+    """
+
+    transform: FrameTransform
+    n_frames: int
+    max_pixels: int = MAX_PIXELS
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class FramesDecoded:
+    """Some consecutive frames of a video.
+
+    Attributes
+    ----------
+    task
+        The video's number.
+    frames
+        uint8 (T, *shape of the transform), 1 ≤ T ≤ `DecodeOptions.n_frames`; B, G, R. Valid until the next
+        event is asked for: the memory is used again.
+    times_seconds
+        When each is shown, growing.
+    """
+
+    task: int
+    frames: NDArray[np.uint8]
+    times_seconds: list[float]
+
+
+@dataclass(frozen=True)
+class VideoRead:
+    """A video was read to its end; ``trouble`` says what was wrong with it, or None."""
+
+    task: int
+    info: VideoInfo
+    n_decoded: int
+    n_decode_errors: int
+    trouble: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VideoFailed:
+    """A video could not be read; frames that came before do not count."""
+
+    task: int
+    reason: str
+    seconds: float
+
+
+DecodeEvent = FramesDecoded | VideoRead | VideoFailed
+
+
+class Decoder(Protocol):
+    """Decodes many videos, for one run at a time."""
+
+    def run(
+        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+    ) -> Generator[DecodeEvent, None, None]:
+        """Decode ``(task, path)`` pairs and yield what happens as it happens.
+
+        The events of one task come in its order and end with VideoRead or VideoFailed; those of several tasks
+        may be mixed. Setting ``stopped`` ends the run soon.
+        """
+
+    def close(self) -> None:
+        """End what is running and free what is held."""
+
+
+def one_line(error: Exception) -> str:
     """Return what a library's error says, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]

@@ -1,8 +1,11 @@
-"""From the decoder's frames to B, G, R, as OpenCV converts them; of large frames the needed lines alone."""
+"""Convert decoded frames to B, G, R as OpenCV does; of large frames only the lines that are needed.
+
+Besides ``pyav.py`` this imports PyAV as well, because it handles nothing but its frames; it opens no file.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import av
 import numpy as np
@@ -19,27 +22,28 @@ if TYPE_CHECKING:
 
     from c3d_extract.decode.base import Lines
 
-__all__ = ["Converter", "Part"]
+__all__ = ["Converter", "PartialConverter"]
 
-# Gathering the needed lines costs more than it saves where they are a larger share of the frame. Measured, in
-# part against whole: 640x480 (0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05) 0.25.
-_WORTH_CUTTING = 0.3
-_BICUBIC = Interpolation.BICUBIC  # its name would be looked up for every frame
+# Gathering the needed lines costs more than it saves where they are a larger share of the frame. Measured
+# time, partial / whole: 640x480 (share 0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05)
+# 0.25.
+_MAX_PARTIAL_SHARE = 0.3
+_BICUBIC = Interpolation.BICUBIC  # passed by name, it would be looked up for every frame
 
 
 class Converter:
     """Converts the frames of one video.
 
-    One reformatter for the whole video keeps its swscale context; a new one a frame costs three times
-    as much.
+    One reformatter for the whole video keeps its swscale context; one for each frame takes three times as
+    long.
     """
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
-        self._parts: dict[_Kind, Part | None] = {}
+        self._partial: dict[_FrameKind, PartialConverter | None] = {}
 
     def whole(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Return a frame upright, uint8 (H, W, 3), B, G, R; may raise whatever PyAV raises."""
+        """Return a frame upright, uint8 (H, W, 3), B, G, R; it raises whatever PyAV raises."""
         # Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
         converted = self._reformatter.reformat(
             _progressive(frame), format="bgr24", interpolation=_BICUBIC, threads=1
@@ -48,31 +52,31 @@ class Converter:
         turns = round(frame.rotation / 90) % 4
         return np.rot90(bgr, turns) if turns else bgr  # rotation is counter-clockwise, as rot90 turns
 
-    def part(self, frame: VideoFrame, lines: Lines) -> Part | None:
-        """Return what converts the needed lines of such frames alone, or None where whole ones are better."""
+    def partial(self, frame: VideoFrame, lines: Lines) -> PartialConverter | None:
+        """Return a converter for the needed lines of such frames, or None where to convert whole ones."""
         kind = _kind(frame)
-        if kind not in self._parts:
+        if kind not in self._partial:
             rows, columns = lines(frame.height, frame.width)
             share = len(rows) * len(columns) / (frame.height * frame.width)
-            cut = share <= _WORTH_CUTTING and _can_be_cut(frame)
-            self._parts[kind] = Part.proven(frame, rows, columns) if cut else None
-        return self._parts[kind]
+            worth_it = share <= _MAX_PARTIAL_SHARE and _has_independent_blocks(frame)
+            self._partial[kind] = PartialConverter.verified(frame, rows, columns) if worth_it else None
+        return self._partial[kind]
 
 
 def _progressive(frame: VideoFrame) -> VideoFrame:
-    """Return the frame without its mark as interlaced.
+    """Return the frame without its interlaced flag.
 
-    New versions of swscale convert the two fields apart, old ones and so every OpenCV that can read
-    such videos (up to 4.10) do not.
+    New versions of swscale convert the two fields separately; old ones, and so every OpenCV that can read
+    such videos (up to 4.10), do not.
     """
     if not frame.interlaced_frame:
         return frame
-    plain = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
-    for source, target in zip(frame.planes, plain.planes, strict=True):
+    progressive = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    progressive.colorspace, progressive.color_range = frame.colorspace, frame.color_range
+    for source, target in zip(frame.planes, progressive.planes, strict=True):
         n_bytes = min(source.line_size, target.line_size)
         _rows(target, n_bytes)[:] = _rows(source, n_bytes)
-    return plain
+    return progressive
 
 
 def _rows(plane: Any, n_bytes: int) -> NDArray[np.uint8]:
@@ -80,35 +84,36 @@ def _rows(plane: Any, n_bytes: int) -> NDArray[np.uint8]:
     return np.ndarray((plane.height, n_bytes), np.uint8, plane, strides=(plane.line_size, 1))
 
 
-_Kind = tuple[str, int, int, int, int]
+_FrameKind = tuple[str, int, int, int, int]
 
 
-def _kind(frame: VideoFrame) -> _Kind:
+def _kind(frame: VideoFrame) -> _FrameKind:
     return frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)
 
 
-def _can_be_cut(frame: VideoFrame) -> bool:
+def _has_independent_blocks(frame: VideoFrame) -> bool:
+    """Say whether swscale gives each block of 2x2 pixels from that block of the frame alone."""
     if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.height % 2 or frame.width % 2:
         return False
     return not frame.rotation and all(plane.line_size > 0 for plane in frame.planes)
 
 
-class Part:
-    """Converts the needed lines of 4:2:0 frames, put together in a small frame of their own.
+class PartialConverter:
+    """Converts the needed lines of 4:2:0 frames, gathered in a small frame.
 
     With chroma at half size and even sides, swscale gives each pixel from its own luma and its block's
     chroma, so leaving lines out changes no other. That holds for its vector code on x86; to be sure of
-    it on any machine, it is tried on noise of the same kind first, once in every process.
+    it on any machine, it is verified on noise of the same kind first, once in every process.
     """
 
-    _tried: ClassVar[dict[tuple[_Kind, bytes, bytes], bool]] = {}
+    _verified: ClassVar[dict[tuple[_FrameKind, bytes, bytes], bool]] = {}
 
     def __init__(self, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
         self.size = frame.height, frame.width
         self._n_columns = len(columns)
         blocks = [(lines[::2] // 2).astype(np.int32) for lines in (rows, columns)]
         self._luma, self._chroma = (rows.astype(np.int32), blocks[1], 2), (blocks[0], blocks[1], 1)
-        width = -(-len(columns) // 16) * 16  # whole vectors
+        width = -(-len(columns) // 16) * 16  # rounded up: swscale's vector code needs whole vectors
         self._small = av.VideoFrame(width, len(rows), frame.format.name)
         self._small.colorspace, self._small.color_range = frame.colorspace, frame.color_range
         self._targets = [_rows(plane, plane.line_size) for plane in self._small.planes]
@@ -117,24 +122,24 @@ class Part:
         self._reformatter = VideoReformatter()
 
     @classmethod
-    def proven(cls, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Part | None:
-        """Return one for frames such as this, or None where its pixels are not those of the whole frame."""
-        part = cls(frame, rows, columns)
+    def verified(cls, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Self | None:
+        """Return one for such frames, or None where its pixels differ from those of whole frames."""
+        partial = cls(frame, rows, columns)
         key = (_kind(frame), rows.tobytes(), columns.tobytes())
-        if key not in cls._tried:
+        if key not in cls._verified:
             noise = _noise(frame)
             whole = VideoReformatter().reformat(noise, format="bgr24", interpolation=_BICUBIC, threads=1)
             expected = _pixels(whole, 3)[rows][:, columns]
-            cls._tried[key] = bool((part.convert(noise)[..., :3] == expected).all())
-        return part if cls._tried[key] else None
+            cls._verified[key] = bool((partial.convert(noise)[..., :3] == expected).all())
+        return partial if cls._verified[key] else None
 
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Return the needed lines of a frame as uint8 (rows, columns, 4); valid until the next call."""
-        places = self._luma, self._chroma, self._chroma
-        for plane, target, (rows, columns, width) in zip(frame.planes, self._targets, places, strict=True):
+        """Return the needed lines of a frame, uint8 (rows, columns, 4); valid until the next call."""
+        blocks = self._luma, self._chroma, self._chroma
+        for plane, target, (rows, columns, width) in zip(frame.planes, self._targets, blocks, strict=True):
             _gather(_rows(plane, plane.width), rows, columns, target, width)
-        made = self._reformatter.reformat(self._small, format="bgra", interpolation=_BICUBIC, threads=1)
-        return _pixels(made, 4)[:, : self._n_columns]
+        bgra = self._reformatter.reformat(self._small, format="bgra", interpolation=_BICUBIC, threads=1)
+        return _pixels(bgra, 4)[:, : self._n_columns]
 
 
 def _gather(
@@ -144,16 +149,16 @@ def _gather(
     out: NDArray[np.uint8],
     width: int,
 ) -> None:
-    """Copy these rows of a plane, and of them these columns of ``width`` bytes, to where ``out`` begins."""
+    """Copy these rows of a plane, and of them these columns of ``width`` bytes, to the start of ``out``."""
     if _kernels is not None:
         _kernels.gather(plane, rows, columns, out, width)
     else:
-        of_width = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
-        out[:, : width * len(columns)] = of_width.take(columns, axis=1).view(np.uint8)
+        blocks = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
+        out[:, : width * len(columns)] = blocks.take(columns, axis=1).view(np.uint8)
 
 
 def _noise(like: VideoFrame) -> VideoFrame:
-    """Return a frame of the same kind with every value from 0 to 255 in it, the same noise every 32 rows."""
+    """Return a frame of the same kind with every value from 0 to 255 in it, alike every 32 rows."""
     noise = av.VideoFrame(like.width, like.height, like.format.name)
     noise.colorspace, noise.color_range = like.colorspace, like.color_range
     for seed, plane in enumerate(noise.planes):

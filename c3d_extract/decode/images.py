@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, plain
+from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, one_line
 from c3d_extract.decode.safety import open_regular
 from c3d_extract.errors import VideoError
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameFolder", "frame_files", "read_frame_folder"]
 
-_FORMATS = ("JPEG", "PNG")  # left alone, Pillow tries every reader it has; the one for EPS starts Ghostscript
+# By default Pillow tries every reader it has, and the one for EPS starts Ghostscript.
+_FORMATS = ("JPEG", "PNG")
 
 
 class FrameFolder:
-    """A folder of numbered images read as one video, in numeric order (the authors' ``%06d.jpg`` dumps).
+    """A folder of numbered images read as one video, in numeric order (as the authors' ``%06d.jpg``).
 
-    Images are decoded by Pillow's libjpeg, which gives OpenCV's pixels; FFmpeg's differ by up to
-    16 grey levels. Frames carry no time stamps.
+    It is a `c3d_extract.decode.base.VideoReader`. Images are decoded by Pillow's libjpeg, which gives
+    OpenCV's pixels; FFmpeg's differ by up to 16 grey levels. Frames carry no time stamps.
     """
 
     n_decode_errors = 0
@@ -108,7 +109,7 @@ def _read_image(file: Path, max_pixels: int) -> NDArray[np.uint8]:
         raise VideoError(f"{file.name}: {error.reason}", subject=file.parent) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(
-            f"{file.name}: not a readable image ({plain(error)})", subject=file.parent
+            f"{file.name}: not a readable image ({one_line(error)})", subject=file.parent
         ) from error
     return rgb[:, :, ::-1]
 

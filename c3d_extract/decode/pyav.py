@@ -1,4 +1,4 @@
-"""Probe and decode one file."""
+"""Probe and decode one file with PyAV (FFmpeg)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import av
 from av.packet import Packet
 from av.stream import Disposition
 
-from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, plain
+from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, one_line
 from c3d_extract.decode.colour import Converter
 from c3d_extract.decode.safety import CONTAINERS, check_regular, why_not_opened
 from c3d_extract.decode.timestamps import frame_seconds
-from c3d_extract.decode.truncation import why_cut
+from c3d_extract.decode.truncation import why_truncated
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
@@ -31,30 +31,32 @@ if TYPE_CHECKING:
 
     from c3d_extract.decode.base import Lines
 
-__all__ = ["VideoReader", "codec_report"]
+__all__ = ["FFMPEG_VERSION", "PyAVReader", "codec_report"]
 
-# Tags may be in any encoding. PyAV 19 keeps their bytes, as surrogates, and takes no such argument.
+FFMPEG_VERSION: str = av.ffmpeg_version_info
+
+# Tags may be in any encoding. PyAV 19 keeps their bytes, as surrogates, and has no such argument.
 _TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
-# A search goes by packets and may end after the time that was asked for, in some containers by a second.
+# Seeking goes by packets and may end after the requested time, in some containers by a second.
 _SEEK_MARGINS_SECONDS = (1, 10)
 _AVI_PLACEHOLDER = 1 << 30  # frames that FFmpeg writes into an AVI's header before it knows how many
 _MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
 
 
-class VideoReader:
-    """Decodes one file's frames in decode order.
+class PyAVReader:
+    """Decodes one file's frames in decode order; a `c3d_extract.decode.base.VideoReader`.
 
     Parameters
     ----------
     path
-        A regular file; its name is never taken for an address or a pattern.
+        A regular file; its name is never interpreted as an address or a pattern.
     max_pixels
         Larger frames are refused.
 
     Raises
     ------
     VideoError
-        Where the file is no video, has no frames, or is not to be opened.
+        Where the file is not a video, has no frames, or may not be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
@@ -72,11 +74,11 @@ class VideoReader:
         self._n_bytes = check_regular(self.path)
         self._container = self._open()
         try:
-            self._check_not_locked()
+            self._check_not_encrypted()
             self._stream = self._choose_stream()
-            self._time_base = self._stream.time_base  # made anew at every look
+            self._time_base = self._stream.time_base  # PyAV creates a new Fraction at every access
             self.info = self._probe()
-            # Looked at now: what is read of a closed container is an error since PyAV 19.
+            # Read now, because reading it from a closed container is an error since PyAV 19.
             self._states_own_length = self._stream_duration() is not None or len(self._container.streams) == 1
             # FFmpeg's own list of samples, after edits; those of other containers are not complete.
             self._n_missing = len(self._stream.index_entries) if self.info.container == "mov" else 0
@@ -96,16 +98,16 @@ class VideoReader:
         self._container.close()
 
     def _open(self) -> InputContainer:
-        # An absolute path keeps names such as "http:x.mp4" from being taken for addresses.
-        # Container options: they are the demuxer's, and say what it may open.
-        only = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+        # FFmpeg would open a relative path such as "http:x.mp4" as an address.
+        # Passed as container options, because it is the demuxer that opens further files.
+        allowed = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
         path = os.path.abspath(self.path)  # noqa: PTH100
         try:
-            return cast("InputContainer", av.open(path, container_options=only, **_TAGS))
+            return cast("InputContainer", av.open(path, container_options=allowed, **_TAGS))
         except Exception as error:
             raise VideoError(why_not_opened(self.path, error), subject=self.path) from error
 
-    def _check_not_locked(self) -> None:
+    def _check_not_encrypted(self) -> None:
         # FFmpeg would decode the scrambled bytes of a protected Windows Media file into noise.
         if "ASF_Protection_Type" in self._container.metadata:
             raise VideoError("protected against copying (DRM), so it cannot be decoded", subject=self.path)
@@ -124,7 +126,8 @@ class VideoReader:
         best = self._container.streams.best("video")
         stream = next((s for s in known if best is not None and s.index == best.index), known[0])
         stream.codec_context.thread_count = 1
-        # FFmpeg counts what it allocates, padding and all, so it gets some room; the exact limit is ours.
+        # FFmpeg's limit counts allocated pixels, padding included, so it must be larger than the exact limit,
+        # which _check_size enforces.
         stream.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 20))}
         return stream
 
@@ -152,7 +155,7 @@ class VideoReader:
         if self._container.format.name == "avi" and length is not None:
             if self._stream.frames >= _AVI_PLACEHOLDER:
                 return math.nan
-            # FFmpeg takes from the length what the file lacks of the size that its header states.
+            # FFmpeg shortens the length by the share of the file that is missing.
             length = max(length, self._stream.frames)
         # An unknown time base is None, since PyAV 19 a rational that is false.
         if length is not None and self._stream.time_base:
@@ -172,26 +175,26 @@ class VideoReader:
         Parameters
         ----------
         lines
-            Which rows and columns are needed. Frames may then come with these alone, which is much faster.
+            Which rows and columns are needed. Frames may then have these alone, which is much faster.
         start_seconds
-            Frames that are shown earlier than this after the stream's start are left out, and those before
-            the nearest key frame not even decoded where the file can be searched. Meant for one clip of a
-            long video: what a decoder makes of damaged places may depend on where it began.
+            Frames shown earlier than this after the stream's start are left out, and those before the
+            nearest key frame are not even decoded where the file is seekable. Meant for one clip of a long
+            video: the frames at damaged places may depend on where decoding began.
 
         Raises
         ------
         VideoError
-            At the end, where no frame came; or where a frame is larger than ``max_pixels``.
+            At the end, where there was no frame; or where a frame is larger than ``max_pixels``.
         """
         if start_seconds > 0:
             self._n_missing = 0
         for frame in self._decoded_since(start_seconds) if start_seconds > 0 else self._decoded():
             self._check_size(frame.width, frame.height)
-            part = None if lines is None else self._converter.part(frame, lines)
-            bgr = self._convert(frame) if part is None else part.convert(frame)
+            partial = None if lines is None else self._converter.partial(frame, lines)
+            bgr = self._convert(frame) if partial is None else partial.convert(frame)
             if bgr is None:
                 continue
-            size = None if part is None else part.size
+            size = None if partial is None else partial.size
             pts_seconds = self._pts_seconds(frame)
             self._note_time(pts_seconds)
             if self.n_frames == 0:
@@ -199,7 +202,7 @@ class VideoReader:
                 self.info = replace(self.info, width=width, height=height)
             self.n_frames += 1
             yield Frame(bgr, pts_seconds, size)
-            del bgr  # the next frame gets the same memory, which the cache still holds
+            del bgr  # so that the next frame reuses the memory, which the processor's cache still holds
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
@@ -216,10 +219,10 @@ class VideoReader:
                 yield frame
 
     def _decoded_from_before(self, start: float) -> Iterator[VideoFrame]:
-        """Yield frames from some place on that is not after ``start``, which is a time stamp in seconds."""
+        """Yield frames from a position that is not after ``start``, a time stamp in seconds."""
         for margin in _SEEK_MARGINS_SECONDS:
             frames = self._decoded()
-            earliest = self._first_after_search(start - margin, frames)
+            earliest = self._first_after_seek(start - margin, frames)
             pts_seconds = None if earliest is None else self._pts_seconds(earliest)
             if earliest is not None and pts_seconds is not None and pts_seconds <= start:
                 yield earliest
@@ -230,10 +233,10 @@ class VideoReader:
         self._stream = self._choose_stream()
         yield from self._decoded()
 
-    def _first_after_search(self, seconds: float, frames: Iterator[VideoFrame]) -> VideoFrame | None:
+    def _first_after_seek(self, seconds: float, frames: Iterator[VideoFrame]) -> VideoFrame | None:
         try:
             self._container.seek(int(seconds * av.time_base))
-        except Exception:  # noqa: BLE001 - not every file can be searched; see _packets
+        except Exception:  # noqa: BLE001 - not every file is seekable; see _packets
             return None
         return next(frames, None)
 
@@ -253,7 +256,7 @@ class VideoReader:
             except StopIteration:
                 return
             except Exception as error:  # noqa: BLE001 - PyAV raises whatever fits the errno: PermissionError, ValueError, …
-                self._count(plain(error))
+                self._count_error(one_line(error))
                 in_a_row += 1
                 if in_a_row == _MAX_READ_ERRORS:
                     yield cast("Packet[VideoStream]", Packet())
@@ -266,34 +269,34 @@ class VideoReader:
     def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         self._n_missing -= packet.size > 0 or packet.dts is not None
         if not packet.size and packet.dts is not None:
-            return []  # a picture that was dropped when it was recorded; to FFmpeg it would mean the end
+            return []  # a frame dropped while recording; FFmpeg would take the empty packet for the end
         self._n_packets += packet.size > 0
         if packet.pts is not None and packet.duration and self._time_base:
             self._end_pts = max(self._end_pts, float((packet.pts + packet.duration) * self._time_base))
         # FFmpeg would decode the scrambled bytes, into noise where it can.
         if packet.has_sidedata("encryption_info"):
-            self._count("encrypted (DRM)")
+            self._count_error("encrypted (DRM)")
             return []
         try:
             frames = self._stream.codec_context.decode(packet if packet.size else None)
         except EOFError:
             return []  # the decoder was flushed already
         except Exception as error:  # noqa: BLE001 - see _packets
-            self._count(plain(error))
+            self._count_error(one_line(error))
             return []
         for frame in frames:
             if frame.is_corrupt:
-                self._count("a frame with damaged or missing parts")
+                self._count_error("a frame with damaged or missing parts")
         return frames
 
     def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
         try:
             return self._converter.whole(frame)
         except Exception as error:  # noqa: BLE001 - see _packets
-            self._count(plain(error))
+            self._count_error(one_line(error))
             return None
 
-    def _count(self, error: str) -> None:
+    def _count_error(self, error: str) -> None:
         self.n_decode_errors += 1
         if self._first_error is None:
             self._first_error = error
@@ -304,17 +307,16 @@ class VideoReader:
             self._last_pts = pts_seconds if self._last_pts is None else max(self._last_pts, pts_seconds)
 
     def trouble(self) -> str | None:
-        """Say what was wrong with a video that was read to its end, or None: all of it, in one line.
+        """Say everything that was wrong with a video that was read to its end, in one line, or None.
 
-        A file that was cut seldom shows it by an error, so its structure is looked at, too; and where that
-        says nothing, a video that stops well before the length that its own stream states is damaged.
+        A truncated file seldom causes a decode error, so its structure is checked, too; and where that
+        shows nothing, a video that ends well before the length that its own stream states is damaged.
         """
-        cut = why_cut(self.path, self.info.container, self._n_bytes)
+        cut = why_truncated(self.path, self.info.container, self._n_bytes)
         missing = (
             f"its index lists {self._n_missing} more frames than there are" if self._n_missing > 0 else None
         )
-        troubles = (self._decode_errors(), cut, missing, self._early_end())
-        return "; ".join(trouble for trouble in troubles if trouble is not None) or None
+        return "; ".join(filter(None, (self._decode_errors(), cut, missing, self._early_end()))) or None
 
     def _decode_errors(self) -> str | None:
         if self.n_decode_errors < 2:
@@ -328,7 +330,7 @@ class VideoReader:
         if self._first_pts is None or self._last_pts is None:
             return None
         step = frame_seconds(self.info.fps)
-        # Some containers count the length from their first frame, some from zero: the more lenient.
+        # Some containers count the length from their first frame, some from zero: take the more lenient.
         read = max(self._last_pts + step, self._end_pts) - min(self._first_pts, 0.0)
         # None of 190 intact files was short by more than one frame; headers can be off by another or two.
         if stated - read > max(0.2, 3 * step, 0.05 * stated):

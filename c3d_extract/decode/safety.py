@@ -7,7 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from c3d_extract.decode.base import plain
+from c3d_extract.decode.base import one_line
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def why_not_opened(path: Path, error: Exception) -> str:
         return (
             unreadable.reason
             if isinstance(unreadable, VideoError)
-            else f"cannot be read: {plain(unreadable)}"
+            else f"cannot be read: {one_line(unreadable)}"
         )
     if not head:
         return "an empty file"
@@ -101,7 +101,7 @@ def why_not_opened(path: Path, error: Exception) -> str:
         return "cut off: it ends before its index (the moov box)"
     if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not among those allowed
         return "not a kind of video file that is opened here"
-    return f"not a readable video: {plain(error)}"
+    return f"not a readable video: {one_line(error)}"
 
 
 def _has_box(path: Path, kinds: set[bytes]) -> bool:

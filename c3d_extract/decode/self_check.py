@@ -1,4 +1,4 @@
-"""Whether this PyAV can read videos at all: a failure that would be every video's ends the run at once."""
+"""Whether this PyAV can read videos at all: a failure that every video would have ends the run at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from c3d_extract.decode.pool import DecodeOptions, decode
 from c3d_extract.errors import DecoderError
-from c3d_extract.preprocess.spec import Preprocessing
 
-__all__ = ["HINT", "check_decoding", "unusable", "why_unusable"]
+__all__ = ["HINT", "check_decoding", "unusable_error", "why_unusable"]
 
 HINT = "install a version that c3d-extract allows"
 
@@ -28,7 +26,7 @@ _COLOURS = [(10, 30, 200), (220, 60, 10)]  # B, G, R
 
 
 def check_decoding() -> None:
-    """Decode a video of two frames the way every video is decoded; some 5 ms.
+    """Decode a video of two frames as every video is decoded; this takes some 5 ms.
 
     Raises
     ------
@@ -37,11 +35,11 @@ def check_decoding() -> None:
     """
     reason = why_unusable()
     if reason is not None:
-        raise unusable(reason)
+        raise unusable_error(reason)
 
 
-def unusable(reason: str) -> DecoderError:
-    """Make what `check_decoding` raises of what `why_unusable` said in another process."""
+def unusable_error(reason: str) -> DecoderError:
+    """Return what `check_decoding` raises, from what `why_unusable` returned in another process."""
     return DecoderError(reason, hint=f"{HINT}; see c3d-tools doctor")
 
 
@@ -51,26 +49,31 @@ def why_unusable() -> str | None:
         folder = tempfile.TemporaryDirectory(prefix="c3d-")
         path = Path(folder.name) / "check.gif"
         path.write_bytes(_VIDEO)
-    except OSError:  # nowhere to write, which is no fault of PyAV's: videos will show
+    except OSError:  # no folder to write to, which says nothing about PyAV
         return None
     with folder:
         try:
             colours = _colours(path)
         except Exception as error:  # noqa: BLE001 - whatever it is, every video would end like this
-            return f"{_versions()} cannot read videos as c3d-extract needs: {_plain(error)}"
+            return f"{_versions()} cannot read videos as c3d-extract needs: {_cause(error)}"
     if colours != _COLOURS:
         return f"{_versions()} decodes a test video wrongly: {colours} instead of {_COLOURS}"
     return None
 
 
 def _colours(path: Path) -> list[tuple[int, ...]]:
-    """Return the colour of each frame, B, G, R, where it has one."""
-    crops = [crop for crop, _ in decode(path, DecodeOptions(Preprocessing(), 1 << 16)) if crop is not None]
-    return [tuple(int(c) for c in crop[0, 0]) for crop in crops if np.all(crop == crop[0, 0])]
+    """Return the colour, B, G, R, of each frame that is of one colour."""
+    from c3d_extract.decode.reader import open_video  # it imports PyAV, which may fail
+
+    with open_video(path, max_pixels=1 << 16) as reader:
+        frames = [frame.bgr.copy() for frame in reader.frames()]
+        if (trouble := reader.trouble()) is not None:
+            raise DecoderError(trouble)
+    return [tuple(int(c) for c in frame[0, 0]) for frame in frames if np.all(frame == frame[0, 0])]
 
 
-def _plain(error: Exception) -> str:
-    """Return the error in one line, and rather the library's than what was made of it."""
+def _cause(error: Exception) -> str:
+    """Return the error in one line; the library's own, where ours was raised from it."""
     cause = error.__cause__ or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
@@ -81,7 +84,7 @@ def _versions() -> str:
     except PackageNotFoundError:
         return "PyAV (not installed)"
     try:
-        from av import ffmpeg_version_info
-    except Exception:  # noqa: BLE001 - it says what is wrong elsewhere
+        from c3d_extract.decode.pyav import FFMPEG_VERSION
+    except Exception:  # noqa: BLE001 - the message says so already
         return f"PyAV {installed}"
-    return f"PyAV {installed} (FFmpeg {ffmpeg_version_info})"
+    return f"PyAV {installed} (FFmpeg {FFMPEG_VERSION})"

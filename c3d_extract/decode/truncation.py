@@ -1,13 +1,17 @@
-"""Whether a file is shorter than its own structure says; nothing is decoded here.
+"""Whether a file is truncated, by its own structure; nothing is decoded here.
 
-FFmpeg reads a file that was cut as if it ended there: most demuxers say nothing, and that of AVI even
+FFmpeg reads a truncated file as if it ended there: most demuxers report nothing, and that of AVI even
 estimates the length from the size that is left. But nearly every container states how long its parts
 are, or marks its end. Each function here follows those statements from element to element, without
-reading what is in them, and says what does not fit. Where a container says nothing (a transport stream
-cut between two packets, a live Matroska file between two clusters, any raw stream), nothing is found.
+reading their contents, and reports the first that does not fit. Where a container states nothing (a transport
+stream cut between two packets, a live Matroska file between two clusters, any raw stream), nothing is found.
 
-Intact files are not always tidy: recorders that cannot go back leave sizes at 0 or all ones, and some
-programs leave the rest of a disk sector behind the last element. Neither counts as a cut.
+Intact files are not always tidy: recorders that cannot seek back leave sizes at 0 or all ones, and some
+programs leave the rest of a disk sector after the last element. Neither counts as truncation.
+
+Formats: Microsoft's AVI RIFF reference and OpenDML 1.02; RFC 8794 and 9559 (EBML, Matroska); ISO/IEC
+14496-12 (MP4); Adobe's FLV 10.1 specification; ISO/IEC 13818-1 (MPEG-TS and PS); GIF89a; RFC 3533 (Ogg);
+Microsoft's ASF specification; SMPTE ST 336 and 377-1 (MXF).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from c3d_extract.decode.base import plain
+from c3d_extract.decode.base import one_line
 from c3d_extract.decode.safety import open_regular
 from c3d_extract.errors import VideoError
 
@@ -25,24 +29,24 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-__all__ = ["why_cut"]
+__all__ = ["why_truncated"]
 
-_MAX_ELEMENTS = 1_000_000  # looked at in one file; a hostile one can hold any number of empty ones
-_UNKNOWN = (0, 0xFFFFFFFF)  # sizes in an AVI whose writer could not go back to fill them in
+_MAX_ELEMENTS = 1_000_000  # followed in one file; a hostile one can hold any number of empty ones
+_UNKNOWN = (0, 0xFFFFFFFF)  # sizes in an AVI whose writer could not seek back to fill them in
 
 
-class _Bytes:
-    """The bytes of a file by their place."""
+class _FileBytes:
+    """Random access to the bytes of a file, whatever the offset."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self.size = size
 
-    def at(self, place: int, n_bytes: int) -> bytes:
-        """Return so many bytes from ``place`` on, fewer where the file ends before."""
-        if not 0 <= place < self.size:
+    def at(self, offset: int, n_bytes: int) -> bytes:
+        """Return ``n_bytes`` from ``offset`` on, fewer where the file ends before."""
+        if not 0 <= offset < self.size:
             return b""
-        self._file.seek(place)
+        self._file.seek(offset)
         return self._file.read(n_bytes)
 
     def lacks(self, end: int, what: str) -> str | None:
@@ -51,21 +55,21 @@ class _Bytes:
             return None
         return f"cut: {what} ends at byte {end}, the file has {self.size}"
 
-    def zeros_at(self, place: int) -> str | None:
+    def zeros_at(self, offset: int) -> str | None:
         """Say that there are only zeros where an element should begin, or return None."""
-        head = self.at(place, 16)
+        head = self.at(offset, 16)
         if len(head) < 16 or any(head):
             return None
-        return f"not all there: only zeros from byte {place} on, the file has {self.size}"
+        return f"not all there: only zeros from byte {offset} on, the file has {self.size}"
 
 
-def why_cut(path: Path, container: str, n_bytes: int) -> str | None:
-    """Say what shows that a file is not whole, or None where nothing does.
+def why_truncated(path: Path, container: str, n_bytes: int) -> str | None:
+    """Say what shows that a file is truncated, or None where nothing does.
 
     Parameters
     ----------
     path
-        The file; it is opened anew.
+        The file; it is opened again.
     container
         FFmpeg's short name of its format.
     n_bytes
@@ -73,24 +77,24 @@ def why_cut(path: Path, container: str, n_bytes: int) -> str | None:
     """
     try:
         with open_regular(path) as file:
-            data = _Bytes(file, os.fstat(file.fileno()).st_size)
+            data = _FileBytes(file, os.fstat(file.fileno()).st_size)
             if data.size != n_bytes:
                 return f"changed while it was read: from {n_bytes} to {data.size} bytes"
-            look = _LOOKS.get(container)
-            return None if look is None else look(data)
+            check = _CHECKS.get(container)
+            return None if check is None else check(data)
     except VideoError as error:
         return f"changed while it was read: {error.reason}"
     except OSError as error:
-        return f"its end cannot be read: {plain(error)}"
+        return f"its end cannot be read: {one_line(error)}"
 
 
-def _avi(data: _Bytes) -> str | None:
-    """RIFF: chunks of a name and a size; OpenDML puts one RIFF after another."""
+def _avi(data: _FileBytes) -> str | None:
+    """RIFF: chunks, each with a name and a size; OpenDML puts one RIFF after another."""
     start = 0
     while data.at(start, 4) == b"RIFF" and start < data.size:
         size = int.from_bytes(data.at(start + 4, 4), "little")
         end = data.size if size in _UNKNOWN else start + 8 + size
-        # Writers that count the RIFF's own eight bytes as well are known.
+        # Some writers count the RIFF's own header of eight bytes as well.
         why = data.lacks(end - 8, "its RIFF") or _chunks(data, start + 12, end)
         if why or size in _UNKNOWN:
             return why
@@ -98,20 +102,20 @@ def _avi(data: _Bytes) -> str | None:
     return None
 
 
-def _chunks(data: _Bytes, place: int, end: int) -> str | None:
+def _chunks(data: _FileBytes, offset: int, end: int) -> str | None:
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 8)
-        if place >= end or not head:
+        head = data.at(offset, 8)
+        if offset >= end or not head:
             return None
-        if zeros := data.zeros_at(place):
+        if zeros := data.zeros_at(offset):
             return zeros
         size = int.from_bytes(head[4:], "little")
         if head[:4] == b"LIST" and size in _UNKNOWN:
-            place += 12
+            offset += 12
             continue
-        if why := data.lacks(place + 8 + size, f"its chunk {_name(head[:4])}"):
+        if why := data.lacks(offset + 8 + size, f"its chunk {_name(head[:4])}"):
             return why if _is_name(head[:4]) else None
-        place += 8 + size + size % 2
+        offset += 8 + size + size % 2
     return None
 
 
@@ -126,29 +130,29 @@ def _name(kind: bytes) -> str:
 _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 
 
-def _matroska(data: _Bytes) -> str | None:
-    """EBML: elements of an identifier and a size; Segment and Cluster may leave theirs open."""
-    place, end = 0, data.size
+def _matroska(data: _FileBytes) -> str | None:
+    """EBML: elements, each with an identifier and a size; those of Segment and Cluster may be unknown."""
+    offset, end = 0, data.size
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 12)
-        if place >= end or not head:
+        head = data.at(offset, 12)
+        if offset >= end or not head:
             return None
         n_name = 9 - head[0].bit_length()  # 9 where it is zero
         n_size = 9 - head[n_name].bit_length() if n_name < len(head) else 8
         if n_name > 4 or n_size > 8:
-            return data.zeros_at(place)
+            return data.zeros_at(offset)
         if n_name + n_size > len(head):
             return f"cut: in the head of an element, at byte {data.size}"
         kind, unknown = head[:n_name], (1 << 7 * n_size) - 1
         size = int.from_bytes(head[n_name : n_name + n_size], "big") & unknown
-        start = place + n_name + n_size
+        start = offset + n_name + n_size
         is_open = size == unknown and kind in (_SEGMENT, _CLUSTER)
         what = {_SEGMENT: "Segment", _CLUSTER: "Cluster"}.get(kind, kind.hex())
         if not is_open and (why := data.lacks(start + size, f"its element {what}")):
             return why
         if kind == _SEGMENT and not is_open:
             end = start + size
-        place = start if is_open or kind == _SEGMENT else start + size
+        offset = start if is_open or kind == _SEGMENT else start + size
     return None
 
 
@@ -157,32 +161,32 @@ _BOXES = frozenset(
 )
 
 
-def _mp4(data: _Bytes) -> str | None:
-    """ISO base media: boxes of a size and a name; ``sidx`` states the sizes of fragments to come."""
-    place, in_fragments = 0, False
+def _mp4(data: _FileBytes) -> str | None:
+    """ISO base media: boxes, each with a size and a name; ``sidx`` states the sizes of later fragments."""
+    offset, in_fragments = 0, False
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 16)
-        if zeros := data.zeros_at(place):
+        head = data.at(offset, 16)
+        if zeros := data.zeros_at(offset):
             return zeros
         if len(head) < 8:
             return f"cut: in the head of a box, at byte {data.size}" if head and in_fragments else None
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
         size = int.from_bytes(head[8:], "big") if size == 1 else size
         if kind not in _BOXES or size < 8:
-            return None  # the box reaches to the end, or something was left behind the last one
+            return None  # the box reaches to the end, or this is something after the last one
         in_fragments = in_fragments or kind in (b"moof", b"styp", b"sidx")
-        why = data.lacks(place + size, f"its box {_name(kind)}")
+        why = data.lacks(offset + size, f"its box {_name(kind)}")
         if why is None and kind == b"sidx":
-            why = data.lacks(_indexed_end(data, place, size), "the part that its sidx box lists")
+            why = data.lacks(_indexed_end(data, offset, size), "the part that its sidx box lists")
         if why:
             return why
-        place += size
+        offset += size
     return None
 
 
-def _indexed_end(data: _Bytes, place: int, size: int) -> int:
+def _indexed_end(data: _FileBytes, offset: int, size: int) -> int:
     """Return where the last fragment ends that a ``sidx`` box lists (ISO/IEC 14496-12, 8.16.3)."""
-    body = data.at(place + 8, min(size - 8, 1 << 20))
+    body = data.at(offset + 8, min(size - 8, 1 << 20))
     wide = body[:1] == b"\x01"
     if len(body) < (32 if wide else 24):
         return 0
@@ -190,10 +194,10 @@ def _indexed_end(data: _Bytes, place: int, size: int) -> int:
     references = body[32 if wide else 24 :]
     n_listed = min(struct.unpack_from(">H", body, 30 if wide else 22)[0], len(references) // 12)
     sizes = struct.iter_unpack(">III", references[: 12 * n_listed])
-    return int(place + size + first + sum(one & 0x7FFFFFFF for one, _, _ in sizes))
+    return int(offset + size + first + sum(one & 0x7FFFFFFF for one, _, _ in sizes))
 
 
-def _flv(data: _Bytes) -> str | None:
+def _flv(data: _FileBytes) -> str | None:
     """FLV: tags, each followed by its own size; the first one may state the file's."""
     head = data.at(0, 1 << 12)
     found = head.find(b"\x00\x08filesize\x00")
@@ -208,24 +212,24 @@ def _flv(data: _Bytes) -> str | None:
     return _tags(data, int.from_bytes(head[5:9], "big") + 4)
 
 
-def _tags(data: _Bytes, place: int) -> str | None:
+def _tags(data: _FileBytes, offset: int) -> str | None:
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 4)
+        head = data.at(offset, 4)
         if not head:
             return None
-        if zeros := data.zeros_at(place):
+        if zeros := data.zeros_at(offset):
             return zeros
         if head[0] & 0x1F not in (8, 9, 18):
             return None
-        end = place + 11 + int.from_bytes(head[1:], "big") + 4
-        if why := data.lacks(end if len(head) == 4 else place + 15, "its last tag"):
+        end = offset + 11 + int.from_bytes(head[1:], "big") + 4
+        if why := data.lacks(end if len(head) == 4 else offset + 15, "its last tag"):
             return why
-        place = end
+        offset = end
     return None
 
 
-def _transport_stream(data: _Bytes) -> str | None:
-    """MPEG-TS: packets of 188 bytes, with 4 more before or 16 more behind them in some files."""
+def _transport_stream(data: _FileBytes) -> str | None:
+    """MPEG-TS: packets of 188 bytes, with 4 more before or 16 more after each in some files."""
     start = max(data.size - 192 * 204, 0)
     tail = data.at(start, 192 * 204)
     filled = tail.rstrip(b"\0")
@@ -234,13 +238,13 @@ def _transport_stream(data: _Bytes) -> str | None:
     last = _last_packet(tail)
     if last is None:
         return None
-    place, size = last
-    n_there = len(tail) - place
+    offset, size = last
+    n_there = len(tail) - offset
     return None if n_there in (188, size) else f"cut: its last packet has {n_there} of {size} bytes"
 
 
 def _last_packet(tail: bytes) -> tuple[int, int] | None:
-    """Return where the last packet begins and how long packets are, or None where there is no such row."""
+    """Return where the last packet begins and how long packets are, or None where these are no packets."""
     for size in (188, 192, 204):
         for phase in range(min(size, len(tail))):
             marks = tail[phase::size]
@@ -249,51 +253,51 @@ def _last_packet(tail: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _program_stream(data: _Bytes) -> str | None:
-    """MPEG-PS: packs and packets of a start code and a size, followed from a pack near the end."""
+def _program_stream(data: _FileBytes) -> str | None:
+    """MPEG-PS: packs and packets, each with a start code and a size, followed from a pack near the end."""
     start = max(data.size - (1 << 17), 0)
     tail = data.at(start, 1 << 17)
-    place = tail.find(b"\0\0\1\xba")
-    while place >= 0:
-        end = _chain_end(tail, place)
+    offset = tail.find(b"\0\0\1\xba")
+    while offset >= 0:
+        end = _chain_end(tail, offset)
         if end is not None:
             return data.lacks(start + end, "its last packet")
-        place = tail.find(b"\0\0\1\xba", place + 4)
+        offset = tail.find(b"\0\0\1\xba", offset + 4)
     return None
 
 
-def _chain_end(tail: bytes, place: int) -> int | None:
+def _chain_end(tail: bytes, offset: int) -> int | None:
     """Return where the last packet ends, or None where something else follows a packet."""
-    while place < len(tail):
-        head = tail[place : place + 14]
+    while offset < len(tail):
+        head = tail[offset : offset + 14]
         if not b"\0\0\1".startswith(head[:3]) or (len(head) > 3 and head[3] < 0xB9):
             return None
         if head[3:4] == b"\xb9":
-            return len(tail)  # the end code; what may follow it is no matter
+            return len(tail)  # the end code; anything may follow it
         if head[3:4] == b"\xba":
-            place += 12 if head[4:] and head[4] >> 6 == 0 else 14 + (head[13] & 7 if len(head) == 14 else 0)
+            offset += 12 if head[4:] and head[4] >> 6 == 0 else 14 + (head[13] & 7 if len(head) == 14 else 0)
         else:
-            place += 6 + int.from_bytes(head[4:6], "big")
-    return place
+            offset += 6 + int.from_bytes(head[4:6], "big")
+    return offset
 
 
-def _gif(data: _Bytes) -> str | None:
-    """GIF: blocks, each of sub-blocks of a size and so many bytes, and a trailer."""
+def _gif(data: _FileBytes) -> str | None:
+    """GIF: blocks of sub-blocks, each with a size, and a trailer."""
     head = data.at(0, 13)
-    place = 13 + _n_colours_bytes(head[10:11])
+    offset = 13 + _n_colours_bytes(head[10:11])
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 10)
-        if zeros := data.zeros_at(place):
+        head = data.at(offset, 10)
+        if zeros := data.zeros_at(offset):
             return zeros
         kind = head[:1]
         if kind == b"\x3b":
             return None
         if kind == b"\x21":
-            place = _after_sub_blocks(data, place + 2)
+            offset = _after_sub_blocks(data, offset + 2)
         elif kind == b"\x2c":
-            place = _after_sub_blocks(data, place + 11 + _n_colours_bytes(head[9:10]))
+            offset = _after_sub_blocks(data, offset + 11 + _n_colours_bytes(head[9:10]))
         elif kind:
-            place += 1  # stray bytes between blocks, as FFmpeg takes them
+            offset += 1  # stray bytes between blocks, which FFmpeg skips as well
         else:
             return f"cut: it ends at byte {data.size} without a trailer"
     return None
@@ -303,48 +307,48 @@ def _n_colours_bytes(flags: bytes) -> int:
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _after_sub_blocks(data: _Bytes, place: int) -> int:
+def _after_sub_blocks(data: _FileBytes, offset: int) -> int:
     for _ in range(_MAX_ELEMENTS):
-        size = data.at(place, 1)
+        size = data.at(offset, 1)
         if not size or not size[0]:
-            return place + 1
-        place += 1 + size[0]
-    return place
+            return offset + 1
+        offset += 1 + size[0]
+    return offset
 
 
 _OGG_VIDEOS = (b"\x80theora", b"OVP80", b"BBCD", b"\x01video")
 
 
-def _ogg(data: _Bytes) -> str | None:
-    """Ogg: pages; the first and the last one of each stream are marked."""
-    place, is_open = 0, set[bytes]()
+def _ogg(data: _FileBytes) -> str | None:
+    """Ogg: pages; the first and the last page of each stream are marked."""
+    offset, is_open = 0, set[bytes]()
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 27 + 255 + 8)
-        if zeros := data.zeros_at(place):
+        head = data.at(offset, 27 + 255 + 8)
+        if zeros := data.zeros_at(offset):
             return zeros
         if head[:4] != b"OggS" or len(head) < 27:
             break
         n_parts, flags, stream = head[26], head[5], head[14:18]
-        start = place + 27 + n_parts
+        start = offset + 27 + n_parts
         if why := data.lacks(start + sum(head[27 : 27 + n_parts]), "its last page"):
             return why
         if flags & 2 and head[27 + n_parts :].startswith(_OGG_VIDEOS):
             is_open.add(stream)
         if flags & 4:
             is_open.discard(stream)
-        place = start + sum(head[27 : 27 + n_parts])
+        offset = start + sum(head[27 : 27 + n_parts])
     return "cut: the page that ends the stream is missing" if is_open else None
 
 
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the File Properties Object
 
 
-def _asf(data: _Bytes) -> str | None:
-    """ASF: objects of a GUID and a size; one in the header states the file's size, if it is no broadcast."""
+def _asf(data: _FileBytes) -> str | None:
+    """ASF: objects, each with a GUID and a size; one in the header states the file's size."""
     head = data.at(0, 30)
-    place, n_objects = 30, int.from_bytes(head[24:28], "little")
+    offset, n_objects = 30, int.from_bytes(head[24:28], "little")
     for _ in range(min(n_objects, 1000)):
-        name, size, stated, n_packets, flags, n_bytes = _asf_facts(data.at(place, 100))
+        name, size, stated, n_packets, flags, n_bytes = _asf_fields(data.at(offset, 100))
         if name == _ASF_FILE and flags & 1:
             return None
         if name == _ASF_FILE:
@@ -353,28 +357,28 @@ def _asf(data: _Bytes) -> str | None:
             return data.lacks(stated, "it by its own header") or data.zeros_at(last)
         if size < 24:
             return None
-        place += size
+        offset += size
     return None
 
 
-def _asf_facts(head: bytes) -> tuple[bytes, int, int, int, int, int]:
+def _asf_fields(head: bytes) -> tuple[bytes, int, int, int, int, int]:
     """Return an object's name and size and, of File Properties, size, packets, flags, bytes a packet."""
     return struct.unpack("<16sQ16xQ8xQ24xII4x", head.ljust(100, b"\0"))
 
 
-def _ivf(data: _Bytes) -> str | None:
-    """IVF: frames, each behind a head of 12 bytes that begins with its size."""
-    place = int.from_bytes(data.at(6, 2), "little")
+def _ivf(data: _FileBytes) -> str | None:
+    """IVF: frames, each after a header of 12 bytes that begins with its size."""
+    offset = int.from_bytes(data.at(6, 2), "little")
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 12)
+        head = data.at(offset, 12)
         if not head:
             return None
-        if zeros := data.zeros_at(place):
+        if zeros := data.zeros_at(offset):
             return zeros
         size = int.from_bytes(head[:4], "little")
-        if why := data.lacks(place + 12 + size, "its last frame"):
+        if why := data.lacks(offset + 12 + size, "its last frame"):
             return why
-        place += 12 + size
+        offset += 12 + size
     return None
 
 
@@ -382,17 +386,17 @@ _MXF_KEY = b"\x06\x0e\x2b\x34"
 _MXF_HEADER = b"\x0d\x01\x02\x01\x01\x02"  # a header partition's key, from its ninth byte on
 
 
-def _mxf(data: _Bytes) -> str | None:
-    """MXF: elements of a key of 16 bytes and a size; the first one may state where the last begins."""
-    place = first = data.at(0, 1 << 16).find(_MXF_KEY)
+def _mxf(data: _FileBytes) -> str | None:
+    """MXF: elements, each with a key of 16 bytes and a size; the first may state where the last begins."""
+    offset = first = data.at(0, 1 << 16).find(_MXF_KEY)
     for _ in range(_MAX_ELEMENTS):
-        head = data.at(place, 25)
+        head = data.at(offset, 25)
         if head and len(head) < 17:
             return f"cut: in the head of an element, at byte {data.size}"
         if not head.startswith(_MXF_KEY):
-            return data.zeros_at(place)
+            return data.zeros_at(offset)
         n_size = head[16] & 0x7F if head[16] & 0x80 else 0
-        start = place + 17 + n_size
+        start = offset + 17 + n_size
         size = int.from_bytes(head[17 : 17 + n_size], "big") if n_size else head[16]
         if why := data.lacks(start + size, "its last element"):
             return why
@@ -400,11 +404,11 @@ def _mxf(data: _Bytes) -> str | None:
             footer = int.from_bytes(data.at(start + 24, 8), "big")
             if why := data.lacks(first + footer + 1, "what its header lists"):
                 return why
-        place = start + size
+        offset = start + size
     return None
 
 
-_LOOKS: dict[str, Callable[[_Bytes], str | None]] = {
+_CHECKS: dict[str, Callable[[_FileBytes], str | None]] = {
     "avi": _avi,
     "matroska": _matroska,
     "mov": _mp4,

@@ -6,12 +6,12 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
-from c3d_extract.decode.pool import DecodePool, Decoder, InProcessDecoder
+from c3d_extract.decode import DecodePool, InProcessDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from c3d_extract.decode.pool import DecodeOptions
+    from c3d_extract.decode import DecodeOptions, Decoder
 
 __all__ = ["Decoders"]
 

@@ -18,7 +18,7 @@ from c3d_extract.compute.batch_size import batch_size_for
 from c3d_extract.compute.devices import choose_devices, device_name, usable_cores
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.precision import common_precision
-from c3d_extract.decode.pool import DecodeOptions
+from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError, VideoError
 from c3d_extract.output import OutputPaths, RunIdentity, RunStore
@@ -26,6 +26,7 @@ from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.results import Features, Progress, features_of, outcome_of
 from c3d_extract.pipeline.run import Extraction, check_pca
 from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
+from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources.find import Found, Source, find_videos
 from c3d_extract.weights import load_checkpoint
@@ -99,7 +100,12 @@ class Extractor:
     def _begin(self) -> None:
         """Set up what belongs to this process."""
         self._networks: list[Network] = []
-        options = DecodeOptions(self.checkpoint.preprocessing, self.settings.max_pixels, self.settings.fps)
+        options = DecodeOptions(
+            FrameSampler(self.checkpoint.preprocessing),
+            self.checkpoint.backbone.clip[0],
+            self.settings.max_pixels,
+            self.settings.fps,
+        )
         self._decoders = Decoders(options, self.workers, timeout_seconds=self._timeout_seconds)
         self._streams: list[Stream] = []  # of runs in progress
         # Networks are built once, and a stream is started only while the Extractor is not closed. The lock is

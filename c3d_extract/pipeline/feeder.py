@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from c3d_extract.decode.pool import FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode import FramesDecoded, VideoFailed, VideoRead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.pool import Decoder
+    from c3d_extract.decode import Decoder
     from c3d_extract.preprocess.clips import Clip, ClipAssembler, ClipSpan
 
 __all__ = ["Batch", "ClipOwner", "Feeder", "VideoEnd"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from c3d_extract.decode.pool import VideoFailed
+from c3d_extract.decode import VideoFailed
 from c3d_extract.output import ClipRows, VideoRow
 from c3d_extract.pipeline.aggregate import AGGREGATES, Aggregate
 from c3d_extract.pipeline.feeder import Batch, Feeder
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.compute.network import Network
-    from c3d_extract.decode.base import VideoInfo
-    from c3d_extract.decode.pool import VideoRead
+    from c3d_extract.decode import VideoInfo, VideoRead
     from c3d_extract.pipeline.decoders import Decoders
     from c3d_extract.pipeline.feeder import ClipOwner, VideoEnd
     from c3d_extract.pipeline.results import Progress
@@ -115,7 +114,8 @@ class Stream:
             self._opened = undo.pop_all()
 
     def _new_assembler(self) -> ClipAssembler:
-        return ClipAssembler(self._settings.stride, self._settings.tail, self._settings.short)
+        length = self._networks[0].clip_shape[0]
+        return ClipAssembler(length, self._settings.stride, self._settings.tail, self._settings.short)
 
     def start(self) -> None:
         """Begin to decode."""

@@ -1,6 +1,6 @@
-"""Pure arithmetic: which frames form which clip, and what happens at the tail.
+"""Pure arithmetic: which frames form which clip, and what happens at the end of the video.
 
-A video of T frames, clips of L = 16 frames, a stride of S frames between clip starts::
+A video of T frames, clips of L frames (C3D: L = 16), a stride of S frames between clip starts::
 
     T >= L:  n = (T - L) // S + 1 whole clips, at 0, S, 2S, …, (n - 1)S
              and, where frames are left after the last whole clip and nS < T, by `tail`
@@ -30,47 +30,63 @@ if TYPE_CHECKING:
 
     from c3d_extract.settings import Short, Tail
 
-__all__ = [
-    "CLIP_LENGTH",
-    "Clip",
-    "ClipAssembler",
-    "ClipSpan",
-    "clip_spans",
-]
-
-CLIP_LENGTH = 16
-"""Frames a clip: the paper's, and the only length C3D's fc6 takes."""
+__all__ = ["Clip", "ClipAssembler", "ClipSpan", "clip_spans"]
 
 
 class ClipSpan(NamedTuple):
-    """The frames ``[start, end)`` of one clip; fewer than 16 when the rest is padding."""
+    """The frames ``[start, end)`` of one clip of ``length`` frames; fewer where the rest is padding."""
 
     start: int
     end: int
+    length: int
 
     @property
     def n_padded_frames(self) -> int:
         """How many frames of the clip repeat others."""
-        return CLIP_LENGTH - (self.end - self.start)
+        return self.length - (self.end - self.start)
 
 
-def clip_spans(n_frames: int, *, stride: int, tail: Tail, short: Short) -> list[ClipSpan]:
-    """Return the clips of a video of ``n_frames`` frames, in order, by the formula above."""
-    if n_frames < CLIP_LENGTH:
-        return [] if n_frames == 0 or short == "fail" else [ClipSpan(0, n_frames)]
-    n_whole = (n_frames - CLIP_LENGTH) // stride + 1
-    spans = [ClipSpan(k * stride, k * stride + CLIP_LENGTH) for k in range(n_whole)]
-    return spans + _tail_span(n_frames, next_start=n_whole * stride, covered=spans[-1].end, tail=tail)
+def clip_spans(n_frames: int, length: int, *, stride: int, tail: Tail, short: Short) -> list[ClipSpan]:
+    """Return the clips of a video, in order, by the formula above.
+
+    Parameters
+    ----------
+    n_frames
+        Frames of the video, 0 or more.
+    length
+        Frames of a clip.
+    stride
+        Frames between clip starts, 1 or more.
+    tail, short
+        The policies.
+    """
+    if n_frames < length:
+        return [] if n_frames == 0 or short == "fail" else [ClipSpan(0, n_frames, length)]
+    n_whole = (n_frames - length) // stride + 1
+    spans = [ClipSpan(k * stride, k * stride + length, length) for k in range(n_whole)]
+    last = _tail_span(n_frames, length, next_start=n_whole * stride, stride=stride, tail=tail)
+    return spans if last is None else [*spans, last]
 
 
-def _tail_span(n_frames: int, *, next_start: int, covered: int, tail: Tail) -> list[ClipSpan]:
-    if tail == "drop" or covered >= n_frames or next_start >= n_frames:
-        return []
-    return [ClipSpan(next_start, n_frames) if tail == "pad" else ClipSpan(n_frames - CLIP_LENGTH, n_frames)]
+def _tail_span(n_frames: int, length: int, *, next_start: int, stride: int, tail: Tail) -> ClipSpan | None:
+    """Return the clip for the frames after the last whole one; ``next_start`` is a stride after its start."""
+    if tail == "drop" or next_start - stride + length >= n_frames or next_start >= n_frames:
+        return None
+    return ClipSpan(next_start if tail == "pad" else n_frames - length, n_frames, length)
 
 
 class Clip(NamedTuple):
-    """One clip: its span, frames uint8 (16, H, W, 3), and the times of its first and last real frame."""
+    """One clip.
+
+    Attributes
+    ----------
+    span
+        Which frames of the video it has.
+    frames
+        uint8 (L, H, W, 3).
+    start_seconds, end_seconds
+        Times of its first and of its last frame that is not padding.
+    """
 
     span: ClipSpan
     frames: NDArray[np.uint8]
@@ -80,12 +96,13 @@ class Clip(NamedTuple):
 
 @dataclass
 class ClipAssembler:
-    """Cuts a stream of frames into clips, holding those that later clips need: 16 frames at most.
+    """Cuts a stream of frames into clips, holding those that later clips need: ``length`` frames at most.
 
-    ``push`` takes the frames of one video as they come, ``finish`` says that no more will come;
-    both yield clips, exactly those of `clip_spans`.
+    `push` takes the frames of one video as they come, `finish` says that no more will come; both yield clips,
+    exactly those of `clip_spans`.
     """
 
+    length: int
     stride: int
     tail: Tail
     short: Short
@@ -93,7 +110,7 @@ class ClipAssembler:
     def __post_init__(self) -> None:
         self.n_frames = 0
         self._next_start = 0
-        self._held = np.empty(0, np.uint8)  # the last frames of those that came
+        self._held = np.empty(0, np.uint8)  # the last frames that came
         self._held_times: list[float] = []
 
     def push(self, frames: NDArray[np.uint8], times_seconds: list[float]) -> Iterator[Clip]:
@@ -101,35 +118,45 @@ class ClipAssembler:
 
         The clips' frames may be views: use them before the next call.
         """
-        # Clips that follow one another are cut from what came as it came: at a GPU's rate copies count.
+        # Clips that do not overlap are views of what came, without a copy: at a GPU's rate copies count.
         window = np.concatenate([self._held, frames]) if len(self._held) else frames
         times = self._held_times + times_seconds
         self.n_frames += len(frames)
-        first = self.n_frames - len(window)  # index in the video of window[0]
-        while self._next_start + CLIP_LENGTH <= self.n_frames:
-            span = ClipSpan(self._next_start, self._next_start + CLIP_LENGTH)
+        first = self.n_frames - len(window)  # the frame of the video that window[0] is
+        while self._next_start + self.length <= self.n_frames:
+            span = ClipSpan(self._next_start, self._next_start + self.length, self.length)
             start, end = span.start - first, span.end - first
             yield Clip(span, window[start:end], times[start], times[end - 1])
             self._next_start += self.stride
-        needed = (
-            min(self._next_start, self.n_frames - CLIP_LENGTH) if self.tail == "back" else self._next_start
-        )
-        kept = max(needed - first, 0)
+        kept = max(self._first_needed() - first, 0)
+        # A copy: a view would keep all pushed frames alive, and these are overwritten by the decoder.
         self._held, self._held_times = window[kept:].copy(), times[kept:]
+
+    def _first_needed(self) -> int:
+        """Return the first frame that a later clip can begin with."""
+        if self.tail == "back":
+            return min(self._next_start, self.n_frames - self.length)
+        return self._next_start
 
     def finish(self) -> Iterator[Clip]:
         """Yield what the policies make of the frames that are left."""
-        if self.n_frames == 0:
-            return
-        if self.n_frames < CLIP_LENGTH:
-            spans = clip_spans(self.n_frames, stride=self.stride, tail=self.tail, short=self.short)
-        else:
-            covered = self._next_start - self.stride + CLIP_LENGTH
-            spans = _tail_span(self.n_frames, next_start=self._next_start, covered=covered, tail=self.tail)
-        loop = self.n_frames < CLIP_LENGTH and self.short == "loop"
-        first = self.n_frames - len(self._held)
-        for span in spans:
+        is_short = self.n_frames < self.length
+        for span in self._last_spans():
+            first = self.n_frames - len(self._held)
             start, end = span.start - first, span.end - first
-            positions = np.arange(CLIP_LENGTH)
-            picked = start + (positions % (end - start) if loop else np.minimum(positions, end - start - 1))
+            positions = np.arange(self.length)
+            if is_short and self.short == "loop":
+                picked = start + positions % (end - start)
+            else:
+                picked = start + np.minimum(positions, end - start - 1)
             yield Clip(span, self._held[picked], self._held_times[start], self._held_times[end - 1])
+
+    def _last_spans(self) -> list[ClipSpan]:
+        if self.n_frames < self.length:
+            return clip_spans(
+                self.n_frames, self.length, stride=self.stride, tail=self.tail, short=self.short
+            )
+        last = _tail_span(
+            self.n_frames, self.length, next_start=self._next_start, stride=self.stride, tail=self.tail
+        )
+        return [] if last is None else [last]

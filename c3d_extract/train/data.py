@@ -21,7 +21,8 @@ from torch.utils.data import Dataset
 from c3d_extract.decode import FrameFolder, open_video
 from c3d_extract.decode.process import end_with_parent
 from c3d_extract.errors import VideoError
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.decode import Frame, VideoReader
+    from c3d_extract.decode import Frame, PyAVReader
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.train.synthetic import SyntheticClips
@@ -196,7 +197,7 @@ class VideoSource:
         return frames + [frames[-1]] * (self._n_frames - len(frames))
 
 
-def _n_stated(reader: VideoReader | FrameFolder) -> int | None:
+def _n_stated(reader: PyAVReader | FrameFolder) -> int | None:
     """Return how many frames there are by what the container says, or None."""
     if isinstance(reader, FrameFolder):
         return len(reader)
@@ -204,11 +205,11 @@ def _n_stated(reader: VideoReader | FrameFolder) -> int | None:
     return int(seconds * _fps(reader)) if np.isfinite(seconds) else None
 
 
-def _fps(reader: VideoReader | FrameFolder) -> float:
+def _fps(reader: PyAVReader | FrameFolder) -> float:
     return reader.info.fps if np.isfinite(reader.info.fps) else 25.0
 
 
-def _since(reader: VideoReader | FrameFolder, start: int) -> Iterator[Frame]:
+def _since(reader: PyAVReader | FrameFolder, start: int) -> Iterator[Frame]:
     if isinstance(reader, FrameFolder):
         return reader.frames(first=start)
     # Half a frame early, so that rounding cannot leave out the first.

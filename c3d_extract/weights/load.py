@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.preprocess.spec import fit_mean
+from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.weights.dialect import Dialect, assumed_dialect, registered_dialect
 from c3d_extract.weights.fetch import (
     cache_folder,

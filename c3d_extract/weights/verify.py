@@ -21,9 +21,9 @@ import torch
 
 from c3d_extract.decode import read_frame_folder
 from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.models.c3d import C3D
-from c3d_extract.preprocess.clips import CLIP_LENGTH
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.models.c3d import ARCHITECTURES, C3D
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.weights.fetch import cache_folder, fetch_file
 from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
 from c3d_extract.weights.layouts.contents import one_line
@@ -320,15 +320,15 @@ def _ways_to_load(
 
 def _read_clips(frames: Path, known: Sequence[Known]) -> tuple[NDArray[np.uint8], list[Known]]:
     """Return crops uint8 (N, 16, 112, 112, 3), B, G, R, and the N known clips that there are frames for."""
-    sampler = FrameSampler(Preprocessing())
+    sampler, length = FrameSampler(Preprocessing()), ARCHITECTURES["c3d"].clip[0]
     crops, here = [], []
     for video in dict.fromkeys(clip.video for clip in known):
         if not (frames / video).is_dir():
             continue
         cropped = np.stack([sampler(frame) for frame in read_frame_folder(frames / video)])
         for clip in known:
-            span = cropped[clip.start - 1 : clip.start - 1 + CLIP_LENGTH]
-            if clip.video == video and len(span) == CLIP_LENGTH:
+            span = cropped[clip.start - 1 : clip.start - 1 + length]
+            if clip.video == video and len(span) == length:
                 crops.append(span)
                 here.append(clip)
     if not here:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from click.testing import CliRunner
 
 from c3d_extract.cli.demo import command as demo
-from c3d_extract.decode import VideoReader
+from c3d_extract.decode import PyAVReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def test_demo_renders_playable_videos_and_the_same_ones_again(tmp_path: Path) ->
     assert len(files) == 4
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-        with VideoReader(tmp_path / "a" / file) as reader:
+        with PyAVReader(tmp_path / "a" / file) as reader:
             assert sum(1 for _ in reader.frames()) >= 48
 
 

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from c3d_extract.cli.doctor import _cudnn, command
-from c3d_extract.preprocess.spec import FrameSampler
+from c3d_extract.preprocess.resize import FrameSampler
 
 
 def test_it_finds_what_a_run_needs() -> None:

@@ -17,21 +17,29 @@ import pytest
 from video_samples import moving_frames, write
 
 import c3d_extract
-from c3d_extract.decode import VideoReader
-from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode import (
+    DecodeOptions,
+    DecodePool,
+    FramesDecoded,
+    PyAVReader,
+    VideoFailed,
+    VideoRead,
+)
 from c3d_extract.decode.timestamps import resample, steady_times
+from c3d_extract.decode.video import failure_reason
 from c3d_extract.errors import DecoderError
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.pool import Event
+    from c3d_extract.decode import DecodeEvent as Event
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-OPTIONS = DecodeOptions(Preprocessing(), 1 << 26)
+OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def run(
 
 def plain_crops(path: Path) -> NDArray[np.uint8]:
     sampler = FrameSampler(Preprocessing())
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         return np.stack([sampler(frame.bgr) for frame in reader.frames()])
 
 
@@ -111,7 +119,7 @@ def test_crops_are_those_of_reading_the_file_here(short: list[Path], n_workers: 
 
 
 def test_resampling_in_the_pool_is_resampling_here(short: list[Path]) -> None:
-    with DecodePool(1, DecodeOptions(Preprocessing(), 1 << 26, fps=10.0)) as pool:
+    with DecodePool(1, DecodeOptions(FrameSampler(Preprocessing()), 16, fps=10.0)) as pool:
         crops, end = run(pool, short[-1:])[0]
     frames = plain_crops(short[-1])
     timed = steady_times(((f, i / 25) for i, f in enumerate(frames)), 25.0)
@@ -157,7 +165,9 @@ def _refuse(number: int) -> Callable[..., None]:
 def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> None:
     pts = [3_000_000 * i for i in range(20)]
     path = write(tmp_path / "a.mkv", moving_frames(20), codec="ffv1", pts=pts)
-    with DecodePool(1, DecodeOptions(Preprocessing(), 1 << 26, fps=25.0), timeout_seconds=5.0) as pool:
+    with DecodePool(
+        1, DecodeOptions(FrameSampler(Preprocessing()), 16, fps=25.0), timeout_seconds=5.0
+    ) as pool:
         crops, end = run(pool, [path])[0]
     assert isinstance(end, VideoRead)
     assert len(crops) == end.n_decoded == 20
@@ -307,10 +317,11 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import torch_that_must_not_be_imported_by_workers
-from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded
+from c3d_extract.decode import DecodeOptions, DecodePool, FramesDecoded
+from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 print("start", flush=True)
-with DecodePool(2, DecodeOptions(Preprocessing(), 1 << 26)) as pool:
+with DecodePool(2, DecodeOptions(FrameSampler(Preprocessing()), 16)) as pool:
     n = 0
     for event in pool.run([(i, Path(p)) for i, p in enumerate(sys.argv[2:])]):
         if isinstance(event, FramesDecoded):
@@ -445,8 +456,6 @@ def test_workers_do_not_hear_ctrl_c(long: Path) -> None:
 
 def test_surprises_in_a_decoder_are_one_line_of_text() -> None:
     """What PyAV may raise, file names and all, has to fit into a report."""
-    from c3d_extract.decode.pool import _reason
-
-    reason = _reason(OSError("two\nlines of '\udce9.mp4'"))
+    reason = failure_reason(OSError("two\nlines of '\udce9.mp4'"))
     assert reason == "decoder error: OSError: two lines of '\\udce9.mp4'"
     assert reason.encode()

@@ -25,7 +25,7 @@ from video_samples import moving_frames, write
 
 from c3d_extract.decode import (
     FrameFolder,
-    VideoReader,
+    PyAVReader,
     codec_report,
     open_video,
     read_frame_folder,
@@ -33,10 +33,11 @@ from c3d_extract.decode import (
     write_video,
 )
 from c3d_extract.decode import colour as converting
-from c3d_extract.decode.colour import Part
+from c3d_extract.decode.colour import PartialConverter
 from c3d_extract.decode.timestamps import Gaps, resample, steady_times
 from c3d_extract.errors import VideoError
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read(path: Path, **options: Any) -> tuple[list[NDArray[np.uint8]], VideoReader]:
+def read(path: Path, **options: Any) -> tuple[list[NDArray[np.uint8]], PyAVReader]:
     """Return copies of all frames, and the reader they came from."""
-    with VideoReader(path, **options) as reader:
+    with PyAVReader(path, **options) as reader:
         return [frame.bgr.copy() for frame in reader.frames()], reader
 
 
@@ -62,7 +63,7 @@ def opencv_frames(path: Path) -> list[NDArray[np.uint8]]:
 
 def why_not(path: Path, **options: Any) -> str:
     """Return the one line that refuses a file, on opening or on reading."""
-    with pytest.raises(VideoError) as caught, VideoReader(path, **options) as reader:
+    with pytest.raises(VideoError) as caught, PyAVReader(path, **options) as reader:
         list(reader.frames())
     assert "\n" not in caught.value.reason
     return caught.value.reason
@@ -121,7 +122,7 @@ def test_real_videos_give_opencvs_crops(shared_data: Path) -> None:
     assert len(files) > 20
     for file in files:
         capture, n_different, n_values = cv2.VideoCapture(str(file)), 0, 0
-        with VideoReader(file) as reader:
+        with PyAVReader(file) as reader:
             for frame, _ in zip(reader.frames(), range(40), strict=False):
                 ok, theirs = capture.read()
                 assert ok, file
@@ -140,7 +141,7 @@ def test_interlaced_frames_are_taken_as_they_are(tmp_path: Path, codec: str) -> 
         {"flags": "+ildct+ilme"} if codec == "mpeg2video" else {"x264-params": "tff=1:fake-interlaced=1"}
     )
     path = write(tmp_path / "a.mkv", moving_frames(6, 96, 64), codec=codec, options=options)
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         decoded = [frame for packet in reader._packets() for frame in reader._decode(packet)]
     assert any(frame.interlaced_frame for frame in decoded)
     for frame, ours in zip(decoded, read(path)[0], strict=True):
@@ -183,7 +184,7 @@ def test_colours_follow_the_matrix_and_range_of_the_file(
 
 def test_frames_that_come_out_last_have_their_times_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_frames(20), codec="libx264")
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         assert [f.pts_seconds for f in reader.frames()] == pytest.approx([i / 25 for i in range(20)])
 
 
@@ -195,7 +196,7 @@ def test_the_authors_clips_have_their_frame_counts(shared_data: Path) -> None:
 
 def test_packed_b_frames_keep_their_order(shared_data: Path) -> None:
     path = shared_data / "nasty" / "fate" / "mpeg4_packed_bframes.avi"
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         stamps = [frame.pts_seconds for frame in reader.frames()]
     theirs = opencv_frames(path)
     ours = read(path)[0]
@@ -245,7 +246,7 @@ def test_frames_may_change_their_size_midway(tmp_path: Path) -> None:
 
 
 def test_frames_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
-    with VideoReader(write(tmp_path / "a.avi", moving_frames(2))) as reader:
+    with PyAVReader(write(tmp_path / "a.avi", moving_frames(2))) as reader:
         assert reader._stream.codec_context.thread_count == 1
 
 
@@ -268,7 +269,7 @@ def test_of_several_video_streams_the_default_one_is_read(tmp_path: Path) -> Non
 def crops(path: Path, *, whole: bool) -> tuple[list[NDArray[np.uint8]], list[bool]]:
     """Return the crops of a video, and whether each was made of a part of its frame."""
     sampler = FrameSampler(Preprocessing())
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         frames = reader.frames() if whole else reader.frames(sampler.lines)
         made = [(sampler(f.bgr, size=f.size), f.size is not None) for f in frames]
         assert (reader.info.height, reader.info.width) == (reader._stream.height, reader._stream.width)
@@ -290,7 +291,7 @@ def test_converting_the_needed_lines_alone_changes_no_pixel(
 ) -> None:
     height, width = 2 * half_height, 2 * half_width
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(converting, "_WORTH_CUTTING", 1)
+        patch.setattr(converting, "_MAX_PARTIAL_SHARE", 1)
         path = write(Path(folder) / "a.nut", moving_frames(2, height, width, seed), codec="rawvideo")
         partial = same_crops(path)
         patch.setattr(converting, "_kernels", None)  # as where it could not be compiled
@@ -328,13 +329,13 @@ def test_other_frames_are_converted_whole(tmp_path: Path, pix_fmt: str, height: 
 def test_real_and_damaged_videos_give_the_same_crops_in_part(
     shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converting, "_WORTH_CUTTING", 1)
+    monkeypatch.setattr(converting, "_MAX_PARTIAL_SHARE", 1)
     files = [*(shared_data / "samples").glob("*/*.mp4"), *(shared_data / "nasty" / "fate").glob("h264_*.mp4")]
     n_partial = 0
     for file in sorted(files):
         with contextlib.suppress(VideoError):
             sampler = FrameSampler(Preprocessing())
-            with VideoReader(file) as one, VideoReader(file) as other:
+            with PyAVReader(file) as one, PyAVReader(file) as other:
                 pairs = zip(one.frames(sampler.lines), other.frames(), strict=True)
                 for part, whole in itertools.islice(pairs, 15):
                     assert (sampler(part.bgr, size=part.size) == sampler(whole.bgr)).all(), file
@@ -348,10 +349,10 @@ def test_where_the_proof_fails_frames_are_converted_whole(
     """On a machine whose swscale gives other pixels to a smaller frame, the right ones must come out."""
     path = write(tmp_path / "a.avi", moving_frames(3, 122, 166))
     expected = crops(path, whole=True)[0]
-    monkeypatch.setattr(converting, "_WORTH_CUTTING", 1)
-    monkeypatch.setattr(Part, "_tried", {})
-    right = Part.convert
-    monkeypatch.setattr(Part, "convert", lambda self, frame: right(self, frame) ^ 1)
+    monkeypatch.setattr(converting, "_MAX_PARTIAL_SHARE", 1)
+    monkeypatch.setattr(PartialConverter, "_verified", {})
+    right = PartialConverter.convert
+    monkeypatch.setattr(PartialConverter, "convert", lambda self, frame: right(self, frame) ^ 1)
     ours, partial = crops(path, whole=False)
     assert not any(partial)
     assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
@@ -373,22 +374,22 @@ def test_frames_from_a_time_on_are_those_of_the_whole_video(
     tmp_path: Path, name: str, codec: str, options: dict[str, str]
 ) -> None:
     path = write(tmp_path / name, moving_frames(90, 48, 64), codec=codec, options=options)
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         every = [frame.bgr.copy() for frame in reader.frames()]
         fps = reader.info.fps
     for start in (0, 1, 37, 88):
-        with VideoReader(path) as reader:
+        with PyAVReader(path) as reader:
             late = [frame.bgr.copy() for frame in reader.frames(start_seconds=(start - 0.5) / fps)]
         # AVI counts time from the first packet, and the frame that comes of it may be shown a frame later.
         assert len(every) - start <= len(late) <= len(every) - start + (name == "a.avi" and start > 0)
         assert all((a == b).all() for a, b in zip(late, every[-len(late) :], strict=True))
-    with VideoReader(path) as reader, pytest.raises(VideoError, match="no frame"):
+    with PyAVReader(path) as reader, pytest.raises(VideoError, match="no frame"):
         list(reader.frames(start_seconds=1000))
 
 
 def test_what_lies_long_before_a_time_is_not_decoded(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_frames(300, 48, 64), codec="libx264", options={"g": "12"})
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         assert len(list(reader.frames(start_seconds=290 / reader.info.fps))) == 10
         assert reader._n_packets < 60
 
@@ -725,7 +726,7 @@ def test_a_broken_stamp_does_not_fill_hours() -> None:
 def test_variable_frame_times_come_through(tmp_path: Path) -> None:
     pts = [0, 40, 80, 500, 540, 1000, 1040, 1080]
     path = write(tmp_path / "a.mkv", moving_frames(len(pts)), codec="ffv1", pts=pts)
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         assert [frame.pts_seconds for frame in reader.frames()] == pytest.approx([p / 1000 for p in pts])
 
 
@@ -861,7 +862,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 
 
 def test_facts_of_a_file(tmp_path: Path) -> None:
-    with VideoReader(write(tmp_path / "a.avi", moving_frames(50), fps=10)) as reader:
+    with PyAVReader(write(tmp_path / "a.avi", moving_frames(50), fps=10)) as reader:
         info = reader.info
     assert (info.width, info.height, info.fps, info.duration_seconds) == (64, 48, 10.0, 5.0)
     assert (info.codec, info.container) == ("mpeg4", "avi")

@@ -14,16 +14,17 @@ from click.testing import CliRunner
 
 from c3d_extract.cli.doctor import _video
 from c3d_extract.cli.extract import command
-from c3d_extract.decode.pool import DecodeOptions, DecodePool, InProcessDecoder, VideoRead
+from c3d_extract.decode import DecodeOptions, DecodePool, InProcessDecoder, VideoRead
 from c3d_extract.decode.self_check import why_unusable
 from c3d_extract.errors import DecoderError
+from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-OPTIONS = DecodeOptions(Preprocessing(), 1 << 26)
+OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
 
 OTHER_INTERFACE = """
 import av
@@ -125,13 +126,13 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def let_die(n: int) -> None:
         from c3d_extract.decode import process
 
-        begin, left = process._BEGIN, list(range(n))
+        begin, left = process._START_COMMAND, list(range(n))
 
         class Begin:
             def __fspath__(self) -> str:
                 return f"import os; os._exit({left.pop() + 3})" if left else begin
 
-        monkeypatch.setattr(process, "_BEGIN", Begin())
+        monkeypatch.setattr(process, "_START_COMMAND", Begin())
 
     return let_die
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_samples import moving_frames, write
 
-from c3d_extract.decode import VideoReader, truncation
-from c3d_extract.decode.truncation import why_cut
+from c3d_extract.decode import PyAVReader, truncation
+from c3d_extract.decode.truncation import why_truncated
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _write(path: Path, kind: Kind) -> None:
 def read(path: Path) -> tuple[str, int, str | None]:
     """Return what the report would say of a file: its status, its frames, and why."""
     try:
-        with VideoReader(path) as reader:
+        with PyAVReader(path) as reader:
             n_frames = sum(1 for _ in reader.frames())
             trouble = reader.trouble()
     except VideoError as error:
@@ -189,7 +189,7 @@ def test_a_cut_between_two_parts_of_a_file_that_states_no_size_cannot_be_seen(
     whole = made(kind)
     places = sorted(KINDS[kind].silent(whole.read_bytes()))
     assert any(
-        why_cut(path, container, place) is None
+        why_truncated(path, container, place) is None
         for place in places[1:]
         for path in [cut(whole, place, tmp_path)]
         for container in [_container(whole)]
@@ -197,17 +197,19 @@ def test_a_cut_between_two_parts_of_a_file_that_states_no_size_cannot_be_seen(
 
 
 def _container(path: Path) -> str:
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         return reader.info.container
 
 
 def test_a_cut_clip_of_ucf101_is_never_ok(shared_data: Path, tmp_path: Path) -> None:
     whole = shared_data / "samples" / "facebook_C3D" / "v_BaseballPitch_g01_c01.avi"
     size = whole.stat().st_size
-    assert why_cut(whole, "avi", size) is None
+    assert why_truncated(whole, "avi", size) is None
     places = np.random.default_rng(0).integers(1, size, 60)
     for place in map(int, places):
-        assert "cut: its RIFF ends at byte" in (why_cut(cut(whole, place, tmp_path), "avi", place) or "")
+        assert "cut: its RIFF ends at byte" in (
+            why_truncated(cut(whole, place, tmp_path), "avi", place) or ""
+        )
     statuses = [read(cut(whole, int(place), tmp_path))[0] for place in places[:5]]
     assert "ok" not in statuses
 
@@ -221,7 +223,7 @@ def test_of_the_real_files_only_those_that_were_cut_are_called_so(shared_data: P
                 container = _container(path)
             except VideoError:
                 continue
-            if why_cut(path, container, path.stat().st_size) is not None:
+            if why_truncated(path, container, path.stat().st_size) is not None:
                 called.add(path.name)
     assert called == {
         "cinepak_catfight-cvid-pal8-partial.mp4",
@@ -237,12 +239,12 @@ def test_a_cut_avi_keeps_the_length_that_its_header_states(
 ) -> None:
     """FFmpeg makes it shorter, by the share of the file that is missing."""
     whole = made("mjpeg avi")
-    with VideoReader(cut(whole, whole.stat().st_size // 2, tmp_path)) as reader:
+    with PyAVReader(cut(whole, whole.stat().st_size // 2, tmp_path)) as reader:
         assert reader.info.duration_seconds == pytest.approx(N_FRAMES / 25)
 
 
 def test_an_avi_from_a_pipe_states_no_length(made: Callable[[str], Path]) -> None:
-    with VideoReader(made("piped avi")) as reader:
+    with PyAVReader(made("piped avi")) as reader:
         assert np.isnan(reader.info.duration_seconds)
 
 
@@ -272,7 +274,7 @@ def test_a_sample_that_an_mp4_lists_and_lacks_is_missed(tmp_path: Path) -> None:
         last = container.streams.video[0].index_entries[-1].pos
     path.write_bytes(data[:last])
     assert read(path) == ("partial", N_FRAMES - 1, "its index lists 1 more frames than there are")
-    with VideoReader(path) as reader:
+    with PyAVReader(path) as reader:
         assert len(list(reader.frames(start_seconds=20 / 25))) == 9
         assert reader.trouble() is None, "what is not read is not missed"
 
@@ -314,7 +316,7 @@ def test_what_lies_behind_the_last_element_is_no_cut(
     path = tmp_path / KINDS[kind].name
     path.write_bytes(made(kind).read_bytes() + rest)
     if not (kind == "mp4" and not any(rest)):  # there, zeros could be those of a download
-        assert why_cut(path, _container(path), path.stat().st_size) is None
+        assert why_truncated(path, _container(path), path.stat().st_size) is None
 
 
 def test_a_riff_that_counts_its_own_head_is_no_cut(made: Callable[[str], Path], tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_a_riff_that_counts_its_own_head_is_no_cut(made: Callable[[str], Path], 
 
 def look(container: str, data: bytes) -> str | None:
     """Look at bytes as at a file of them."""
-    return truncation._LOOKS[container](truncation._Bytes(io.BytesIO(data), len(data)))
+    return truncation._CHECKS[container](truncation._FileBytes(io.BytesIO(data), len(data)))
 
 
 def riff(kind: bytes, content: bytes) -> bytes:
@@ -397,7 +399,7 @@ def test_no_bytes_whatever_upset_the_look(made: Callable[[str], Path], data: st.
         if start:
             start[place] = data.draw(st.integers(0, 255))
     content = bytes(start) + data.draw(st.binary(max_size=200))
-    for container in truncation._LOOKS:
+    for container in truncation._CHECKS:
         found = look(container, content)
         assert found is None or "\n" not in found
 
@@ -418,14 +420,14 @@ def test_any_number_of_empty_elements_is_followed_so_far_and_no_farther(
     container: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truncation, "_MAX_ELEMENTS", 100)
-    at = truncation._Bytes.at
+    at = truncation._FileBytes.at
     places = []
 
     def noted(self: Any, place: int, n_bytes: int) -> bytes:
         places.append(place)
         return at(self, place, n_bytes)
 
-    monkeypatch.setattr(truncation._Bytes, "at", noted)
+    monkeypatch.setattr(truncation._FileBytes, "at", noted)
     look(container, data)
     assert 50 < len(places) < 1000
 
@@ -435,9 +437,9 @@ def test_a_file_that_is_replaced_while_it_is_read_is_told(tmp_path: Path) -> Non
     size = path.stat().st_size
     with path.open("ab") as file:
         file.write(b"more")
-    assert why_cut(path, "avi", size) == f"changed while it was read: from {size} to {size + 4} bytes"
+    assert why_truncated(path, "avi", size) == f"changed while it was read: from {size} to {size + 4} bytes"
     path.unlink()
     os.mkfifo(path)
-    assert why_cut(path, "avi", size) == "changed while it was read: not a regular file"
+    assert why_truncated(path, "avi", size) == "changed while it was read: not a regular file"
     path.unlink()
-    assert why_cut(path, "avi", size) == "changed while it was read: no such file"
+    assert why_truncated(path, "avi", size) == "changed while it was read: no such file"

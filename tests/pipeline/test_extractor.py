@@ -66,7 +66,7 @@ def test_a_file_holds_the_same_averages_sorted_by_name(
         counts = dict(zip(file.videos, file.column("n_clips"), strict=True))
         padded = dict(zip(file.videos, file.column("n_padded_frames"), strict=True))
     for name, n_frames in LENGTHS.items():
-        spans = clip_spans(n_frames, stride=16, tail="drop", short="pad")
+        spans = clip_spans(n_frames, 16, stride=16, tail="drop", short="pad")
         assert counts[name] == len(spans), name
         assert padded[name] == sum(span.n_padded_frames for span in spans), name
 

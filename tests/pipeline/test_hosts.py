@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from c3d_extract import Extractor
-from c3d_extract.decode.pool import DecodeOptions, DecodePool, FramesDecoded, InProcessDecoder, VideoFailed
+from c3d_extract.decode import DecodeOptions, DecodePool, FramesDecoded, InProcessDecoder, VideoFailed
 from c3d_extract.errors import UsageError
+from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.pool import Decoder
+    from c3d_extract.decode import Decoder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at processes")
 SECONDS = 60  # until a host counts as hanging
@@ -179,6 +180,6 @@ def test_decoding_in_the_process_gives_the_events_of_a_decoder_process(
         videos / "b" / "short.mp4",
         tmp_path / "gone.mp4",
     ]
-    options = DecodeOptions(Preprocessing(), 1 << 26, fps)
+    options = DecodeOptions(FrameSampler(Preprocessing()), 16, fps=fps)
     with DecodePool(1, options) as pool:
         assert events(InProcessDecoder(options), paths) == events(pool, paths)

@@ -1,4 +1,4 @@
-"""Preprocessing: OpenCV's pixels at every frame size, and means of every shape."""
+"""Resizing and cropping: OpenCV's pixels at every frame size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from c3d_extract.errors import WeightsError
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing, fit_mean
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -191,81 +191,3 @@ def test_other_crops_are_cut_from_the_same_resized_frame() -> None:
     odd = Preprocessing(crop=(111, 100))
     assert odd.offset == (8, 35)
     assert (FrameSampler(odd)(frame) == wide[8:119, 35:135]).all()
-
-
-def test_the_crop_is_the_original_tools() -> None:
-    assert Preprocessing().offset == (8, 29), "rows 8:120, columns 29:141"
-
-
-def test_a_description_survives_its_json() -> None:
-    made = Preprocessing((64, 80), (50, 60), "rgb", (1.0, 2.0, 3.0))
-    assert Preprocessing.from_json(made.to_json()) == made
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"crop": [200, 112]},
-        {"crop": [0, 1]},
-        {"colour": "yuv"},
-        {"std": [0, 1, 1]},
-        {"resize": [1]},
-        {"std": None},
-    ],
-)
-def test_an_impossible_description_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(WeightsError):
-        Preprocessing.from_json(Preprocessing().to_json() | change)
-
-
-CUBE = np.random.default_rng(0).uniform(80, 120, (3, 16, 128, 171))
-CROPPED = CUBE[:, :, 8:120, 29:141]
-
-
-@pytest.mark.parametrize(
-    ("mean", "expected"),
-    [
-        (CUBE, CROPPED),
-        (CUBE[None], CROPPED),
-        (CROPPED, CROPPED),
-        (CUBE[:, 3], CROPPED[:, 3:4]),
-        (CROPPED[:, 3], CROPPED[:, 3:4]),
-        (CUBE[:, 3:4], CROPPED[:, 3:4]),
-        (np.array([104.0, 117.0, 123.0]), np.array([104.0, 117.0, 123.0]).reshape(3, 1, 1, 1)),
-        (
-            np.array([104.0, 117.0, 123.0]).reshape(1, 3, 1, 1, 1),
-            np.array([104, 117, 123.0]).reshape(3, 1, 1, 1),
-        ),
-    ],
-)
-def test_a_mean_of_any_shape_is_cut_as_the_frames_are(
-    mean: NDArray[np.float64], expected: NDArray[np.float64]
-) -> None:
-    fitted = fit_mean(mean, Preprocessing())
-    assert fitted.dtype == np.float32
-    assert (fitted == expected.astype(np.float32)).all()
-    assert fitted.shape == expected.shape
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        (4,),
-        (2,),
-        (1,),
-        (3, 8, 128, 171),
-        (1, 16, 128, 171),
-        (3, 171, 128),
-        (3, 16, 128, 128),
-        (2, 3, 1, 1, 1),
-        (),
-    ],
-)
-def test_a_mean_of_another_shape_is_refused_with_the_shapes_that_fit(shape: tuple[int, ...]) -> None:
-    with pytest.raises(WeightsError, match="this network takes 3 numbers, 3x128x171, 3x16x128x171"):
-        fit_mean(np.zeros(shape), Preprocessing())
-
-
-def test_a_mean_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(WeightsError, match="not finite"):
-        fit_mean(np.array([1.0, np.nan, 2.0]), Preprocessing())

@@ -26,7 +26,8 @@ from c3d_extract.cli.train import _device, _precision, command
 from c3d_extract.decode import open_video, write_video
 from c3d_extract.errors import C3DError, DeviceError, MismatchError, UsageError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D
-from c3d_extract.preprocess.spec import FrameSampler, Preprocessing
+from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.train import RECIPES, Plan, Recipe, SyntheticSource, Trainer, VideoSource, read_videos
 from c3d_extract.train.data import TrainingClips, collate
 from c3d_extract.train.loop import hits

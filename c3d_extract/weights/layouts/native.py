@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.models.c3d import Architecture
-from c3d_extract.preprocess.spec import Preprocessing, fit_mean
+from c3d_extract.preprocess.mean import fit_mean
+from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.strict_json import parse_json
 from c3d_extract.weights.layouts.contents import Contents, Source, check_tensors, is_finite, one_line
 from c3d_extract.weights.layouts.pytorch import contents_of_state

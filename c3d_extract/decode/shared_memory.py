@@ -1,0 +1,97 @@
+"""The memory that a decoder process shares with the main process: a ring of slots, and a few words of state.
+
+Unlike `multiprocessing.shared_memory` it takes nothing of ``/dev/shm``. In containers that often has 64 MB,
+and a process that touches more of it than there is dies of SIGBUS.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import tempfile
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from c3d_extract.errors import DecoderError
+
+if TYPE_CHECKING:
+    from c3d_extract.decode.base import DecodeOptions
+
+__all__ = ["SlotMemory", "anonymous_file"]
+
+_N_SLOTS = 4  # one being written, one being read, two queued; of 16 frames 112x112 they take 2.4 MB
+
+
+class _State(ctypes.Structure):
+    """What the decoder process writes and the main process reads, without a lock: each field is one store."""
+
+    _fields_ = (("last_frame", ctypes.c_double), ("is_waiting", ctypes.c_bool))
+
+
+class SlotMemory:
+    """A decoder's memory, as one of the two processes maps it.
+
+    Parameters
+    ----------
+    descriptor
+        A file of `n_bytes`; it may be closed afterwards.
+    options
+        Give the size of a slot.
+
+    Attributes
+    ----------
+    state
+        ``last_frame``: when a frame was decoded last, in seconds of `time.monotonic`, which is the same
+        clock in every process. ``is_waiting``: whether the decoder waits for the main process.
+    slots
+        uint8 (slots, frames, *shape of a frame).
+    """
+
+    def __init__(self, descriptor: int, options: DecodeOptions) -> None:
+        # Both views keep the mapping alive; it is unmapped when they are gone.
+        memory = mmap.mmap(descriptor, self.n_bytes(options))
+        shape = self._shape(options)
+        self.state = _State.from_buffer(memory)
+        self.slots = np.frombuffer(memory, np.uint8, prod(shape), ctypes.sizeof(_State)).reshape(shape)
+
+    @staticmethod
+    def _shape(options: DecodeOptions) -> tuple[int, ...]:
+        return _N_SLOTS, options.n_frames, *options.transform.shape
+
+    @classmethod
+    def n_bytes(cls, options: DecodeOptions) -> int:
+        """Return how large the file must be."""
+        return ctypes.sizeof(_State) + prod(cls._shape(options))
+
+
+def anonymous_file(n_bytes: int) -> int:
+    """Return the descriptor of a new file without a name, in memory where the kernel allows it.
+
+    Raises
+    ------
+    DecoderError
+        Where there is neither memory nor a folder for temporary files.
+    """
+    try:
+        descriptor = os.memfd_create("c3d-decoder")
+    except (AttributeError, OSError) as error:  # not Linux, an old kernel (ENOSYS), a sandbox (EPERM)
+        return _temporary_file(n_bytes, error)
+    os.ftruncate(descriptor, n_bytes)
+    return descriptor
+
+
+def _temporary_file(n_bytes: int, memfd_error: Exception) -> int:
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(n_bytes))  # a sparse file would find a full disk only when it is used, by SIGBUS
+            file.flush()
+            return os.dup(file.fileno())
+    except OSError as error:
+        raise DecoderError(
+            f"no memory to share with a decoder: {memfd_error} (memfd_create), "
+            f"and {error} (a temporary file of {n_bytes} bytes)",
+            hint="set TMPDIR to a folder that can be written to",
+        ) from error

@@ -1,0 +1,111 @@
+"""One video from its file to events: read, transform, time and resample its frames."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from c3d_extract.decode.base import FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode.reader import open_video
+from c3d_extract.decode.timestamps import LONGEST_GAP_SECONDS, Gaps, frame_seconds, resample, steady_times
+from c3d_extract.errors import VideoError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from c3d_extract.decode.base import DecodeEvent, DecodeOptions, VideoInfo, VideoReader
+
+__all__ = ["decode_video", "failure_reason"]
+
+
+def decode_video(
+    task: int,
+    path: Path,
+    options: DecodeOptions,
+    *,
+    next_buffer: Callable[[], NDArray[np.uint8]],
+    on_frame: Callable[[], None] = lambda: None,
+) -> Iterator[DecodeEvent]:
+    """Decode one video; yield its frames and then, always, a VideoRead or a VideoFailed.
+
+    Parameters
+    ----------
+    task, path
+        The video's number and where it is.
+    options
+        What is done to it.
+    next_buffer
+        Returns memory for the next frames, uint8 (``options.n_frames``, *shape of the transform).
+    on_frame
+        Called whenever a frame was decoded, also where resampling leaves it out.
+    """
+    started = time.monotonic()
+    gaps = Gaps()
+    end: VideoRead | VideoFailed
+    try:
+        with open_video(path, max_pixels=options.max_pixels) as reader:
+            timed = steady_times(_transformed(reader, options, on_frame), reader.info.fps)
+            if options.fps is not None:
+                longest = _longest_gap(reader.info)
+                timed = resample(
+                    timed, options.fps, native_fps=reader.info.fps, longest_gap_seconds=longest, gaps=gaps
+                )
+            yield from _buffered(task, timed, next_buffer)
+            trouble = "; ".join(filter(None, (reader.trouble(), gaps.trouble()))) or None
+            counts = reader.n_frames, reader.n_decode_errors
+            end = VideoRead(task, reader.info, *counts, trouble, time.monotonic() - started)
+    except Exception as error:  # noqa: BLE001 - one video's surprise is that video's failure
+        end = VideoFailed(task, failure_reason(error), time.monotonic() - started)
+    yield end
+
+
+def _transformed(
+    reader: VideoReader, options: DecodeOptions, on_frame: Callable[[], None]
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    transform = options.transform
+    for frame in reader.frames(transform.lines):
+        on_frame()
+        result, pts_seconds = transform(frame.bgr, size=frame.size), frame.pts_seconds
+        del frame  # so that the reader can use its memory again, which the processor's cache still holds
+        yield result, pts_seconds
+
+
+def _longest_gap(info: VideoInfo) -> float:
+    """Return the longest time one frame can be on screen: no longer than the video, where it says."""
+    duration = info.duration_seconds
+    stated = duration + frame_seconds(info.fps) if duration > 0 else LONGEST_GAP_SECONDS
+    return min(stated, LONGEST_GAP_SECONDS)
+
+
+def _buffered(
+    task: int,
+    timed: Iterator[tuple[NDArray[np.uint8], float]],
+    next_buffer: Callable[[], NDArray[np.uint8]],
+) -> Iterator[FramesDecoded]:
+    """Copy frames into buffers; yield each that is full, and the rest at the end."""
+    times: list[float] = []
+    for frame, time_seconds in timed:
+        if not times:
+            buffer = next_buffer()
+        buffer[len(times)] = frame
+        times.append(time_seconds)
+        if len(times) == len(buffer):
+            yield FramesDecoded(task, buffer, times)
+            times = []
+    if times:
+        yield FramesDecoded(task, buffer[: len(times)], times)
+
+
+def failure_reason(error: Exception) -> str:
+    """Say why a video failed: one line of valid UTF-8, whatever a file name put into it."""
+    if isinstance(error, VideoError):
+        reason = error.reason
+    elif isinstance(error, MemoryError):
+        reason = "not enough memory to decode it"
+    else:
+        reason = f"decoder error: {type(error).__name__}: {error}"
+    return " ".join(reason.encode("utf-8", "backslashreplace").decode("utf-8").splitlines())

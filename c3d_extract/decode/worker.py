@@ -1,0 +1,136 @@
+"""What runs in a decoder process: one video at a time, into slots of shared memory.
+
+Messages are pickled through a pipe. The main process sends DecodeOptions, once; then ``(task, path)`` for
+each video, ``SLOT_FREE`` for each slot that it has read, and ``STOP``. The decoder sends `Ready`, once; then
+`SlotFilled`, VideoRead and VideoFailed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from c3d_extract.decode.base import FramesDecoded
+from c3d_extract.decode.process import end_with_parent
+from c3d_extract.decode.shared_memory import SlotMemory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from c3d_extract.decode.base import DecodeOptions
+
+__all__ = ["SLOT_FREE", "STOP", "Ready", "SlotFilled", "main"]
+
+SLOT_FREE = "slot free"
+STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The process has started; ``why_unusable`` says why it cannot decode any video, or is None."""
+
+    why_unusable: str | None
+
+
+@dataclass(frozen=True)
+class SlotFilled:
+    """A slot holds the next frames of a video, as many as there are times."""
+
+    task: int
+    slot: int
+    times_seconds: list[float]
+
+
+def main(parent: int, connection: int, memory: int) -> None:
+    """Decode videos until told to stop: the whole of a decoder process.
+
+    Parameters
+    ----------
+    parent
+        Process id of the main process.
+    connection, memory
+        File descriptors: one end of a pipe, and what both processes map.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    end_with_parent(parent)
+    prefer_to_be_killed()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the main process has ended
+        _serve(Connection(connection), memory)
+
+
+def prefer_to_be_killed() -> None:
+    """Let the kernel, when memory runs out, kill this process rather than the main process (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _serve(connection: Connection, memory: int) -> None:
+    options = connection.recv()
+    slots = _SlotWriter(connection, SlotMemory(memory, options))
+    # Imported this late because it imports FFmpeg: where that fails, the main process is told why.
+    from c3d_extract.decode.self_check import why_unusable
+
+    connection.send(Ready(why_unusable()))
+    while (message := connection.recv()) != STOP:
+        if message == SLOT_FREE:
+            slots.n_free += 1
+        else:
+            task, path = message
+            _decode(task, path, options, slots)
+
+
+def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -> None:
+    from c3d_extract.decode.video import decode_video
+
+    events = decode_video(task, path, options, next_buffer=slots.next, on_frame=slots.note_frame)
+    for event in events:
+        if isinstance(event, FramesDecoded):
+            slots.send_filled(task, event.times_seconds)
+        else:
+            slots.connection.send(event)
+
+
+class _SlotWriter:
+    """The writing end of the ring: slots are filled in turn, and free again in the order they were sent."""
+
+    def __init__(self, connection: Connection, memory: SlotMemory) -> None:
+        self.connection = connection
+        self.n_free = len(memory.slots)
+        self._memory = memory
+        self._current = 0
+
+    def note_frame(self) -> None:
+        """Tell the main process, which looks at this from time to time, that a frame was decoded."""
+        self._memory.state.last_frame = time.monotonic()
+
+    def next(self) -> NDArray[np.uint8]:
+        """Wait for a free slot and return it; end this process where the main process has ended."""
+        try:
+            self._wait_for_slot()
+        except (EOFError, OSError):
+            sys.exit()  # not an Exception, which would count as the failure of a video
+        slot: NDArray[np.uint8] = self._memory.slots[self._current]
+        return slot
+
+    def _wait_for_slot(self) -> None:
+        state = self._memory.state
+        while self.n_free == 0 or self.connection.poll():
+            state.is_waiting = self.n_free == 0
+            self.connection.recv()  # SLOT_FREE: nothing else is sent while a video is being decoded
+            self.n_free += 1
+        # In this order: between the two stores the main process must not see an old time and no waiting.
+        self.note_frame()
+        state.is_waiting = False
+
+    def send_filled(self, task: int, times_seconds: list[float]) -> None:
+        """Hand the current slot to the main process."""
+        self.connection.send(SlotFilled(task, self._current, times_seconds))
+        self._current = (self._current + 1) % len(self._memory.slots)
+        self.n_free -= 1

@@ -1,0 +1,13 @@
+"""Where crops lie in a resized frame."""
+
+from __future__ import annotations
+
+__all__ = ["centre_offset"]
+
+
+def centre_offset(frame: tuple[int, int], crop: tuple[int, int]) -> tuple[int, int]:
+    """Return the first row and first column of the centre crop, both sizes given as (rows, columns).
+
+    Halves are rounded down, as Caffe's integer division does (data_transformer.cpp).
+    """
+    return (frame[0] - crop[0]) // 2, (frame[1] - crop[1]) // 2

@@ -1,0 +1,221 @@
+"""Resize and crop frames as OpenCV does, to the bit.
+
+OpenCV's 8-bit bilinear resize works in fixed point. `FrameSampler` does the same arithmetic, on the pixels
+that the crop needs and no others, so that pixels are equal and not merely close.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+
+try:
+    from c3d_extract import _kernels
+except ImportError:  # there was no C compiler when this was installed
+    _kernels = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from c3d_extract.preprocess.spec import Preprocessing
+
+__all__ = ["FrameSampler"]
+
+_MAX_CACHED_SIZES = (
+    16  # frame sizes whose tables are kept; a hostile stream may change its size at every frame
+)
+
+
+class _Axis(NamedTuple):
+    """Where each output line samples the source: two source lines and their weights in 1/2048."""
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    weight_first: NDArray[np.int32]
+    weight_second: NDArray[np.int32]
+
+
+def _make_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int, is_columns: bool) -> _Axis:
+    """Return the sampling of lines ``start`` to ``start + n_cropped`` of the resized frame."""
+    # OpenCV's cv::resize (resize.cpp), INTER_LINEAR, 8 bit: half-pixel centres, float32 fractions, weights
+    # rounded to 1/2048 (INTER_RESIZE_COEF_BITS = 11). Beyond the borders it takes a column with the weights 1
+    # and 0, but a row twice with the weights as they are, which rounds differently.
+    target = np.arange(start, start + n_cropped)
+    position = ((target + 0.5) * (n_source / n_resized) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.intp)
+    fraction = position - first.astype(np.float32)
+    if is_columns:
+        fraction[(first < 0) | (first >= n_source - 1)] = 0
+    weight_second = np.rint(fraction * np.float32(2048)).astype(np.int32)
+    weight_first = np.rint((np.float32(1) - fraction) * np.float32(2048)).astype(np.int32)
+    last = n_source - 1
+    return _Axis(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight_first, weight_second)
+
+
+def _line_pairs(axis: _Axis) -> NDArray[np.intp]:
+    """Return the lines that an axis needs, ascending, in pairs (2k, 2k + 1)."""
+    blocks = np.unique(np.concatenate([axis.first, axis.second]) // 2)
+    return (2 * blocks[:, None] + np.arange(2)).ravel()
+
+
+def _of_needed_lines(axis: _Axis) -> _Axis:
+    """Return the axis for a frame that holds only the lines of `_line_pairs`."""
+    lines = _line_pairs(axis)
+    first, second = np.searchsorted(lines, axis.first), np.searchsorted(lines, axis.second)
+    return axis._replace(first=first, second=second)
+
+
+class _CompiledSampling:
+    """Samples frames of one size with ``_kernels.c``."""
+
+    def __init__(self, rows: _Axis, columns: _Axis, shape: tuple[int, ...]) -> None:
+        self._rows, self._columns = np.stack(rows).astype(np.int32), np.stack(columns).astype(np.int32)
+        self._pixel_strides = shape[2], 1
+
+    def __call__(self, frame: NDArray[np.uint8], crop: NDArray[np.uint8]) -> None:
+        if frame.strides[1:] != self._pixel_strides:  # a mirrored or rotated view
+            frame = np.ascontiguousarray(frame)
+        _kernels.sample(frame, self._rows, self._columns, crop)
+
+
+class _NumPySampling:
+    """The same arithmetic where there was no C compiler, some seven times as slow; not for several threads.
+
+    Arrays are stored column by column in the horizontal pass and row by row in the vertical one, because
+    NumPy gathers whole pixels that way several times faster than it gathers channels.
+    """
+
+    def __init__(self, rows: _Axis, columns: _Axis, shape: tuple[int, ...]) -> None:
+        n_lines, _, n_channels = shape
+        self._n_columns, self._n_rows = len(columns.first), len(rows.first)
+        both_rows = np.concatenate([rows.first, rows.second])
+        self._lines = np.unique(both_rows)
+        self._needs_all_lines = len(self._lines) == n_lines
+        self._rows = np.searchsorted(self._lines, both_rows)
+        self._columns = np.concatenate([columns.first, columns.second])
+        has_three = n_channels == 3
+        self._pixel = np.dtype((np.void, 3)) if has_three else np.dtype(np.uint32)
+        self._pixel_sums = np.dtype((np.void, 6)) if has_three else np.dtype(np.uint64)
+        # A pixel times a weight needs 19 bits. With weights split into 16 * high + low, each product is at
+        # most 255 * 128 and fits 16 bits.
+        weights = np.concatenate([columns.weight_first, columns.weight_second]).astype(np.int16)[:, None]
+        self._high, self._low = weights >> 4, weights & 15
+        row_weights = np.concatenate([rows.weight_first, rows.weight_second])[:, None]
+        self._row_weights = np.repeat(row_weights, self._n_columns * n_channels, axis=1)
+        self._narrow = np.empty((2, len(weights), len(self._lines) * n_channels), np.int16)
+        self._wide = np.empty(self._row_weights.shape, np.int32)
+
+    def __call__(self, frame: NDArray[np.uint8], crop: NDArray[np.uint8]) -> None:
+        sums = self._vertical(self._horizontal(frame))
+        pixels = sums.astype(np.uint8).reshape(*crop.shape[:2], frame.shape[2])
+        for channel in range(3):  # four times as fast as [:, :, :3] of four channels
+            crop[:, :, channel] = pixels[:, :, channel]
+
+    def _horizontal(self, frame: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """Return (p·w + p'·w') >> 4 for each column of the crop, each source row: int16 (columns, values)."""
+        if not self._needs_all_lines:
+            frame = frame[self._lines]
+        pixels = np.ascontiguousarray(frame).view(self._pixel)[:, :, 0].T
+        coarse, fine = self._narrow
+        np.copyto(coarse, pixels[self._columns].view(np.uint8))
+        np.multiply(coarse, self._low, out=fine)
+        coarse *= self._high
+        sums, rest = coarse[: self._n_columns], fine[: self._n_columns]
+        rest += fine[self._n_columns :]
+        rest >>= 4
+        sums += coarse[self._n_columns :]
+        sums += rest
+        return sums
+
+    def _vertical(self, sums: NDArray[np.int16]) -> NDArray[np.int32]:
+        """Return ((u·w >> 16) + (l·w' >> 16) + 2) >> 2 of upper and lower rows: int32 (rows, values)."""
+        np.copyto(self._wide, sums.view(self._pixel_sums).T[self._rows].view(np.int16))
+        self._wide *= self._row_weights
+        upper, lower = self._wide[: self._n_rows], self._wide[self._n_rows :]
+        upper &= -(1 << 16)  # rounds one of them down; the last shift rounds the sum and so the other
+        upper += lower
+        upper += 2 << 16
+        upper >>= 18
+        return upper
+
+
+class FrameSampler:
+    """Resizes and crops frames exactly as ``cv2.resize(frame, (171, 128))[8:120, 29:141]`` does.
+
+    A `c3d_extract.decode.base.FrameTransform`: pickled or copied, it is its settings alone. Tables that
+    depend on the frame size are kept for the last few sizes, so that a stream that changes its size midway
+    costs nothing more. One thread at a time may use a sampler.
+
+    Parameters
+    ----------
+    preprocessing
+        Gives ``resize`` and ``crop``; colour and scale are the network's part.
+    """
+
+    compiled = _kernels is not None
+    """Whether the inner loop is the compiled one; the pixels are the same."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self._axes: dict[tuple[int, int], tuple[_Axis, _Axis]] = {}
+        self._samplings: dict[tuple[int, ...], _CompiledSampling | _NumPySampling] = {}
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Preprocessing]]:
+        return type(self), (self.preprocessing,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of what a call returns: rows, columns, 3."""
+        return *self.preprocessing.crop, 3
+
+    def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return the crop of ``frame``, uint8 of `shape`, same channel order, 0–255.
+
+        Parameters
+        ----------
+        frame
+            uint8 (H, W, 3), or (H, W, 4) with a fourth byte that is ignored.
+        size
+            Rows and columns of the whole frame, where ``frame`` holds only the `lines` of it.
+        """
+        crop = np.empty(self.shape, np.uint8)
+        self._sampling(frame.shape, size)(frame, crop)
+        return crop
+
+    def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and columns of a frame that its crop needs, ascending.
+
+        They come in pairs (2k, 2k + 1), which share their chroma in most videos.
+        """
+        rows, columns = self._axes_of(height, width)
+        return _line_pairs(rows), _line_pairs(columns)
+
+    def _sampling(
+        self, shape: tuple[int, ...], size: tuple[int, int] | None
+    ) -> _CompiledSampling | _NumPySampling:
+        height, width = size or (shape[0], shape[1])
+        key = (height, width, *shape)
+        sampling = self._samplings.get(key)
+        if sampling is None:
+            if len(self._samplings) >= _MAX_CACHED_SIZES:
+                self._samplings.clear()
+            rows, columns = self._axes_of(height, width)
+            if size is not None:
+                rows, columns = _of_needed_lines(rows), _of_needed_lines(columns)
+            kind = _CompiledSampling if self.compiled else _NumPySampling
+            sampling = self._samplings[key] = kind(rows, columns, shape)
+        return sampling
+
+    def _axes_of(self, height: int, width: int) -> tuple[_Axis, _Axis]:
+        axes = self._axes.get((height, width))
+        if axes is None:
+            if len(self._axes) >= _MAX_CACHED_SIZES:
+                self._axes.clear()
+            (rows, columns), (top, left) = self.preprocessing.resize, self.preprocessing.offset
+            n_rows, n_columns = self.preprocessing.crop
+            axes = self._axes[height, width] = (
+                _make_axis(height, rows, start=top, n_cropped=n_rows, is_columns=False),
+                _make_axis(width, columns, start=left, n_cropped=n_columns, is_columns=True),
+            )
+        return axes
