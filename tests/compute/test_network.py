@@ -412,8 +412,8 @@ def test_a_run_that_goes_on_with_other_batches_has_the_same_bits_or_says_so(
     if alike:
         assert resumed.warnings == again.warnings == ()
         return
-    assert "begun on cpu in batches of 2 and goes on on cpu in batches of 1" in resumed.warnings[0]
-    assert resumed.warnings[0].endswith("; --batch-size 2 goes on as before")
+    assert "begun on cpu in batches of 2 and continues on cpu in batches of 1" in resumed.warnings[0]
+    assert resumed.warnings[0].endswith("; --batch-size 2 continues as before")
     assert "whole.h5 was begun on cpu in batches of 2" in again.warnings[0]
 
 
