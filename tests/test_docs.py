@@ -20,7 +20,7 @@ from c3d_extract import FeatureFile
 from c3d_extract.cli.extract import command
 from c3d_extract.cli.tools import COMMANDS, LazyGroup
 from c3d_extract.decode import open_video
-from c3d_extract.weights import find_record, local_path
+from c3d_extract.weights import find_entry, local_path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_links_and_files_that_the_readme_names_are_there() -> None:
 def test_the_readmes_first_run_works_without_a_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if local_path(find_record("motion-mini")) is None:
+    if local_path(find_entry("motion-mini")) is None:
         pytest.fail("weights/motion-mini.safetensors is not in this installation")
     block = README.split("<!-- ci: first -->")[1].split("```")[1].removeprefix("sh\n").strip()
     assert block.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install . && ")

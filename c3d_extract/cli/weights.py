@@ -11,13 +11,13 @@ import click
 from c3d_extract.cli.common import EXIT_FATAL, guarded, note, printable, put_json, show
 from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import FetchError, UsageError
-from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, what_vouches
-from c3d_extract.weights.registry import find_record, load_registry
+from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, unverified_note
+from c3d_extract.weights.registry import find_entry, load_registry
 
 if TYPE_CHECKING:
     from c3d_extract.weights.convert import Rounding
-    from c3d_extract.weights.registry import Fc6Order, Record
-    from c3d_extract.weights.verify import Combination, Known, Verdict
+    from c3d_extract.weights.registry import Fc6Order, RegistryEntry
+    from c3d_extract.weights.verify import Combination, KnownClip, Verdict
 
 __all__ = ["command"]
 
@@ -72,7 +72,7 @@ def list_command(*, as_json: bool, debug: bool) -> None:
     )
 
 
-def _state(record: Record) -> str:
+def _state(record: RegistryEntry) -> str:
     if local_path(record) is not None:
         return "here"
     if record.embedded:
@@ -80,7 +80,7 @@ def _state(record: Record) -> str:
     return "fetch" if record.file.mirrors else "by hand"
 
 
-def _size(record: Record) -> str:
+def _size(record: RegistryEntry) -> str:
     if record.file.size is not None:
         return _megabytes(record.file.size)
     if record.embedded:
@@ -102,7 +102,7 @@ def _megabytes(n_bytes: int) -> str:
 def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     """Show everything that is known of a registered checkpoint."""
     del debug
-    record = find_record(name)
+    record = find_entry(name)
     path = local_path(record)
     values = record.to_json() | {"state": _state(record), "path": None if path is None else str(path)}
     if record.embedded and path is not None:
@@ -163,16 +163,16 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
     """Fetch checkpoints with their means and labels into torch's cache; prints where they are."""
     del debug
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.weights.load import fetch_record
+    from c3d_extract.weights.locate import fetch_entry
 
-    for record in [find_record(name) for name in names]:
+    for record in [find_entry(name) for name in names]:
         if record.embedded and (path := local_path(record)) is not None:
             click.echo(path)
             continue
         if not quiet:
             note(f"{record.name}: {record.title}. Licence: {record.licence}.")
         with FetchBar(quiet=quiet) as bar:
-            path = fetch_record(record, offline=offline, progress=bar)
+            path = fetch_entry(record, offline=offline, progress=bar)
             for kind, remotes in (("mean", load_registry().means), ("labels", load_registry().labels)):
                 remote = remotes.get(getattr(record, kind) or "")
                 if remote is None:
@@ -181,9 +181,9 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
                     fetch_file(remote, offline=offline, progress=bar)
                 except FetchError as error:
                     note(f"its {kind}: {error}")
-        unvouched = what_vouches(record.file, sha256_of(path))
-        if unvouched is not None:  # also with --quiet: it is a warning
-            note(f"Warning: {unvouched}")
+        unverified = unverified_note(record.file, sha256_of(path))
+        if unverified is not None:  # also with --quiet: it is a warning
+            note(f"Warning: {unverified}")
         click.echo(path)
 
 
@@ -280,7 +280,7 @@ def verify_command(
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.weights.verify import known_clips, read_goldens, sample_frames, verify
 
-    known: list[Known] = known_clips() if goldens is None else read_goldens(goldens)
+    known: list[KnownClip] = known_clips() if goldens is None else read_goldens(goldens)
     with FetchBar(quiet=quiet) as bar:
         folder = sample_frames(offline=offline, progress=bar) if frames is None else frames
         verdict = verify(

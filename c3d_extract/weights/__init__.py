@@ -1,6 +1,6 @@
-"""The zoo: records of public checkpoints, readers for their layouts, download with check, our own format.
+"""Checkpoints: a registry of public ones, readers for their layouts, checked downloads, a format of its own.
 
-Lazy: reading records or fetching a file imports no torch.
+Lazy: reading the registry or fetching a file imports no torch.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 from c3d_extract._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from c3d_extract.weights.checkpoint import Checkpoint
     from c3d_extract.weights.fetch import cache_folder, fetch_file, local_path
     from c3d_extract.weights.layouts.native import save_checkpoint
-    from c3d_extract.weights.load import Checkpoint, load_checkpoint
+    from c3d_extract.weights.load import load_checkpoint
     from c3d_extract.weights.means import read_mean
-    from c3d_extract.weights.registry import Record, find_record, load_registry
+    from c3d_extract.weights.registry import RegistryEntry, find_entry, load_registry
 
 _MODULES = {
-    "Checkpoint": "load",
-    "Record": "registry",
+    "Checkpoint": "checkpoint",
+    "RegistryEntry": "registry",
     "cache_folder": "fetch",
     "fetch_file": "fetch",
-    "find_record": "registry",
+    "find_entry": "registry",
     "load_checkpoint": "load",
     "local_path": "fetch",
     "read_mean": "means",
@@ -31,10 +32,10 @@ _MODULES = {
 
 __all__ = [
     "Checkpoint",
-    "Record",
+    "RegistryEntry",
     "cache_folder",
     "fetch_file",
-    "find_record",
+    "find_entry",
     "load_checkpoint",
     "load_registry",
     "local_path",

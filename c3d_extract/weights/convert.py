@@ -14,7 +14,7 @@ from c3d_extract.weights.load import load_checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from c3d_extract.weights.load import Checkpoint
+    from c3d_extract.weights.checkpoint import Checkpoint
 
 __all__ = ["Rounding", "convert"]
 

@@ -25,10 +25,10 @@ except ImportError:  # Windows: two processes may fetch the same file, and one o
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from c3d_extract.weights.registry import Record, RemoteFile
+    from c3d_extract.weights.registry import RegistryEntry, RemoteFile
 
 __all__ = [
-    "Progress",
+    "FetchProgress",
     "cache_folder",
     "check_file",
     "fetch_file",
@@ -36,19 +36,19 @@ __all__ = [
     "is_offline",
     "local_path",
     "sha256_of",
-    "what_vouches",
+    "unverified_note",
 ]
 
 T = TypeVar("T")
 
-Progress = Callable[[str, int, int | None], None]
+FetchProgress = Callable[[str, int, int | None], None]
 """Called while fetching with the file's name, the bytes on disk, and the bytes in all where known."""
 
 _CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # for a file whose size is not known
-_PATIENCE = 60.0  # seconds until the first byte, and until the rate below is asked for
-_SLOWEST = 32_000  # bytes a second on average: 320 MB take less than 3 hours, or another mirror is asked
-_TRIES = 3  # of one mirror, as long as each brings something
+_FIRST_BYTE_SECONDS = 60.0  # seconds until the first byte, and until the rate below is asked for
+_MIN_BYTES_PER_SECOND = 32_000  # on average: 320 MB take less than 3 hours, or another mirror is asked
+_TRIES_PER_MIRROR = 3  # of one mirror, as long as each brings something
 _OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -59,11 +59,11 @@ def cache_folder() -> Path:
     return cache.expanduser() / "hub" / "checkpoints"
 
 
-def local_path(record: Record) -> Path | None:
-    """Where the record's file is on this machine, if it is; its hash is checked when it is loaded."""
-    folder = data_folder() if record.embedded else cache_folder()
-    path = folder / record.file.name
-    right_size = path.is_file() and record.file.size in {None, path.stat().st_size}
+def local_path(entry: RegistryEntry) -> Path | None:
+    """Where an entry's file is on this machine, if it is; its hash is checked when it is loaded."""
+    folder = data_folder() if entry.embedded else cache_folder()
+    path = folder / entry.file.name
+    right_size = path.is_file() and entry.file.size in {None, path.stat().st_size}
     return path if right_size else None
 
 
@@ -91,14 +91,14 @@ def _digest(path: Path, hasher: Any) -> str:
     return str(hasher.hexdigest())
 
 
-def what_vouches(remote: RemoteFile, sha256: str) -> str | None:
-    """Say that nothing but a file's size and shape speaks for it; None where a hash is known."""
+def unverified_note(remote: RemoteFile, sha256: str) -> str | None:
+    """Say that only a file's size and shapes can be checked; None where a hash is known."""
     if remote.hash_known:
         return None
     size = "" if remote.size is None else f"its size of {remote.size:,} bytes and "
     return (
-        f"{remote.name}: no hash of this file is published: only {size}its being a whole C3D network "
-        f"vouches for it; its sha256 is {sha256}"
+        f"{remote.name}: no hash of this file is published, so that only {size}its being a whole C3D network "
+        f"could be checked; its sha256 is {sha256}"
     )
 
 
@@ -135,7 +135,7 @@ def fetch_file(
     folder: Path | None = None,
     *,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: FetchProgress | None = None,
     check: Callable[[Path], None] | None = None,
     timeout_seconds: float = 30.0,
 ) -> Path:
@@ -211,14 +211,14 @@ class _Part:
     def try_mirror(
         self,
         mirror: str,
-        progress: Progress | None,
+        progress: FetchProgress | None,
         check: Callable[[Path], None] | None,
         timeout_seconds: float,
     ) -> str | None:
         """Fetch the rest from one mirror; return what went wrong, or None."""
         host = urlsplit(mirror).netloc or mirror
         answer = ""
-        for _ in range(_TRIES):
+        for _ in range(_TRIES_PER_MIRROR):
             start = self.n_bytes
             try:
                 self._receive(mirror, progress, timeout_seconds)
@@ -246,7 +246,7 @@ class _Part:
         if self.n_bytes == 0:
             self.path.unlink(missing_ok=True)
 
-    def _receive(self, mirror: str, progress: Progress | None, timeout_seconds: float) -> None:
+    def _receive(self, mirror: str, progress: FetchProgress | None, timeout_seconds: float) -> None:
         start = self.n_bytes
         if self.remote.size is not None and start == self.remote.size:
             return
@@ -258,7 +258,7 @@ class _Part:
                 self.file.truncate(0)
             n_expected = self._size_of(response)
             begun, n_before = time.monotonic(), self.n_bytes
-            while chunk := response.read1(_CHUNK):  # what there is: a whole chunk could take for ever
+            while chunk := response.read1(_CHUNK):  # what has arrived: a whole chunk could take for ever
                 self._append(chunk)
                 if progress is not None:
                     progress(self.remote.name, self.n_bytes, n_expected)
@@ -268,7 +268,7 @@ class _Part:
 
     def _answer(self, request: urllib.request.Request, timeout_seconds: float) -> Any:
         try:
-            return _within(_PATIENCE, lambda: _opener().open(request, timeout=timeout_seconds))
+            return _within(_FIRST_BYTE_SECONDS, lambda: _opener().open(request, timeout=timeout_seconds))
         except urllib.error.HTTPError as error:
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self.file.truncate(0)
@@ -359,7 +359,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _check_rate(n_bytes: int, seconds: float) -> None:
-    if seconds > _PATIENCE + n_bytes / _SLOWEST:
+    if seconds > _FIRST_BYTE_SECONDS + n_bytes / _MIN_BYTES_PER_SECOND:
         raise WeightsError(f"sends too slowly: {n_bytes:,} bytes in {seconds:.0f} s")
 
 

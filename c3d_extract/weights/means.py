@@ -17,7 +17,7 @@ from c3d_extract.weights.registry import load_registry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from c3d_extract.weights.fetch import Progress
+    from c3d_extract.weights.fetch import FetchProgress
     from c3d_extract.weights.registry import RemoteFile
 
 __all__ = ["APPROXIMATE_SPORTS1M", "NamedMean", "find_mean", "looks_like_ucf101", "mean_sha256", "read_mean"]
@@ -39,7 +39,11 @@ class NamedMean(NamedTuple):
 
 
 def find_mean(
-    wanted: str | Path, *, beside: Path | None = None, offline: bool = False, progress: Progress | None = None
+    wanted: str | Path,
+    *,
+    beside: Path | None = None,
+    offline: bool = False,
+    progress: FetchProgress | None = None,
 ) -> NamedMean:
     """Return the mean of that name, those numbers or that file.
 
@@ -78,7 +82,9 @@ def _numbers(text: str) -> NDArray[np.float64] | None:
     return np.array(values)
 
 
-def _local_mean(remote: RemoteFile, beside: Path | None, *, offline: bool, progress: Progress | None) -> Path:
+def _local_mean(
+    remote: RemoteFile, beside: Path | None, *, offline: bool, progress: FetchProgress | None
+) -> Path:
     for folder in (beside, cache_folder()):
         if folder is not None and (folder / remote.name).is_file():
             check_file(folder / remote.name, remote)

@@ -1,4 +1,4 @@
-"""The registry: one record a checkpoint, one a mean, read from ``weights/registry.toml``."""
+"""The registry of public checkpoints, means and labels, read from ``weights/registry.toml``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
     from c3d_extract.models.c3d import Pool5
     from c3d_extract.preprocess.spec import Colour
 
-__all__ = ["Fc6Order", "Record", "Registry", "RemoteFile", "data_folder", "find_record", "load_registry"]
+__all__ = [
+    "Fc6Order",
+    "Registry",
+    "RegistryEntry",
+    "RemoteFile",
+    "data_folder",
+    "find_entry",
+    "load_registry",
+]
 
 Fc6Order = Literal["chw", "hwc"]
 """In which order fc6 expects the pool5 map: channels first as Caffe, or channels last as TensorFlow."""
@@ -57,8 +65,8 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One public checkpoint: where it is, what it must be, and what its network wants.
+class RegistryEntry:
+    """One public checkpoint: where it is, what it must be, and the conventions of its network.
 
     Attributes
     ----------
@@ -71,8 +79,9 @@ class Record:
     n_classes
         Outputs of fc8; None where the file has no fc8.
     pool5, colour, mean, resize, crop, std
-        The dialect: see `model.Architecture` and `preprocess.Preprocessing`. ``mean`` is the name of a
-        registered mean, or three numbers; means and divisors are always in the order B, G, R.
+        Its conventions: see `Architecture` and `Preprocessing`; None where the file itself says them.
+        ``mean`` is the name of a registered mean, or three numbers; means and divisors are always in the
+        order B, G, R.
     fc6_order
         For channels-last layouts; None where it is not known or does not apply.
     labels
@@ -93,8 +102,8 @@ class Record:
     pool5: Pool5 | None = None
     colour: Colour | None = None
     mean: str | None = None
-    resize: tuple[int, int] = (128, 171)
-    crop: tuple[int, int] = (112, 112)
+    resize: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     fc6_order: Fc6Order | None = None
     labels: str | None = None
@@ -104,26 +113,26 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is known, as plain values."""
-        return dataclasses.asdict(self, dict_factory=_known)
+        return dataclasses.asdict(self, dict_factory=_without_unknown)
 
 
-def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_unknown(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in fields if value not in (None, (), False)}
 
 
 @dataclass(frozen=True)
 class Registry:
-    """All records, and the means, label lists and sample frames they refer to, each by name."""
+    """All entries, and the means and label lists that they refer to, each by name."""
 
     default: str
-    checkpoints: dict[str, Record]
+    checkpoints: dict[str, RegistryEntry]
     means: dict[str, RemoteFile]
     labels: dict[str, RemoteFile]
 
 
 @cache
 def data_folder() -> Path:
-    """Return the folder of records: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the registry: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_weights", package.parent / "weights"):
         if (folder / "registry.toml").is_file():
@@ -137,15 +146,15 @@ def load_registry() -> Registry:
     values = tomllib.loads((data_folder() / "registry.toml").read_text(encoding="utf-8"))
     return Registry(
         default=values["default"],
-        checkpoints={name: _record(name, fields) for name, fields in values["checkpoints"].items()},
+        checkpoints={name: _entry(name, fields) for name, fields in values["checkpoints"].items()},
         means={name: _remote(fields) for name, fields in values["means"].items()},
         labels={name: _remote(fields) for name, fields in values["labels"].items()},
     )
 
 
-def _record(name: str, fields: dict[str, Any]) -> Record:
+def _entry(name: str, fields: dict[str, Any]) -> RegistryEntry:
     file = _remote(fields["file"] | {"licence": fields["licence"]})
-    return Record(name=name, **_frozen(fields) | {"file": file})
+    return RegistryEntry(name=name, **_frozen(fields) | {"file": file})
 
 
 def _remote(fields: dict[str, Any]) -> RemoteFile:
@@ -156,8 +165,8 @@ def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
-def find_record(name: str) -> Record:
-    """Return the record of that name; WeightsError names close ones."""
+def find_entry(name: str) -> RegistryEntry:
+    """Return the entry of that name; WeightsError names close ones."""
     known = load_registry().checkpoints
     if name in known:
         return known[name]

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from c3d_extract.models.c3d import Pool5
     from c3d_extract.preprocess.spec import Colour
-    from c3d_extract.weights.fetch import Progress
-    from c3d_extract.weights.load import Checkpoint
+    from c3d_extract.weights.checkpoint import Checkpoint
+    from c3d_extract.weights.fetch import FetchProgress
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["Combination", "Known", "Verdict", "known_clips", "read_goldens", "sample_frames", "verify"]
+__all__ = ["Combination", "KnownClip", "Verdict", "known_clips", "read_goldens", "sample_frames", "verify"]
 
 NORM_BOUND, MAX_BOUND, NON_ZERO_BOUND, VECTOR_BOUND = 0.01, 0.02, 0.01, 0.01
 """What still counts as a match, each the worst over all clips: fc6's norm and maximum (relative), its share
@@ -58,7 +58,7 @@ _MAX_GOLDENS = 1 << 28  # bytes: fc6 of 16,000 clips
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownClip:
     """One clip of which the original tool's output is known.
 
     Attributes
@@ -148,10 +148,10 @@ def _facts() -> dict[str, Any]:
     return tomllib.loads((data_folder() / "golden_facts.toml").read_text(encoding="utf-8"))
 
 
-def known_clips() -> list[Known]:
+def known_clips() -> list[KnownClip]:
     """Return the facts of the original tool's output that this package carries."""
     return [
-        Known(
+        KnownClip(
             video=clip["video"],
             start=clip["start"],
             norm=clip["fc6_norm"],
@@ -163,7 +163,7 @@ def known_clips() -> list[Known]:
     ]
 
 
-def read_goldens(path: Path) -> list[Known]:
+def read_goldens(path: Path) -> list[KnownClip]:
     """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D) and maybe ``prob``."""
     try:
         _refuse_bomb(path)
@@ -187,16 +187,16 @@ def _refuse_bomb(path: Path) -> None:
         raise ValueError(f"it unfolds to {n_bytes:,} bytes")
 
 
-def _known(video: str, start: int, fc6: NDArray[np.float32], top_class: int | None) -> Known:
+def _known(video: str, start: int, fc6: NDArray[np.float32], top_class: int | None) -> KnownClip:
     norm, maximum, non_zero = _measures(fc6)
-    return Known(video, start, norm, maximum, non_zero, top_class, fc6)
+    return KnownClip(video, start, norm, maximum, non_zero, top_class, fc6)
 
 
 def _measures(fc6: NDArray[np.float32]) -> tuple[float, float, float]:
     return float(np.linalg.norm(fc6.astype(np.float64))), float(fc6.max()), float((fc6 != 0).mean())
 
 
-def sample_frames(*, offline: bool = False, progress: Progress | None = None) -> Path:
+def sample_frames(*, offline: bool = False, progress: FetchProgress | None = None) -> Path:
     """Return a folder with the authors' sample frames, one folder a video; they are fetched on first use.
 
     Raises
@@ -218,7 +218,7 @@ def sample_frames(*, offline: bool = False, progress: Progress | None = None) ->
     return folder
 
 
-def _fetch_frames(video: str, folder: Path, *, offline: bool, progress: Progress | None) -> None:
+def _fetch_frames(video: str, folder: Path, *, offline: bool, progress: FetchProgress | None) -> None:
     facts = _facts()["frames"][video]
     remote = RemoteFile(f"{video}.tar.gz", mirrors=tuple(facts["mirrors"]))
     check = partial(_check_frames, sha256=facts["sha256"])
@@ -263,12 +263,12 @@ def _archived_frames(archive: Path) -> list[tuple[int, bytes]]:
 def verify(
     source: str | Path,
     frames: Path,
-    known: Sequence[Known],
+    known: Sequence[KnownClip],
     *,
     mean: str | Path | None = None,
     fc6_order: Fc6Order | None = None,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: FetchProgress | None = None,
     on_run: Callable[[Colour, Fc6Order | None], None] | None = None,
 ) -> Verdict:
     """Measure which way of running a checkpoint gives the known outputs.
@@ -318,7 +318,7 @@ def _ways_to_load(
         yield "hwc", load_checkpoint(source, fc6_order="hwc", **how)
 
 
-def _read_clips(frames: Path, known: Sequence[Known]) -> tuple[NDArray[np.uint8], list[Known]]:
+def _read_clips(frames: Path, known: Sequence[KnownClip]) -> tuple[NDArray[np.uint8], list[KnownClip]]:
     """Return crops uint8 (N, 16, 112, 112, 3), B, G, R, and the N known clips that there are frames for."""
     sampler, length = FrameSampler(Preprocessing()), ARCHITECTURES["c3d"].clip[0]
     crops, here = [], []
@@ -381,7 +381,7 @@ def _joined(outputs: list[dict[str, torch.Tensor]]) -> tuple[NDArray[np.float32]
 
 
 def _compare(
-    known: Sequence[Known],
+    known: Sequence[KnownClip],
     fc6: NDArray[np.float32],
     top: NDArray[np.int64] | None,
     way: tuple[Colour, Pool5, Fc6Order | None],

@@ -212,7 +212,7 @@ def test_a_mirror_is_asked_over_http_or_https_alone(address: str, server: Server
 def test_a_server_that_only_drips_is_given_up(
     fault: str, said: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_PATIENCE", 0.3)
+    monkeypatch.setattr(fetch, "_FIRST_BYTE_SECONDS", 0.3)
     with pytest.raises(FetchError, match=said):
         fetch_file(remote(server, fault), tmp_path)
     (tmp_path / "file.bin.part").unlink(missing_ok=True)
@@ -226,12 +226,12 @@ def test_a_slow_line_is_waited_for_as_long_as_its_file_is_large() -> None:
         fetch._check_rate(320_000_000, 10_100)
 
 
-def test_what_nothing_but_its_shape_vouches_for_is_said() -> None:
+def test_a_file_of_which_only_its_shape_can_be_checked_is_named() -> None:
     known = RemoteFile("x.pth", size=5, md5="00")
-    assert fetch.what_vouches(known, "ab") is None
-    said = fetch.what_vouches(replace(known, md5=None), "ab")
+    assert fetch.unverified_note(known, "ab") is None
+    said = fetch.unverified_note(replace(known, md5=None), "ab")
     assert said is not None
-    assert "only its size of 5 bytes and its being a whole C3D network vouches for it" in said
+    assert "only its size of 5 bytes and its being a whole C3D network could be checked" in said
     assert "sha256 is ab" in said
 
 

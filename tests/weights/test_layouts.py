@@ -1,4 +1,4 @@
-"""Every public layout loads to the same tensors, with the dialect that its origin makes likely."""
+"""Every public layout loads to the same tensors, with the conventions that its origin makes likely."""
 
 from __future__ import annotations
 

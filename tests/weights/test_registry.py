@@ -17,14 +17,15 @@ from checkpoint_writers import DAVIDEA, fork_blob, random_state, write_torch
 from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.preprocess.spec import Preprocessing
-from c3d_extract.weights import fetch, find_record, load_checkpoint, load_registry, means, save_checkpoint
+from c3d_extract.weights import fetch, find_entry, load_checkpoint, load_registry, means, save_checkpoint
 from c3d_extract.weights import load as load_module
+from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
-from c3d_extract.weights.dialect import assumed_dialect
+from c3d_extract.weights.conventions import assumed_conventions
 from c3d_extract.weights.fetch import git_blob_sha1, sha256_of
 from c3d_extract.weights.layouts.pytorch import LAYOUTS
 from c3d_extract.weights.means import find_mean, read_mean
-from c3d_extract.weights.registry import Record, RemoteFile
+from c3d_extract.weights.registry import RegistryEntry, RemoteFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", list(load_registry().checkpoints))
 def test_each_record_is_whole(name: str) -> None:
-    record = find_record(name)
+    record = find_entry(name)
     assert re.fullmatch(r"[a-z0-9-]+", name)
     assert record.title and record.trained_on and record.licence and record.sources  # noqa: PT018
     assert record.layout in KNOWN_LAYOUTS
@@ -79,7 +80,7 @@ def test_a_prefix_in_a_file_name_is_its_sha256() -> None:
 
 
 def test_the_default_file_has_room_for_its_weights_and_little_else() -> None:
-    file = find_record("sports1m").file
+    file = find_entry("sports1m").file
     floats = 4 * ARCHITECTURES["c3d"].n_parameters()
     assert 0 < int(file.size or 0) - floats < 10_000
 
@@ -106,10 +107,10 @@ def test_listing_the_zoo_imports_no_torch() -> None:
 
 
 @pytest.fixture
-def registered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
+def registered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> RegistryEntry:
     """A narrow checkpoint in the cache, registered under the name ``narrow``."""
     write_torch(cache / "narrow.pth", STATE, DAVIDEA)
-    record = Record(
+    record = RegistryEntry(
         name="narrow",
         title="narrow",
         file=RemoteFile(
@@ -127,13 +128,13 @@ def registered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     return record
 
 
-def use(monkeypatch: pytest.MonkeyPatch, record: Record) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, record: RegistryEntry) -> None:
     changed = replace(load_registry(), checkpoints=load_registry().checkpoints | {record.name: record})
-    for module in (registry_module, load_module):
+    for module in (registry_module, locate_module, load_module):
         monkeypatch.setattr(module, "load_registry", lambda: changed)
 
 
-def test_a_registered_name_gives_its_dialect(registered: Record) -> None:
+def test_a_registered_name_gives_its_dialect(registered: RegistryEntry) -> None:
     checkpoint = load_checkpoint("narrow")
     assert (checkpoint.name, checkpoint.licence, checkpoint.notes) == ("narrow", "CC0", [])
     assert (checkpoint.architecture.pool5, checkpoint.preprocessing.colour) == ("symmetric", "rgb")
@@ -142,7 +143,7 @@ def test_a_registered_name_gives_its_dialect(registered: Record) -> None:
 
 
 def test_the_same_bytes_under_another_name_are_recognised(
-    registered: Record, cache: Path, tmp_path: Path
+    registered: RegistryEntry, cache: Path, tmp_path: Path
 ) -> None:
     shutil.copy(cache / "narrow.pth", tmp_path / "whatever.bin")
     checkpoint = load_checkpoint(tmp_path / "whatever.bin")
@@ -150,7 +151,7 @@ def test_the_same_bytes_under_another_name_are_recognised(
     assert checkpoint.identity() == load_checkpoint("narrow").identity()
 
 
-def test_a_cached_file_that_changed_is_refused(registered: Record, cache: Path) -> None:
+def test_a_cached_file_that_changed_is_refused(registered: RegistryEntry, cache: Path) -> None:
     content = bytearray((cache / "narrow.pth").read_bytes())
     content[-1000] ^= 1
     (cache / "narrow.pth").write_bytes(content)
@@ -159,7 +160,7 @@ def test_a_cached_file_that_changed_is_refused(registered: Record, cache: Path) 
 
 
 def test_a_file_of_no_known_hash_says_so_and_shows_its_own(
-    registered: Record, monkeypatch: pytest.MonkeyPatch
+    registered: RegistryEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, replace(registered, file=replace(registered.file, sha256=None)))
     [remark] = load_checkpoint("narrow").notes
@@ -243,7 +244,7 @@ def test_a_state_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
 def test_an_embedded_checkpoint_describes_itself_and_is_named_when_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (fetch, load_module):
+    for module in (fetch, locate_module):
         monkeypatch.setattr(module, "data_folder", lambda: tmp_path)
     with pytest.raises(WeightsError, match="missing from this installation"):
         load_checkpoint("motion-mini")
@@ -370,14 +371,18 @@ def test_a_mean_that_is_neither_numbers_nor_a_file_is_refused(text: str) -> None
 
 @pytest.mark.parametrize("layout", ["caffe", "pytorch-mmaction", "keras-tensorflow", "tensorflow-npy"])
 def test_101_classes_outside_fine_tuned_ports_mean_the_ucf101_cube(layout: str) -> None:
-    dialect = assumed_dialect(layout, 101)
-    assert (dialect.pool5, dialect.preprocessing.colour, dialect.mean) == ("ceil", "bgr", "ucf101")
+    conventions = assumed_conventions(layout, 101)
+    assert (conventions.pool5, conventions.preprocessing.colour, conventions.mean) == (
+        "ceil",
+        "bgr",
+        "ucf101",
+    )
 
 
 def test_means_written_in_another_projects_order_are_turned_round() -> None:
     # mmaction2: mean=[104, 117, 128] for frames in the order R,G,B.
     assert (
-        assumed_dialect("pytorch-mmaction2", 101).mean
+        assumed_conventions("pytorch-mmaction2", 101).mean
         == "128,117,104"
-        == find_record("ucf101-mmaction2").mean
+        == find_entry("ucf101-mmaction2").mean
     )

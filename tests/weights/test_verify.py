@@ -25,9 +25,10 @@ from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.weights import load as load_module
 from c3d_extract.weights import load_checkpoint, load_registry, verify
+from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
-from c3d_extract.weights.registry import Record, RemoteFile
-from c3d_extract.weights.verify import Known, known_clips, read_goldens, sample_frames
+from c3d_extract.weights.registry import RegistryEntry, RemoteFile
+from c3d_extract.weights.verify import KnownClip, known_clips, read_goldens, sample_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,8 +244,8 @@ def test_other_frames_are_not_taken_and_the_manual_way_is_named(
 # Fetched on first use --------------------------------------------------------------------------------
 
 
-def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> Record:
-    record = Record(
+def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> RegistryEntry:
+    record = RegistryEntry(
         name="served",
         title="served by a test",
         file=file,
@@ -257,7 +258,7 @@ def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> Record:
         mean="1,2,3",
     )
     changed = replace(load_registry(), checkpoints=load_registry().checkpoints | {"served": record})
-    for module in (registry_module, load_module, cli):
+    for module in (registry_module, locate_module, load_module, cli):
         monkeypatch.setattr(module, "load_registry", lambda: changed)
     return record
 
@@ -392,4 +393,4 @@ def test_goldens_that_are_not_are_refused_in_one_line(frames: Path, tmp_path: Pa
     code, _, err = run("verify", "x", "--frames", frames, "--goldens", tmp_path / "bad.npz")
     assert code == 1
     assert "not a file of known outputs" in err
-    assert Known("v", 1, 1.0, 1.0, 1.0).fc6 is None
+    assert KnownClip("v", 1, 1.0, 1.0, 1.0).fc6 is None

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OurHeader", "open_safetensors", "read_header", "save_checkpoint"]
+__all__ = ["NativeHeader", "open_safetensors", "read_header", "save_checkpoint"]
 
 _KEY = "c3d_extract"
 _FORMAT = 1
 _MEAN = "mean"
 
 
-class OurHeader(NamedTuple):
+class NativeHeader(NamedTuple):
     """The description inside one of our files, checked."""
 
     name: str
@@ -149,7 +149,7 @@ def _parse(text: str) -> dict[str, Any]:
     return header
 
 
-def read_header(header: Mapping[str, Any]) -> OurHeader:
+def read_header(header: Mapping[str, Any]) -> NativeHeader:
     """Check the description of one of our files."""
     labels, licence, extra = header.get("labels"), header.get("licence"), header.get("extra") or {}
     architecture = Architecture.from_json(_mapping(header.get("architecture")))
@@ -159,7 +159,7 @@ def read_header(header: Mapping[str, Any]) -> OurHeader:
         raise WeightsError("damaged: its labels are not a list of names")
     if labels is not None and len(labels) != architecture.n_classes:
         raise WeightsError(f"damaged: {len(labels)} labels for {architecture.n_classes} classes")
-    return OurHeader(
+    return NativeHeader(
         name=str(header.get("name")),
         architecture=architecture,
         preprocessing=Preprocessing.from_json(_mapping(header.get("preprocessing"))),

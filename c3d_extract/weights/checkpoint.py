@@ -1,0 +1,98 @@
+"""A loaded checkpoint: a network's tensors with everything that decides its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from c3d_extract.weights.means import mean_sha256
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from c3d_extract.models.base import Backbone
+    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.preprocess.spec import Preprocessing
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's tensors with everything that decides its numbers.
+
+    Attributes
+    ----------
+    name
+        The registered name, or the file's.
+    path, sha256
+        The file, and its hash.
+    layout
+        How the file named its tensors.
+    architecture
+        What to build; ``n_classes`` is None where the file has no fc8.
+    preprocessing
+        What to do to frames.
+    mean
+        float32 (3, T, H, W), each of T, H, W the clip's or 1; grey levels, in the order B, G, R.
+    mean_name
+        The registered mean, the file's name, or the three numbers.
+    state
+        float32, contiguous; names and shapes as `Architecture.state_shapes` gives them.
+    labels
+        Class names in order, where they are at hand.
+    licence
+        Under what the weights are offered, where known.
+    notes
+        One-line remarks that a user must see.
+    record
+        What is registered of it.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    layout: str
+    architecture: Architecture
+    preprocessing: Preprocessing
+    mean: NDArray[np.float32]
+    mean_name: str
+    state: dict[str, torch.Tensor]
+    labels: list[str] | None = None
+    licence: str | None = None
+    notes: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network that the tensors belong to."""
+        return self.architecture
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for features to be comparable, as flat JSON values."""
+        return {
+            "weights": self.name,
+            "weights_sha256": self.sha256,
+            "architecture": self.architecture.name,
+            "pool5": self.architecture.pool5,
+            "colour": self.preprocessing.colour,
+            "mean": self.mean_name,
+            "mean_sha256": mean_sha256(self.mean),
+        }
+
+    def record_json(self) -> dict[str, Any]:
+        """Return everything that is known of it, as JSON values."""
+        return {
+            **self.identity(),
+            "file": self.path.name,
+            "layout": self.layout,
+            "licence": self.licence,
+            "architecture": self.architecture.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "notes": list(self.notes),
+            "record": self.record,
+        }

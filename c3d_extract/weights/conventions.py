@@ -1,0 +1,84 @@
+"""The conventions of a checkpoint's network: as registered, or as its layout and classes make likely.
+
+Of C3D alone, as every layout that is read is: files of other backbones say theirs.
+
+Sources: the feature extraction example of C3D v1.0 (ceil, B,G,R, a mean cube); jfzhang95's training code
+(symmetric, B,G,R, mean 90,98,102); mmaction2's C3D config (symmetric, R,G,B, mean 104,117,128, no divisor).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from c3d_extract.models.c3d import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.preprocess.spec import Colour, Preprocessing
+    from c3d_extract.weights.registry import RegistryEntry
+
+__all__ = ["Conventions", "assumed_conventions", "registered_conventions"]
+
+_PREPROCESSING = ARCHITECTURES["c3d"].preprocessing
+_SPORTS1M_CLASSES = 487
+_UCF101_CLASSES = 101
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What is done to frames and maps, and why it is assumed.
+
+    Attributes
+    ----------
+    pool5, preprocessing
+        See `Architecture.pool5` and `Preprocessing`.
+    mean
+        A registered name, or three numbers B,G,R.
+    sports1m
+        Whether the weights are, or seem to be, those trained on Sports-1M.
+    why
+        What the assumption rests on; None for registered checkpoints.
+    """
+
+    pool5: Pool5
+    preprocessing: Preprocessing
+    mean: str
+    sports1m: bool
+    why: str | None = None
+
+
+def registered_conventions(entry: RegistryEntry) -> Conventions | None:
+    """Return what the entry says; None where the file itself says it."""
+    if entry.pool5 is None or entry.colour is None or entry.mean is None:
+        return None
+    preprocessing = replace(
+        _PREPROCESSING,
+        resize=entry.resize or _PREPROCESSING.resize,
+        crop=entry.crop or _PREPROCESSING.crop,
+        colour=entry.colour,
+        std=entry.std,
+    )
+    return Conventions(entry.pool5, preprocessing, entry.mean, sports1m=entry.mean == "sports1m")
+
+
+def assumed_conventions(layout: str, n_classes: int | None) -> Conventions:
+    """Return the likeliest conventions of a file that is not registered."""
+    if n_classes is None or n_classes == _SPORTS1M_CLASSES:
+        return _conventions(
+            "ceil", "bgr", "sports1m", "Sports-1M weights converted from Caffe", sports1m=True
+        )
+    if layout == "pytorch-mmaction2":
+        # Written 104,117,128 in that project's config, for frames in the order R,G,B; here B,G,R.
+        return _conventions("symmetric", "rgb", "128,117,104", "a network fine-tuned in mmaction2")
+    # mmaction 0.x kept Caffe's conventions for its UCF101 file.
+    if n_classes == _UCF101_CLASSES and not layout.startswith(("pytorch-davidea", "pytorch-jfzhang95")):
+        return _conventions("ceil", "bgr", "ucf101", "Caffe weights fine-tuned on UCF101")
+    if layout.startswith("pytorch-"):
+        why = f"a PyTorch port fine-tuned on {n_classes} classes"
+        return _conventions("symmetric", "bgr", "90,98,102", why)
+    return _conventions("ceil", "bgr", "sports1m", f"Caffe weights fine-tuned on {n_classes} classes")
+
+
+def _conventions(pool5: Pool5, colour: Colour, mean: str, why: str, *, sports1m: bool = False) -> Conventions:
+    return Conventions(pool5, replace(_PREPROCESSING, colour=colour), mean, sports1m, why)
