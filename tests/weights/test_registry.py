@@ -23,7 +23,7 @@ from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.conventions import assumed_conventions
 from c3d_extract.weights.fetch import git_blob_sha1, sha256_of
-from c3d_extract.weights.layouts.pytorch import LAYOUTS
+from c3d_extract.weights.layouts.pytorch import MODULE_NAMES
 from c3d_extract.weights.means import find_mean, read_mean
 from c3d_extract.weights.registry import RegistryEntry, RemoteFile
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 32)
 STATE = random_state(NARROW.state_shapes())
-KNOWN_LAYOUTS = {*LAYOUTS, "caffe", "keras-tensorflow", "keras-theano", "tensorflow-npy", "safetensors"}
+KNOWN_LAYOUTS = {*MODULE_NAMES, "caffe", "keras-tensorflow", "keras-theano", "tensorflow-npy", "safetensors"}
 
 
 @pytest.fixture(autouse=True)

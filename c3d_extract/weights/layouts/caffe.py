@@ -13,7 +13,7 @@ BlobShape          –                                                       dim
 =================  ======================================================  =============================
 
 The forms are told apart by field 5 of a blob: an integer in the fork, packed floats in BVLC's. Reading
-them with the other's description swaps dimensions silently, and so the wire format is read here
+them with the other's description swaps dimensions silently, and so the encoding is read here
 directly: no message is built, the numbers stay where they are in the mapped file until they are copied once.
 """
 
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.layouts.contents import Contents, Source
+from c3d_extract.weights.layouts.contents import Contents, Layout, TensorSource
 from c3d_extract.weights.layouts.protobuf import BYTES, VARINT, Field, fields, varints
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["open_caffe", "read_blob"]
+    from c3d_extract.weights.registry import Fc6Order
+
+__all__ = ["LAYOUT", "read_blob"]
 
 _LAYER_NAME = re.compile(r"(conv[1-5][ab]|fc[678])(?:[-_].*)?")  # fc6-1 in the Sports-1M model
 
@@ -48,10 +50,10 @@ class _Blob(NamedTuple):
 
 
 @contextmanager
-def open_caffe(path: Path) -> Iterator[Contents]:
+def _open_caffe(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
     """Open a ``.caffemodel`` of either form."""
     mapped: Any = np.memmap(path, dtype=np.uint8, mode="r")
-    sources: dict[str, Source] = {}
+    sources: dict[str, TensorSource] = {}
     for name, blobs in _layers(memoryview(mapped)):
         match = _LAYER_NAME.fullmatch(name)
         if match is None or not blobs:
@@ -103,13 +105,13 @@ def _shape(parts: list[Field], *, n_legacy: int) -> tuple[int, ...]:
     return tuple(legacy.get(number, 1) for number in range(1, n_legacy + 1))
 
 
-def _source(layer: str, blob: _Blob, *, n_axes: int) -> Source:
+def _source(layer: str, blob: _Blob, *, n_axes: int) -> TensorSource:
     shape = blob.shape
     while len(shape) > n_axes and shape[0] == 1:  # legacy blobs of FC layers are (1, 1, 1, out, in)
         shape = shape[1:]
     if len(shape) != n_axes:
         raise WeightsError(f"{layer} has a blob of shape {blob.shape}, not of {n_axes} axes")
-    return Source(shape, partial(_numbers, blob, shape))
+    return TensorSource(shape, partial(_numbers, blob, shape))
 
 
 def _numbers(blob: _Blob, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -121,3 +123,10 @@ def read_blob(message: memoryview) -> NDArray[np.float32]:
     """Return the array of a single blob, as in ``….binaryproto``; five axes in the fork's form."""
     blob = _blob(message)
     return _numbers(blob, blob.shape)
+
+
+def _has_signature(start: bytes) -> bool:
+    return start.startswith((b"\x0a", b"\x12", b"\xa2\x06"))  # name, layers or layer of a NetParameter
+
+
+LAYOUT = Layout(_has_signature, _open_caffe)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.layouts.contents import CONVOLUTIONS, LINEAR, Source
+from c3d_extract.weights.layouts.contents import CONVOLUTIONS, LINEAR, TensorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,9 +41,9 @@ def layer_names() -> dict[str, str]:
     short = ("c1", "c2", "c3a", "c3b", "c4a", "c4b", "c5a", "c5b")
     keras = ("conv1", "conv2", *CONVOLUTIONS[2:])
     names = {
-        theirs: ours
+        stored: layer
         for row in (short, keras, CONVOLUTIONS)
-        for theirs, ours in zip(row, CONVOLUTIONS, strict=True)
+        for stored, layer in zip(row, CONVOLUTIONS, strict=True)
     }
     return names | {name: name for name in LINEAR} | {"d1": "fc6", "d2": "fc7", "out": "fc8"}
 
@@ -67,17 +67,17 @@ def pairs_of(named: Iterable[tuple[str, Array]]) -> dict[str, tuple[Array, Array
     return pairs
 
 
-def to_sources(pairs: dict[str, tuple[Array, Array]], fc6_order: Fc6Order | None) -> dict[str, Source]:
+def to_sources(pairs: dict[str, tuple[Array, Array]], fc6_order: Fc6Order | None) -> dict[str, TensorSource]:
     """Return the model's tensors; reading fc6 needs its order."""
     sources = {}
     for layer, (weight, bias) in pairs.items():
         if layer in CONVOLUTIONS:
             t, h, w, n_in, n_out = weight.shape
-            sources[f"{layer}.weight"] = Source((n_out, n_in, t, h, w), partial(_kernel, weight))
+            sources[f"{layer}.weight"] = TensorSource((n_out, n_in, t, h, w), partial(_kernel, weight))
         else:
             read = partial(_fc6, weight, fc6_order) if layer == "fc6" else partial(_matrix, weight)
-            sources[f"{layer}.weight"] = Source(weight.shape[::-1], read)
-        sources[f"{layer}.bias"] = Source(bias.shape, bias.read)
+            sources[f"{layer}.weight"] = TensorSource(weight.shape[::-1], read)
+        sources[f"{layer}.bias"] = TensorSource(bias.shape, bias.read)
     return sources
 
 

@@ -14,17 +14,21 @@ from c3d_extract.models.c3d import Architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from c3d_extract.models.c3d import Pool5
+    from c3d_extract.weights.registry import Fc6Order
 
 __all__ = [
     "CONVOLUTIONS",
     "LINEAR",
     "Contents",
+    "Layout",
     "Shape",
-    "Source",
+    "TensorSource",
     "c3d_architecture",
     "check_tensors",
     "is_finite",
@@ -45,7 +49,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
     """One tensor of a file: its shape as the model wants it, and how to read it in that shape.
 
     What is read may be a view of the file, of any floating-point type; `read_state` makes the one copy.
@@ -66,13 +70,13 @@ class Contents:
     sources
         Tensors by the model's names (``conv1a.weight``, …, ``fc8.bias``).
     header
-        The description inside our own files.
+        The description inside a file of this package.
     notes
         What a user should know of this file.
     """
 
     layout: str
-    sources: Mapping[str, Source]
+    sources: Mapping[str, TensorSource]
     header: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -82,10 +86,21 @@ class Contents:
         return {name: source.shape for name, source in self.sources.items()}
 
 
+class Layout(NamedTuple):
+    """One layout of checkpoint files: how a file of it is recognised, and how it is opened.
+
+    ``matches`` takes the first 64 bytes of a file. ``open`` takes the file and, for layouts that keep
+    channels last, the order in which fc6 expects the pool5 map; what it yields is valid inside the context.
+    """
+
+    matches: Callable[[bytes], bool]
+    open: Callable[[Path, Fc6Order | None], AbstractContextManager[Contents]]
+
+
 def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
     """Infer C3D of whatever widths from the shapes of its tensors; fc8 may be missing."""
     wanted = [f"{name}.{part}" for name in (*CONVOLUTIONS, "fc6", "fc7") for part in ("weight", "bias")]
-    _refuse_missing(name for name in wanted if name not in shapes)
+    _check_none_missing(name for name in wanted if name not in shapes)
     for name in (*CONVOLUTIONS, *LINEAR):
         n_axes = 5 if name in CONVOLUTIONS else 2
         if len(shapes.get(f"{name}.weight", (0,) * n_axes)) != n_axes:
@@ -108,7 +123,7 @@ def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
 def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> None:
     """Raise WeightsError where a tensor of the architecture is missing or has another shape."""
     wanted = architecture.state_shapes()
-    _refuse_missing(name for name in wanted if name not in shapes)
+    _check_none_missing(name for name in wanted if name not in shapes)
     for name, shape in wanted.items():
         if shapes[name] != shape:
             raise WeightsError(f"{name} has shape {_by(shapes[name])}, but the network needs {_by(shape)}")
@@ -117,8 +132,8 @@ def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> No
 def read_state(contents: Contents, wanted: Mapping[str, Shape], file_size: int) -> dict[str, torch.Tensor]:
     """Read the wanted tensors: float32, contiguous, in memory of their own.
 
-    A file of half precision or more holds at least two bytes a number, so more numbers than that are
-    a lie of its header, and nothing is allocated for them.
+    A file of half precision or more holds at least two bytes a number. Where a header claims more numbers
+    than that it is wrong, and nothing is allocated for them.
     """
     n_numbers = sum(prod(contents.sources[name].shape) for name in wanted)
     if 2 * n_numbers > file_size:
@@ -147,7 +162,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
     )
 
 
-def _refuse_missing(names: Iterable[str]) -> None:
+def _check_none_missing(names: Iterable[str]) -> None:
     missing = list(names)
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""

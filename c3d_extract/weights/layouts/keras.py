@@ -25,7 +25,7 @@ from c3d_extract.hdf5 import (
     open_hdf5,
 )
 from c3d_extract.weights.layouts.channels_last import Array, layer_names, pairs_of, to_sources
-from c3d_extract.weights.layouts.contents import CONVOLUTIONS, Contents
+from c3d_extract.weights.layouts.contents import CONVOLUTIONS, Contents, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["open_keras"]
+__all__ = ["LAYOUT"]
 
 _MAX_DEPTH = 4  # Keras nests a layer's arrays in one or two groups of its name
 
 
 @contextmanager
-def open_keras(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
+def _open_keras(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
     """Open an h5 file of ``save_weights`` or ``save``."""
     with ExitStack() as stack:
-        with _damage_named():
+        with _damage_as_weights_error():
             contents = _contents(stack.enter_context(open_hdf5(path)), fc6_order)
         yield contents
 
 
-def _damage_named() -> AbstractContextManager[None]:
+def _damage_as_weights_error() -> AbstractContextManager[None]:
     return errors_as(WeightsError, "not a readable Keras h5 file")
 
 
@@ -91,7 +91,7 @@ def _datasets(group: h5py.Group, seen: set[h5py.Group], depth: int = 0) -> Itera
 
 
 def _read(dataset: h5py.Dataset) -> NDArray[np.floating[Any]]:
-    with _damage_named():
+    with _damage_as_weights_error():
         if dataset.dtype.kind != "f":
             raise RefusedError(f"{dataset.name} holds {dataset.dtype}, not floating-point numbers")
         array: NDArray[np.floating[Any]] = dataset[...]
@@ -110,3 +110,10 @@ def _channels_first(pairs: dict[str, tuple[Array, Array]]) -> bool:
 def _last(array: Array, flipped: bool) -> NDArray[np.floating[Any]]:
     kernel = np.moveaxis(array.read(), (0, 1), (4, 3))
     return kernel[::-1, ::-1, ::-1] if flipped else kernel
+
+
+def _has_signature(start: bytes) -> bool:
+    return start.startswith(b"\x89HDF\r\n\x1a\n")
+
+
+LAYOUT = Layout(_has_signature, _open_keras)

@@ -1,4 +1,4 @@
-"""Our own checkpoints: safetensors with everything a network needs beside its tensors.
+"""The package's own checkpoints: safetensors with everything a network needs beside its tensors.
 
 Tensors are named as `Architecture.state_shapes` names them, ``mean`` is the mean as float32
 (3, T, H, W) in B, G, R. One key of the header, ``c3d_extract``, holds JSON: ``format`` (1), ``name``,
@@ -8,21 +8,28 @@ Tensors are named as `Architecture.state_shapes` names them, ``mean`` is the mea
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, TypedDict, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.files import replacing
 from c3d_extract.models.c3d import Architecture
 from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.strict_json import parse_json
-from c3d_extract.weights.layouts.contents import Contents, Source, check_tensors, is_finite, one_line
+from c3d_extract.weights.layouts.contents import (
+    Contents,
+    Layout,
+    TensorSource,
+    check_tensors,
+    is_finite,
+    one_line,
+)
 from c3d_extract.weights.layouts.pytorch import contents_of_state
 
 if TYPE_CHECKING:
@@ -32,15 +39,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["NativeHeader", "open_safetensors", "read_header", "save_checkpoint"]
+    from c3d_extract.weights.registry import Fc6Order
+
+__all__ = ["LAYOUT", "Description", "NativeHeader", "read_header", "save_checkpoint"]
 
 _KEY = "c3d_extract"
 _FORMAT = 1
 _MEAN = "mean"
+_LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
 class NativeHeader(NamedTuple):
-    """The description inside one of our files, checked."""
+    """The description inside a file of this package, checked."""
 
     name: str
     architecture: Architecture
@@ -51,19 +61,40 @@ class NativeHeader(NamedTuple):
     extra: dict[str, Any]
 
 
+class Description(TypedDict):
+    """What `save_checkpoint` writes beside the tensors.
+
+    Attributes
+    ----------
+    name
+        What the checkpoint is called.
+    mean_name
+        What its mean is called.
+    labels
+        Names of the classes in order.
+    licence
+        Under what the weights are offered.
+    extra
+        Anything else worth keeping (how it was trained, what it was converted from), as JSON values.
+    dtype
+        How the weights are stored. Half precision halves the file and rounds each weight.
+    """
+
+    name: str
+    mean_name: NotRequired[str]
+    labels: NotRequired[Sequence[str] | None]
+    licence: NotRequired[str | None]
+    extra: NotRequired[Mapping[str, Any] | None]
+    dtype: NotRequired[Literal["fp32", "fp16"]]
+
+
 def save_checkpoint(
     path: Path,
     state: Mapping[str, torch.Tensor],
     architecture: Architecture,
     preprocessing: Preprocessing,
     mean: NDArray[np.floating[Any]],
-    *,
-    name: str,
-    mean_name: str = "its own",
-    labels: Sequence[str] | None = None,
-    licence: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-    dtype: Literal["fp32", "fp16"] = "fp32",
+    **description: Unpack[Description],
 ) -> None:
     """Write a checkpoint that carries its own description, with one rename at the end.
 
@@ -75,10 +106,8 @@ def save_checkpoint(
         Every tensor of the architecture, under the names of `Architecture.state_shapes`.
     mean
         As `preprocess.fit_mean` takes it; kept as it gives it, in float32.
-    extra
-        Anything else worth keeping (how it was trained, what it was converted from), as JSON values.
-    dtype
-        How the weights are stored. Half precision halves the file and rounds each weight.
+    **description
+        ``name``, and what else `Description` lists.
 
     Raises
     ------
@@ -87,29 +116,34 @@ def save_checkpoint(
         file cannot be written.
     """
     check_tensors({key: tuple(value.shape) for key, value in state.items()}, architecture)
-    header = {
-        "format": _FORMAT,
-        "name": name,
-        "architecture": architecture.to_json(),
-        "preprocessing": preprocessing.to_json(),
-        "mean_name": mean_name,
-        "labels": None if labels is None else list(labels),
-        "licence": licence,
-        "extra": dict(extra or {}),
-    }
+    dtype = description.get("dtype", "fp32")
     tensors = {key: _stored(key, state[key], dtype) for key in architecture.state_shapes()}
     tensors[_MEAN] = torch.from_numpy(fit_mean(mean, preprocessing, architecture.clip[0]).copy())
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    header = _header(architecture, preprocessing, description)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it; safetensors would leave 0600
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header, ensure_ascii=False)})
-        temporary.chmod(mode)
-        temporary.replace(path)
+        # As bytes, 312 MB of C3D: safetensors opens the files that it writes itself, and by another name.
+        content = save(tensors, metadata={_KEY: json.dumps(header, ensure_ascii=False)})
+        with replacing(path) as file:
+            file.write(content)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else one_line(error)
         raise WeightsError(f"cannot be written: {why}", subject=path) from error
+
+
+def _header(
+    architecture: Architecture, preprocessing: Preprocessing, description: Description
+) -> dict[str, Any]:
+    labels = description.get("labels")
+    return {
+        "format": _FORMAT,
+        "name": description["name"],
+        "architecture": architecture.to_json(),
+        "preprocessing": preprocessing.to_json(),
+        "mean_name": description.get("mean_name", "its own"),
+        "labels": None if labels is None else list(labels),
+        "licence": description.get("licence"),
+        "extra": dict(description.get("extra") or {}),
+    }
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -120,8 +154,8 @@ def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 
 
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[Contents]:
-    """Open a safetensors file: one of ours, or one that holds a PyTorch port's names."""
+def _open_safetensors(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
+    """Open a safetensors file: one of this package, or one with a PyTorch port's names."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -134,8 +168,8 @@ def open_safetensors(path: Path) -> Iterator[Contents]:
         raise WeightsError(f"not a readable safetensors file ({one_line(error)})") from error
 
 
-def _source(file: Any, key: str) -> Source:
-    return Source(tuple(file.get_slice(key).get_shape()), partial(file.get_tensor, key))
+def _source(file: Any, key: str) -> TensorSource:
+    return TensorSource(tuple(file.get_slice(key).get_shape()), partial(file.get_tensor, key))
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -150,7 +184,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def read_header(header: Mapping[str, Any]) -> NativeHeader:
-    """Check the description of one of our files."""
+    """Check the description inside a file of this package."""
     labels, licence, extra = header.get("labels"), header.get("licence"), header.get("extra") or {}
     architecture = Architecture.from_json(_mapping(header.get("architecture")))
     if labels is not None and not (
@@ -174,3 +208,11 @@ def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WeightsError("damaged: a part of its description is missing")
     return value
+
+
+def _has_signature(start: bytes) -> bool:
+    # Eight bytes of length, then JSON.
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST_HEADER
+
+
+LAYOUT = Layout(_has_signature, _open_safetensors)

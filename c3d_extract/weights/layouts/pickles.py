@@ -1,8 +1,8 @@
-"""What is checked of a pickle before any unpickler sees it: that its lengths are not lies.
+"""What is checked of a pickle before any unpickler sees it: that its lengths are possible.
 
 Python's unpickler allocates a string of the length that a pickle announces before it reads it, and a memo
-as long as the largest index that a pickle puts into it. A walk over the opcodes, which makes nothing of
-them, finds both.
+as long as the largest index that a pickle puts into it. A walk over the opcodes finds both, and
+builds nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading protobuf's wire format from a buffer, without copying and without trusting its lengths.
+"""Reading protobuf's encoding from a buffer, without copying and without trusting its lengths.
 
 Reference: the protobuf encoding guide (protobuf.dev/programming-guides/encoding).
 """
@@ -19,7 +19,7 @@ _MAX_FIELDS = 100_000  # a network has some dozens; a file of single floats woul
 
 
 class Field(NamedTuple):
-    """One field of a message: its number, its wire type, and an integer or the bytes."""
+    """One field of a message: its number, its type in the encoding, and an integer or the bytes."""
 
     number: int
     kind: int

@@ -17,17 +17,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.layouts.contents import CONVOLUTIONS, LINEAR, Contents, Source, one_line
+from c3d_extract.weights.layouts.contents import (
+    CONVOLUTIONS,
+    LINEAR,
+    Contents,
+    Layout,
+    TensorSource,
+    one_line,
+)
 from c3d_extract.weights.layouts.pickles import check_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["LAYOUTS", "contents_of_state", "open_torch"]
+    from c3d_extract.weights.registry import Fc6Order
+
+__all__ = ["LAYOUT", "MODULE_NAMES", "contents_of_state"]
 
 _DAVIDEA = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
 
-LAYOUTS: dict[str, dict[str, str]] = {
+MODULE_NAMES: dict[str, dict[str, str]] = {
     layout: dict(zip((*convolutions, *linear), (*CONVOLUTIONS, *LINEAR), strict=True))
     for layout, convolutions, linear in (
         ("pytorch-davidea", _DAVIDEA, LINEAR),  # DavideA/c3d-pytorch, and jfzhang95's own training code
@@ -53,7 +62,7 @@ class _Match(NamedTuple):
 
 
 @contextmanager
-def open_torch(path: Path) -> Iterator[Contents]:
+def _open_torch(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
     """Open a file written by ``torch.save``, of the zip format or of the one before it."""
     yield contents_of_state(_load(path))
 
@@ -78,16 +87,16 @@ def _why_not_loaded(error: Exception) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    # torch.save stores without compression; a packed entry could unfold to any size.
+    # torch.save stores without compression; a compressed entry could decompress to any size.
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+    compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsError("a compressed archive, not a file of torch.save")
 
 
 class _Inert:
-    """Stands for whatever a pickle asks for, and does nothing."""
+    """In the place of whatever a pickle asks for; does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
     def __call__(self, *_: object, **__: object) -> _Inert:
@@ -101,7 +110,7 @@ class _Inert:
 
 
 class _SizeReader(pickle.Unpickler):
-    """Reads a pickle without making anything of it, to learn how large its storages claim to be."""
+    """Reads a pickle without building what it describes, to sum up the sizes that its storages claim."""
 
     n_numbers = 0
 
@@ -139,7 +148,7 @@ def contents_of_state(loaded: Any) -> Contents:
             else type(loaded)
         )
         raise WeightsError(f"no tensors under the names of a known C3D layout; it holds {first}")
-    sources = {ours: _source(ours, best.state[theirs]) for theirs, ours in best.names.items()}
+    sources = {name: _source(name, best.state[stored]) for stored, name in best.names.items()}
     return Contents(best.layout, sources, notes=_leftovers(best))
 
 
@@ -156,15 +165,15 @@ def _mappings(loaded: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _matches(state: Mapping[str, Any]) -> Iterator[_Match]:
-    for layout, modules in LAYOUTS.items():
+    for layout, modules in MODULE_NAMES.items():
         first = f"{next(iter(modules))}.weight"
         prefixes = {key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")}
         for prefix in sorted(prefixes, key=len):
             names = {
-                f"{prefix}{theirs}.{part}": f"{ours}.{part}"
-                for theirs, ours in modules.items()
+                f"{prefix}{module}.{part}": f"{layer}.{part}"
+                for module, layer in modules.items()
                 for part in ("weight", "bias")
-                if f"{prefix}{theirs}.{part}" in state
+                if f"{prefix}{module}.{part}" in state
             }
             yield _Match(layout, prefix, state, names | _head(state, prefix, names))
 
@@ -189,14 +198,21 @@ def _leftovers(match: _Match) -> tuple[str, ...]:
     return (f"ignored tensors that are not C3D's: {', '.join(others[:3])}{more}",)
 
 
-def _source(name: str, value: Any) -> Source:
+def _source(name: str, value: Any) -> TensorSource:
     plain = isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
     if not plain or not value.is_floating_point():
         raise WeightsError(f"{name} is not a plain tensor of floating-point numbers")
-    return Source(tuple(value.shape), _reader(value))
+    return TensorSource(tuple(value.shape), _reader(value))
 
 
 def _reader(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise WeightsError("a tensor claims more numbers than the file holds for it")
     return partial(torch.Tensor.detach, tensor)
+
+
+def _has_signature(start: bytes) -> bool:
+    return start.startswith((b"PK\x03\x04", b"\x80"))  # a zip file, or a pickle of protocol 2 or later
+
+
+LAYOUT = Layout(_has_signature, _open_torch)

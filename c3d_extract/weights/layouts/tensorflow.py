@@ -1,7 +1,7 @@
 """Dictionaries of arrays in an ``.npy`` file, as C3D-tensorflow and M-PACT pass their variables on.
 
 Such a file is a pickle. It is read by an unpickler that knows arrays, their types and nothing else, and
-builds those from stand-ins of its own, so no code of a file runs and no length in it is believed.
+builds those by classes of its own, so no code of a file runs and no length in it is trusted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.layouts.channels_last import Array, layer_names, pairs_of, to_sources
-from c3d_extract.weights.layouts.contents import Contents, one_line
+from c3d_extract.weights.layouts.contents import Contents, Layout, one_line
 from c3d_extract.weights.layouts.pickles import check_pickle
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["open_npy"]
+__all__ = ["LAYOUT"]
 
 _PARTS = {"kernel", "weight", "weights", "bias", "biases", "W", "b", "w"}
 
 
 @contextmanager
-def open_npy(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
+def _open_npy(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
     """Open an npy file that holds one dictionary of arrays."""
     named = [
         (layer, Array(array.shape, partial(np.asarray, array)))
@@ -96,7 +96,7 @@ def _unpickled(mapped: Any) -> Any:
 
 
 class _Array:
-    """Stands for numpy.ndarray; checks the state a pickle gives it."""
+    """In the place of numpy.ndarray; checks the state that a pickle gives it."""
 
     array: NDArray[Any]
     objects: list[Any] | None = None
@@ -120,7 +120,7 @@ class _Array:
 
 
 class _DType:
-    """Stands for numpy.dtype: floating point, or the objects around the dictionary."""
+    """In the place of numpy.dtype: floating point, or the objects around the dictionary."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
@@ -141,7 +141,7 @@ class _DType:
 
 
 class _Bytes:
-    """Stands for ``_codecs.encode``, by which Python 2's pickle protocol writes bytes."""
+    """In the place of ``_codecs.encode``, by which Python 2's pickle protocol writes bytes."""
 
     def __new__(cls, text: str, *_: object) -> Self:
         return text.encode("latin-1")  # type: ignore[return-value]
@@ -163,3 +163,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def persistent_load(self, _pid: Any, /) -> Any:
         raise WeightsError("refused: it refers to something outside itself")
+
+
+def _has_signature(start: bytes) -> bool:
+    return start.startswith(b"\x93NUMPY")
+
+
+LAYOUT = Layout(_has_signature, _open_npy)
