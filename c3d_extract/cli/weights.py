@@ -15,9 +15,15 @@ from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, unverif
 from c3d_extract.weights.registry import find_entry, load_registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from c3d_extract.weights.convert import Rounding
-    from c3d_extract.weights.registry import Fc6Order, RegistryEntry
-    from c3d_extract.weights.verify import Combination, KnownClip, Verdict
+    from c3d_extract.weights.goldens import KnownClip
+    from c3d_extract.weights.registry import RegistryEntry
+    from c3d_extract.weights.verify import Combination, Verdict
 
 __all__ = ["command"]
 
@@ -48,9 +54,9 @@ def command() -> None:
 def list_command(*, as_json: bool, debug: bool) -> None:
     """List the registered checkpoints: what is here, what can be fetched, size, licence."""
     del debug
-    records = list(load_registry().checkpoints.values())
+    entries = list(load_registry().checkpoints.values())
     if as_json:
-        put_json([record.to_json() | {"state": _state(record)} for record in records])
+        put_json([entry.to_json() | {"state": _state(entry)} for entry in entries])
         return
     from rich.console import Console
     from rich.table import Table
@@ -60,10 +66,10 @@ def list_command(*, as_json: bool, debug: bool) -> None:
         table.add_column(
             heading, no_wrap=heading != "trained on", justify="right" if heading == "size" else "left"
         )
-    for record in records:
-        name = f"{record.name} *" if record.name == load_registry().default else record.name
-        trained, licence = record.trained_on.split(" (")[0], record.licence.split(" (")[0]
-        table.add_row(name, _state(record), _size(record), trained, licence)
+    for entry in entries:
+        name = f"{entry.name} *" if entry.name == load_registry().default else entry.name
+        trained, licence = entry.trained_on.split(" (")[0], entry.licence.split(" (")[0]
+        table.add_row(name, _state(entry), _size(entry), trained, licence)
     console = Console(highlight=False)
     console.print(table)
     console.print(
@@ -72,22 +78,22 @@ def list_command(*, as_json: bool, debug: bool) -> None:
     )
 
 
-def _state(record: RegistryEntry) -> str:
-    if local_path(record) is not None:
+def _state(entry: RegistryEntry) -> str:
+    if local_path(entry) is not None:
         return "here"
-    if record.embedded:
+    if entry.embedded:
         return "missing"
-    return "fetch" if record.file.mirrors else "by hand"
+    return "fetch" if entry.file.mirrors else "by hand"
 
 
-def _size(record: RegistryEntry) -> str:
-    if record.file.size is not None:
-        return _megabytes(record.file.size)
-    if record.embedded:
-        path = local_path(record)
+def _size(entry: RegistryEntry) -> str:
+    if entry.file.size is not None:
+        return _megabytes(entry.file.size)
+    if entry.embedded:
+        path = local_path(entry)
         return "-" if path is None else _megabytes(path.stat().st_size)
     # C3D in float32: 77,995,776 numbers to fc7, and 4,097 a class.
-    return f"~{_megabytes(4 * (77_995_776 + 4097 * (record.n_classes or 0)))}"
+    return f"~{_megabytes(4 * (77_995_776 + 4097 * (entry.n_classes or 0)))}"
 
 
 def _megabytes(n_bytes: int) -> str:
@@ -102,10 +108,10 @@ def _megabytes(n_bytes: int) -> str:
 def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     """Show everything that is known of a registered checkpoint."""
     del debug
-    record = find_entry(name)
-    path = local_path(record)
-    values = record.to_json() | {"state": _state(record), "path": None if path is None else str(path)}
-    if record.embedded and path is not None:
+    entry = find_entry(name)
+    path = local_path(entry)
+    values = entry.to_json() | {"state": _state(entry), "path": None if path is None else str(path)}
+    if entry.embedded and path is not None:
         values |= _own_description(name)
     if as_json:
         put_json(values)
@@ -115,7 +121,7 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
         _put(key, value)
     for key, value in file.items():
         _put(f"file {key}", value)
-    if not record.file.hash_known and not record.embedded:
+    if not entry.file.hash_known and not entry.embedded:
         _put(
             "hash",
             "none is published: checked by being a whole C3D network; its sha256 is shown when it is loaded",
@@ -165,23 +171,23 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.weights.locate import fetch_entry
 
-    for record in [find_entry(name) for name in names]:
-        if record.embedded and (path := local_path(record)) is not None:
+    for entry in [find_entry(name) for name in names]:
+        if entry.embedded and (path := local_path(entry)) is not None:
             click.echo(path)
             continue
         if not quiet:
-            note(f"{record.name}: {record.title}. Licence: {record.licence}.")
+            note(f"{entry.name}: {entry.title}. Licence: {entry.licence}.")
         with FetchBar(quiet=quiet) as bar:
-            path = fetch_entry(record, offline=offline, progress=bar)
+            path = fetch_entry(entry, offline=offline, progress=bar)
             for kind, remotes in (("mean", load_registry().means), ("labels", load_registry().labels)):
-                remote = remotes.get(getattr(record, kind) or "")
+                remote = remotes.get(getattr(entry, kind) or "")
                 if remote is None:
                     continue
                 try:
                     fetch_file(remote, offline=offline, progress=bar)
                 except FetchError as error:
                     note(f"its {kind}: {error}")
-        unverified = unverified_note(record.file, sha256_of(path))
+        unverified = unverified_note(entry.file, sha256_of(path))
         if unverified is not None:  # also with --quiet: it is a warning
             note(f"Warning: {unverified}")
         click.echo(path)
@@ -235,8 +241,8 @@ def _rounding_text(rounding: Rounding) -> str:
     if rounding.weights == 0:
         return "read back: every weight is the same to the bit"
     return (
-        f"read back: weights differ by {rounding.weights:.1e} relative, "
-        f"{rounding.worst_layer:.1e} in the worst layer, fc6 of a test clip by {rounding.fc6:.1e}"
+        f"read back: weights differ by {rounding.weights:.1e} relative, {rounding.worst_layer:.1e} in the "
+        f"worst layer, {rounding.layer} of a test clip by {rounding.features:.1e}"
     )
 
 
@@ -264,12 +270,10 @@ def verify_command(
     source: str,
     frames: Path | None,
     goldens: Path | None,
-    fc6_order: Fc6Order | None,
-    mean: str | None,
-    offline: bool,
     quiet: bool,
     as_json: bool,
     debug: bool,
+    **how: Any,
 ) -> None:
     """Measure on the authors' sample frames whether a checkpoint is the Sports-1M model, and how to run it.
 
@@ -278,26 +282,31 @@ def verify_command(
     """
     del debug
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.weights.verify import known_clips, read_goldens, sample_frames, verify
+    from c3d_extract.weights.goldens import known_clips, read_goldens, sample_frames
+    from c3d_extract.weights.verify import verify
 
     known: list[KnownClip] = known_clips() if goldens is None else read_goldens(goldens)
+    on_run = None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}")
     with FetchBar(quiet=quiet) as bar:
-        folder = sample_frames(offline=offline, progress=bar) if frames is None else frames
-        verdict = verify(
-            source,
-            folder,
-            known,
-            mean=mean,
-            fc6_order=fc6_order,
-            offline=offline,
-            progress=bar,
-            on_run=None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}"),
-        )
+        folder = sample_frames(offline=how["offline"], progress=bar) if frames is None else frames
+        verdict = verify(source, _read_frames(folder, known), known, progress=bar, on_run=on_run, **how)
     for remark in () if quiet else verdict.notes:
         note(printable(remark))
     put_json(_verdict_json(verdict)) if as_json else _put_verdict(verdict)
     if verdict.match is None:
         sys.exit(EXIT_FATAL)
+
+
+def _read_frames(folder: Path, known: Sequence[KnownClip]) -> dict[str, Iterator[NDArray[np.uint8]]]:
+    """Return the frames of the known videos that the folder holds, each read when it is asked for."""
+    from c3d_extract.decode import read_frame_folder
+    from c3d_extract.weights.verify import no_known_frames
+
+    videos = dict.fromkeys(clip.video for clip in known)
+    found = {video: read_frame_folder(folder / video) for video in videos if (folder / video).is_dir()}
+    if not found:
+        raise no_known_frames(known, subject=folder)
+    return found
 
 
 def _way(colour: str, pool5: str, fc6_order: str | None) -> str:

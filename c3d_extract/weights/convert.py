@@ -1,4 +1,4 @@
-"""From any layout to our own, and what the conversion cost."""
+"""From any layout to the package's own, and what the conversion costs in precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from c3d_extract.errors import UsageError
-from c3d_extract.models.c3d import C3D
 from c3d_extract.weights.layouts.native import save_checkpoint
 from c3d_extract.weights.load import load_checkpoint
 
@@ -22,18 +21,20 @@ __all__ = ["Rounding", "convert"]
 class Rounding(NamedTuple):
     """How the written file differs from its source: ‖difference‖ / ‖source‖.
 
-    ``weights`` over all of them, ``worst_layer`` in the worst tensor, ``fc6`` for a clip of noise.
+    ``weights`` over all of them, ``worst_layer`` in the worst tensor, ``features`` of the network's
+    descriptor ``layer`` for a clip of noise.
     """
 
     weights: float
     worst_layer: float
-    fc6: float
+    features: float
+    layer: str
 
 
 def convert(
     source: str | Path, output: Path, *, dtype: Literal["fp32", "fp16"] = "fp32", **how: Any
 ) -> tuple[Checkpoint, Rounding]:
-    """Write ``source`` to ``output`` in our format, read it back and compare.
+    """Write ``source`` to ``output`` in the package's format, read it back and compare.
 
     ``how`` goes to `load_checkpoint`: mean, pool5, colour, fc6_order, offline, progress.
 
@@ -71,25 +72,29 @@ def convert(
 
 
 def _rounding(source: Checkpoint, written: Checkpoint) -> Rounding:
+    layer = source.backbone.default_layer
     differences = {
         name: (tensor - written.state[name]).norm().item() for name, tensor in source.state.items()
     }
     norms = {name: tensor.norm().item() for name, tensor in source.state.items()}
     if not any(differences.values()):
-        return Rounding(0.0, 0.0, 0.0)
+        return Rounding(0.0, 0.0, 0.0, layer)
     whole = sum(d * d for d in differences.values()) ** 0.5 / sum(n * n for n in norms.values()) ** 0.5
     worst = max(difference / norms[name] for name, difference in differences.items() if norms[name] > 0)
-    before, after = _fc6(source), _fc6(written)
-    return Rounding(whole, worst, ((after - before).norm() / before.norm().clamp_min(1e-12)).item())
+    before, after = _features_of_noise(source, layer), _features_of_noise(written, layer)
+    features = ((after - before).norm() / before.norm().clamp_min(1e-12)).item()
+    return Rounding(whole, worst, features, layer)
 
 
-def _fc6(checkpoint: Checkpoint) -> torch.Tensor:
+def _features_of_noise(checkpoint: Checkpoint, layer: str) -> torch.Tensor:
+    """Return a layer's features, (1, D), of a clip of noise that is the same every time."""
+    backbone = checkpoint.backbone
     with torch.device("meta"):
-        model = C3D(checkpoint.architecture, ["fc6"])
-    wanted = checkpoint.architecture.state_shapes(["fc6"])
-    model.load_state_dict({name: checkpoint.state[name] for name in wanted}, assign=True)
-    # Grey levels around the mean; the same clip every time.
-    noise = torch.randn(1, 3, *checkpoint.architecture.clip, generator=torch.Generator().manual_seed(0)) * 50
+        model = backbone.build([layer])
+    weights = {name: checkpoint.state[name] for name in backbone.state_shapes([layer])}
+    model.load_state_dict(weights, assign=True)
+    # Grey levels around the mean.
+    noise = torch.randn(1, 3, *backbone.clip, generator=torch.Generator().manual_seed(0)) * 50
     with torch.inference_mode():
-        fc6: torch.Tensor = model.eval()(noise, ["fc6"])["fc6"]
-    return fc6
+        features: torch.Tensor = model.eval()(noise, [layer])[layer]
+    return features

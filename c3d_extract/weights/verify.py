@@ -4,45 +4,39 @@ Four networks give the same shapes: B,G,R or R,G,B, pool5 by ceil or symmetric; 
 fc6's inputs is not known either. Each is run on the clips whose descriptors the original tool is known to
 have computed, and compared by norm, maximum, share of non-zeros and top class, or with the vectors
 themselves where a file of them is given.
+
+Of C3D alone: only for its ports are these open questions, and only of its original tool are outputs known.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tarfile
-import tomllib
-import zipfile
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from c3d_extract.decode import read_frame_folder
-from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.models.c3d import ARCHITECTURES, C3D
+from c3d_extract.errors import WeightsError
 from c3d_extract.preprocess.resize import FrameSampler
-from c3d_extract.preprocess.spec import Preprocessing
-from c3d_extract.weights.fetch import cache_folder, fetch_file
+from c3d_extract.weights.goldens import measures
 from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
-from c3d_extract.weights.layouts.contents import one_line
 from c3d_extract.weights.load import load_checkpoint
-from c3d_extract.weights.registry import RemoteFile, data_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.models.base import Backbone
+    from c3d_extract.models.c3d import C3D, Pool5
     from c3d_extract.preprocess.spec import Colour
     from c3d_extract.weights.checkpoint import Checkpoint
     from c3d_extract.weights.fetch import FetchProgress
+    from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["Combination", "KnownClip", "Verdict", "known_clips", "read_goldens", "sample_frames", "verify"]
+__all__ = ["Combination", "Verdict", "no_known_frames", "verify"]
 
 NORM_BOUND, MAX_BOUND, NON_ZERO_BOUND, VECTOR_BOUND = 0.01, 0.02, 0.01, 0.01
 """What still counts as a match, each the worst over all clips: fc6's norm and maximum (relative), its share
@@ -52,34 +46,6 @@ all of them; the wrong pooling alone moves fc6 by 0.45."""
 _COLOURS: tuple[Colour, ...] = ("bgr", "rgb")
 _POOLINGS: tuple[Pool5, ...] = ("ceil", "symmetric")
 _BATCH = 4
-_MAX_FRAME_BYTES = 10 << 20
-_MAX_FRAMES = 1000
-_MAX_GOLDENS = 1 << 28  # bytes: fc6 of 16,000 clips
-
-
-@dataclass(frozen=True)
-class KnownClip:
-    """One clip of which the original tool's output is known.
-
-    Attributes
-    ----------
-    video, start
-        The folder of frames, and its first frame, counted from 1.
-    norm, maximum, non_zero
-        L2 norm, largest value and share of non-zeros (0–1) of fc6.
-    top_class
-        0-based; None where it is not known.
-    fc6
-        float32 (D,), or None.
-    """
-
-    video: str
-    start: int
-    norm: float
-    maximum: float
-    non_zero: float
-    top_class: int | None = None
-    fc6: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,126 +109,9 @@ class Verdict:
         return self.combinations[0] if self.combinations[0].matches else None
 
 
-@cache
-def _facts() -> dict[str, Any]:
-    return tomllib.loads((data_folder() / "golden_facts.toml").read_text(encoding="utf-8"))
-
-
-def known_clips() -> list[KnownClip]:
-    """Return the facts of the original tool's output that this package carries."""
-    return [
-        KnownClip(
-            video=clip["video"],
-            start=clip["start"],
-            norm=clip["fc6_norm"],
-            maximum=clip["fc6_max"],
-            non_zero=clip["fc6_non_zero"],
-            top_class=clip["class"],
-        )
-        for clip in _facts()["clips"]
-    ]
-
-
-def read_goldens(path: Path) -> list[KnownClip]:
-    """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D) and maybe ``prob``."""
-    try:
-        _refuse_bomb(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            names, fc6 = arrays["names"], arrays["fc6"].astype(np.float32)
-            top = arrays["prob"].argmax(axis=1).tolist() if "prob" in arrays else [None] * len(fc6)
-        parts = [str(name).rsplit("/", 1) for name in names]
-        return [_known(video, int(start), *row) for (video, start), *row in zip(parts, fc6, top, strict=True)]
-    except Exception as error:  # numpy and zipfile raise many kinds where a file is damaged
-        reason = f"not a file of known outputs ({one_line(error)})"
-        raise WeightsError(reason, subject=path) from error
-
-
-def _refuse_bomb(path: Path) -> None:
-    """Raise where an npz unfolds to more than known outputs would, or is nothing to read."""
-    if not path.is_file():
-        raise ValueError("not a file")
-    with zipfile.ZipFile(path) as archive:
-        n_bytes = sum(entry.file_size for entry in archive.infolist())
-    if n_bytes > _MAX_GOLDENS:
-        raise ValueError(f"it unfolds to {n_bytes:,} bytes")
-
-
-def _known(video: str, start: int, fc6: NDArray[np.float32], top_class: int | None) -> KnownClip:
-    norm, maximum, non_zero = _measures(fc6)
-    return KnownClip(video, start, norm, maximum, non_zero, top_class, fc6)
-
-
-def _measures(fc6: NDArray[np.float32]) -> tuple[float, float, float]:
-    return float(np.linalg.norm(fc6.astype(np.float64))), float(fc6.max()), float((fc6 != 0).mean())
-
-
-def sample_frames(*, offline: bool = False, progress: FetchProgress | None = None) -> Path:
-    """Return a folder with the authors' sample frames, one folder a video; they are fetched on first use.
-
-    Raises
-    ------
-    FetchError
-        Where the frames of neither video can be had.
-    """
-    folder = cache_folder() / "c3d_sample_frames"
-    problems = []
-    for video in _facts()["frames"]:
-        if not (folder / video).is_dir():
-            try:
-                _fetch_frames(video, folder, offline=offline, progress=progress)
-            except FetchError as error:
-                problems.append(error)
-    if len(problems) == len(_facts()["frames"]):
-        hint = "give a folder that holds v_ApplyEyeMakeup_g01_c01 and v_BaseballPitch_g01_c01 with --frames"
-        raise FetchError(problems[0].reason, subject="the authors' sample frames", hint=hint) from problems[0]
-    return folder
-
-
-def _fetch_frames(video: str, folder: Path, *, offline: bool, progress: FetchProgress | None) -> None:
-    facts = _facts()["frames"][video]
-    remote = RemoteFile(f"{video}.tar.gz", mirrors=tuple(facts["mirrors"]))
-    check = partial(_check_frames, sha256=facts["sha256"])
-    archive = fetch_file(remote, folder, offline=offline, progress=progress, check=check)
-    unpacked = folder / f"{video}.tmp"
-    try:
-        unpacked.mkdir(exist_ok=True)
-        for number, content in _archived_frames(archive):
-            (unpacked / f"{number:06d}.jpg").write_bytes(content)
-        unpacked.replace(folder / video)
-        archive.unlink()
-    except OSError as error:
-        raise FetchError(f"cannot be unpacked: {error.strerror}", subject=archive) from error
-
-
-def _check_frames(archive: Path, sha256: str) -> None:
-    found = hashlib.sha256(b"".join(content for _, content in _archived_frames(archive))).hexdigest()
-    if found != sha256:
-        raise WeightsError(f"its frames have sha256 {found} instead of {sha256}")
-
-
-def _archived_frames(archive: Path) -> list[tuple[int, bytes]]:
-    """Read the numbered images of an archive in numeric order; nothing of it chooses a path on disk."""
-    frames: list[tuple[int, bytes]] = []
-    try:
-        with tarfile.open(archive, "r:gz") as files:
-            for n_members, member in enumerate(files):
-                if member.size > _MAX_FRAME_BYTES or n_members >= 2 * _MAX_FRAMES:
-                    raise WeightsError("an archive of something else than sample frames")
-                stem, _, suffix = member.name.rsplit("/", 1)[-1].partition(".")
-                if not member.isfile() or suffix != "jpg" or not (stem.isascii() and stem.isdecimal()):
-                    continue
-                content = files.extractfile(member)
-                if content is None or len(frames) >= _MAX_FRAMES:
-                    raise WeightsError("an archive of something else than sample frames")
-                frames.append((int(stem), content.read()))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise WeightsError(f"not a readable archive ({one_line(error)})") from error
-    return sorted(frames)
-
-
 def verify(
     source: str | Path,
-    frames: Path,
+    frames: Mapping[str, Iterable[NDArray[np.uint8]]],
     known: Sequence[KnownClip],
     *,
     mean: str | Path | None = None,
@@ -278,7 +127,8 @@ def verify(
     source
         A registered name or a file, as `load_checkpoint` takes it.
     frames
-        A folder that holds a folder of numbered images for each video of ``known``, or for some.
+        Each video's frames in order, uint8 (H, W, 3), B, G, R, for the videos of ``known``, or some; from the
+        first on, each of any size. Read once.
     known
         From `known_clips` or `read_goldens`.
     mean
@@ -291,16 +141,17 @@ def verify(
     WeightsError
         Where the checkpoint does not load, or there are no frames of any known clip.
     """
-    crops, here = _read_clips(frames, known)
     found: list[Combination] = []
+    compared: _Compared | None = None
     how = {"mean": mean or "sports1m", "offline": offline, "progress": progress}
     for order, checkpoint in _ways_to_load(source, fc6_order, how):
+        compared = compared or _cut_clips(frames, known, checkpoint.backbone)
         for colour in _COLOURS:
             if on_run is not None:
                 on_run(colour, order)
-            for pool5, (fc6, top) in _run(checkpoint, crops, colour).items():
-                found.append(_compare(here, fc6, top, (colour, pool5, order)))
-    videos = tuple(dict.fromkeys(clip.video for clip in here))
+            for pool5, (fc6, top) in _run(checkpoint, compared.crops, colour).items():
+                found.append(_compare(compared.known, fc6, top, (colour, pool5, order)))
+    videos = tuple(dict.fromkeys(clip.video for clip in compared.known)) if compared else ()
     missing = sorted({clip.video for clip in known} - set(videos))
     notes = [f"no frames of {', '.join(missing)}: compared without"] if missing else []
     return Verdict(checkpoint, tuple(sorted(found, key=lambda one: one.distance)), videos, tuple(notes))
@@ -318,23 +169,35 @@ def _ways_to_load(
         yield "hwc", load_checkpoint(source, fc6_order="hwc", **how)
 
 
-def _read_clips(frames: Path, known: Sequence[KnownClip]) -> tuple[NDArray[np.uint8], list[KnownClip]]:
-    """Return crops uint8 (N, 16, 112, 112, 3), B, G, R, and the N known clips that there are frames for."""
-    sampler, length = FrameSampler(Preprocessing()), ARCHITECTURES["c3d"].clip[0]
+class _Compared(NamedTuple):
+    """Crops uint8 (N, *clip, 3), B, G, R, and the N known clips that they are."""
+
+    crops: NDArray[np.uint8]
+    known: list[KnownClip]
+
+
+def _cut_clips(
+    frames: Mapping[str, Iterable[NDArray[np.uint8]]], known: Sequence[KnownClip], backbone: Backbone
+) -> _Compared:
+    """Return the known clips that there are frames for, resized and cropped."""
+    sampler, length = FrameSampler(backbone.preprocessing), backbone.clip[0]
     crops, here = [], []
-    for video in dict.fromkeys(clip.video for clip in known):
-        if not (frames / video).is_dir():
-            continue
-        cropped = np.stack([sampler(frame) for frame in read_frame_folder(frames / video)])
+    for video, images in frames.items():
+        cropped = np.stack([sampler(image) for image in images])
         for clip in known:
             span = cropped[clip.start - 1 : clip.start - 1 + length]
             if clip.video == video and len(span) == length:
                 crops.append(span)
                 here.append(clip)
     if not here:
-        hint = f"it needs folders {', '.join(sorted({clip.video for clip in known}))}"
-        raise WeightsError("holds no frames of a known clip", subject=frames, hint=hint)
-    return np.stack(crops), here
+        raise no_known_frames(known)
+    return _Compared(np.stack(crops), here)
+
+
+def no_known_frames(known: Sequence[KnownClip], subject: object = None) -> WeightsError:
+    """Return the error that says which frames are needed."""
+    hint = f"it needs folders {', '.join(sorted({clip.video for clip in known}))}"
+    return WeightsError("holds no frames of a known clip", subject=subject, hint=hint)
 
 
 def _run(
@@ -359,7 +222,7 @@ def _run(
 def _network(checkpoint: Checkpoint, pool5: Pool5) -> C3D:
     architecture = replace(checkpoint.architecture, pool5=pool5)
     with torch.device("meta"):
-        model = C3D(architecture)
+        model = architecture.build()
     model.load_state_dict(checkpoint.state, assign=True)  # shared, not copied
     return model.eval()
 
@@ -386,7 +249,7 @@ def _compare(
     top: NDArray[np.int64] | None,
     way: tuple[Colour, Pool5, Fc6Order | None],
 ) -> Combination:
-    measured = np.array([_measures(row) for row in fc6])
+    measured = np.array([measures(row) for row in fc6])
     expected = np.array([(clip.norm, clip.maximum, clip.non_zero) for clip in known])
     apart = np.abs(measured - expected)
     relative = apart[:, :2] / np.maximum(expected[:, :2], 1e-12)

@@ -21,14 +21,16 @@ from click.testing import CliRunner
 from torch.nn import functional as F
 
 from c3d_extract.cli import weights as cli
+from c3d_extract.decode import read_frame_folder
 from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.weights import goldens as goldens_module
 from c3d_extract.weights import load as load_module
 from c3d_extract.weights import load_checkpoint, load_registry, verify
 from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
+from c3d_extract.weights.goldens import KnownClip, known_clips, read_goldens, sample_frames
 from c3d_extract.weights.registry import RegistryEntry, RemoteFile
-from c3d_extract.weights.verify import KnownClip, known_clips, read_goldens, sample_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +60,11 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(n):
             cv2.imwrite(str(folder / video / f"{i + 1:06d}.jpg"), np.roll(image, 3 * i, axis=1))
     return folder
+
+
+def read(folder: Path) -> dict[str, Iterator[NDArray[np.uint8]]]:
+    """The videos in a folder, as `verify` takes them."""
+    return {path.name: read_frame_folder(path) for path in folder.iterdir() if path.is_dir()}
 
 
 def _image(file: Path) -> NDArray[Any]:
@@ -101,7 +108,7 @@ def test_the_combination_behind_known_outputs_is_found(
 ) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
     known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, colour, pool5))
-    verdict = verify.verify(tmp_path / "x.pth", frames, known, mean=MEAN_TEXT)
+    verdict = verify.verify(tmp_path / "x.pth", read(frames), known, mean=MEAN_TEXT)
     assert verdict.match is not None
     assert (verdict.match.colour, verdict.match.pool5) == (colour, pool5)
     # The same arithmetic by other routines; JPEG decoders may differ by a grey level here and there.
@@ -115,7 +122,7 @@ def test_row_facts_alone_find_it_too(frames: Path, tmp_path: Path) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
     known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
     verdict = verify.verify(
-        tmp_path / "x.pth", frames, [replace(clip, fc6=None) for clip in known], mean=MEAN_TEXT
+        tmp_path / "x.pth", read(frames), [replace(clip, fc6=None) for clip in known], mean=MEAN_TEXT
     )
     assert verdict.match is not None
     assert (verdict.match.colour, verdict.match.pool5, verdict.match.vector_error) == ("bgr", "ceil", None)
@@ -124,15 +131,15 @@ def test_row_facts_alone_find_it_too(frames: Path, tmp_path: Path) -> None:
 def test_another_checkpoint_matches_as_none(frames: Path, tmp_path: Path) -> None:
     known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
     write_torch(tmp_path / "y.pth", random_state(NARROW.state_shapes(), seed=2), DAVIDEA)
-    assert verify.verify(tmp_path / "y.pth", frames, known, mean=MEAN_TEXT).match is None
+    assert verify.verify(tmp_path / "y.pth", read(frames), known, mean=MEAN_TEXT).match is None
     facts = [replace(clip, fc6=None) for clip in known]
-    assert verify.verify(tmp_path / "y.pth", frames, facts, mean=MEAN_TEXT).match is None
+    assert verify.verify(tmp_path / "y.pth", read(frames), facts, mean=MEAN_TEXT).match is None
 
 
 def test_the_order_of_fc6_is_measured(frames: Path, tmp_path: Path) -> None:
     write_keras(tmp_path / "x.h5", STATE, order="hwc")
     known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
-    verdict = verify.verify(tmp_path / "x.h5", frames, known, mean=MEAN_TEXT)
+    verdict = verify.verify(tmp_path / "x.h5", read(frames), known, mean=MEAN_TEXT)
     assert len(verdict.combinations) == 8
     assert verdict.match is not None
     assert (verdict.match.fc6_order, verdict.match.colour, verdict.match.pool5) == ("hwc", "bgr", "ceil")
@@ -142,11 +149,11 @@ def test_videos_without_frames_are_left_out_and_named(frames: Path, tmp_path: Pa
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
     known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
     extra = [*known, replace(known[0], video="elsewhere")]
-    verdict = verify.verify(tmp_path / "x.pth", frames, extra, mean=MEAN_TEXT)
+    verdict = verify.verify(tmp_path / "x.pth", read(frames), extra, mean=MEAN_TEXT)
     assert verdict.match is not None
     assert any("elsewhere" in remark for remark in verdict.notes)
     with pytest.raises(WeightsError, match="no frames of a known clip"):
-        verify.verify(tmp_path / "x.pth", tmp_path, known, mean=MEAN_TEXT)
+        verify.verify(tmp_path / "x.pth", {}, known, mean=MEAN_TEXT)
 
 
 def test_the_facts_of_this_package_are_those_of_the_original_tools_output(shared_data: Path) -> None:
@@ -161,9 +168,9 @@ def test_the_facts_of_this_package_are_those_of_the_original_tools_output(shared
 
 def test_the_known_clips_exist_in_the_sample_frames(shared_data: Path) -> None:
     folder = shared_data / "samples/facebook_C3D/frm"
-    crops, here = verify._read_clips(folder, known_clips())
-    assert len(here) == 16
-    assert crops.shape == (16, 16, 112, 112, 3)
+    compared = verify._cut_clips(read(folder), known_clips(), ARCHITECTURES["c3d"])
+    assert len(compared.known) == 16
+    assert compared.crops.shape == (16, 16, 112, 112, 3)
 
 
 # The sample frames are fetched -----------------------------------------------------------------------
@@ -214,7 +221,7 @@ def test_sample_frames_are_fetched_checked_and_unpacked_without_leaving_the_cach
     }
     archive(folder / "v.tar.gz", content)
     frames = {"v": {"sha256": hashlib.sha256(b"onetwo").hexdigest(), "mirrors": [f"{address}/v.tar.gz"]}}
-    monkeypatch.setattr(verify, "_facts", lambda: {"frames": frames, "clips": []})
+    monkeypatch.setattr(goldens_module, "_facts", lambda: {"frames": frames, "clips": []})
     where = sample_frames()
     assert {
         str(file.relative_to(online)): file.read_bytes() for file in online.rglob("*") if file.is_file()
@@ -232,7 +239,7 @@ def test_other_frames_are_not_taken_and_the_manual_way_is_named(
     folder, address = served
     archive(folder / "v.tar.gz", {"v/000001.jpg": b"something else"})
     monkeypatch.setattr(
-        verify,
+        goldens_module,
         "_facts",
         lambda: {"frames": {"v": {"sha256": "0" * 64, "mirrors": [f"{address}/v.tar.gz"]}}, "clips": []},
     )
