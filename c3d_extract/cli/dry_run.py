@@ -116,7 +116,7 @@ def _as_json(options: Options, preview: _Preview) -> dict[str, Any]:
         "n_videos": len(preview.states),
         "todo": todo,
         "counts": {state: counts[state] for state in _STATES},
-        "passed_over": preview.found.passed_over,
+        "passed_over": preview.found.ignored,
         "warnings": preview.warnings,
     }
 
@@ -127,7 +127,7 @@ def _sentences(options: Options, preview: _Preview) -> str:
     summary = (
         f"Would extract {', '.join(preview.settings.layers)} of {len(sizes)} of {len(preview.states)} videos "
         f"({sum(sizes) / 1e6:.1f} MB) with {options.weights} into {options.output}; "
-        f"{len(preview.found.passed_over)} other files ignored"
+        f"{len(preview.found.ignored)} other files ignored"
     )
     lines = [summary]
     for title, todo in (("To do", True), ("Skipped", False)):

@@ -77,7 +77,7 @@ def read_inputs(options: Options) -> Inputs:
 
 
 def _read_list(name: str) -> list[str]:
-    from c3d_extract.sources.find import listed_paths
+    from c3d_extract.sources.path_lists import listed_paths
 
     subject = f"--from-file {name}"
     if name == "-" and sys.stdin is None:
@@ -118,7 +118,7 @@ def find(options: Options, inputs: Inputs) -> Found:
     found = find_videos(
         inputs.named,
         listed=inputs.listed,
-        ours=(Path(options.output), *paths.every),
+        exclude=(Path(options.output), *paths.every),
         frame_folders=options.frame_folders,
         follow_links=options.follow_links,
     )

@@ -20,7 +20,7 @@ def sentence(extraction: Extraction) -> str:
     parts += [f"{counts.n_changed} of them again, as their files changed"] if counts.n_changed else []
     parts += [f"{counts.n_skipped} skipped as finished before"] if counts.n_skipped else []
     parts += [f"{counts.n_failed} failed (see {extraction.report})"] if counts.n_failed else []
-    ignored = len(extraction.found.passed_over)
+    ignored = len(extraction.found.ignored)
     parts += [f"{ignored} other files ignored"] if ignored else []
     rows = summary.n_rows if summary else 0
     speed = f" in {clock(counts.seconds)}" if counts.n_finished else ""
@@ -61,7 +61,7 @@ def as_json(extractor: Extractor, extraction: Extraction, failures: list[Outcome
         "n_changed": counts.n_changed,
         "n_skipped": counts.n_skipped,
         "n_failed": counts.n_failed,
-        "n_passed_over": len(extraction.found.passed_over),
+        "n_passed_over": len(extraction.found.ignored),
         "failed": [{"video": outcome.video, "error": outcome.error} for outcome in failures],
         "n_clips": counts.n_clips,
         "n_frames": counts.n_frames,

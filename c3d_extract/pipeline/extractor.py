@@ -278,7 +278,7 @@ class Extractor:
         """
         ours = OutputPaths(Path(output), _path(options.get("clips"))).every
         found = find_videos(
-            paths, listed=listed, ours=ours, frame_folders=frame_folders, follow_links=follow_links
+            paths, listed=listed, exclude=ours, frame_folders=frame_folders, follow_links=follow_links
         )
         return self.extract_found(found, output, **options)
 

@@ -114,7 +114,7 @@ class Extraction:
         finally:
             # Also after Ctrl-C, an error, or a loop that was left: what is finished goes into the file.
             with self._store:
-                self.summary = self._store.finish(complete=complete, skipped=self.found.passed_over)
+                self.summary = self._store.finish(complete=complete, skipped=self.found.ignored)
 
     def _run(self) -> Iterator[Outcome]:
         todo: list[Source] = []

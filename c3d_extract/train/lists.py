@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
 from c3d_extract.files import read_text_lines
-from c3d_extract.sources.find import VIDEO_SUFFIXES, find_videos
+from c3d_extract.sources.find import find_videos
+from c3d_extract.sources.kinds import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from c3d_extract.errors import UsageError
-from c3d_extract.sources.find import Found, _source, find_videos, listed_paths
+from c3d_extract.sources.find import Found, _source, find_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ def names(found: Found) -> list[str]:
 
 
 def reasons(found: Found) -> dict[str, str]:
-    return {Path(path).name: why for path, why in found.passed_over}
+    return {Path(path).name: why for path, why in found.ignored}
 
 
 def test_a_folder_is_searched_recursively_and_names_are_relative_to_it(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_named_file_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
     assert names(found) == [".hidden.mp4", "clip", "notes.txt"]
 
 
-def test_in_a_folder_other_files_are_passed_over_with_a_reason(tmp_path: Path) -> None:
+def test_in_a_folder_other_files_are_ignored_with_a_reason(tmp_path: Path) -> None:
     touch(*(tmp_path / name for name in ("a.txt", ".h.mp4", "p.jpg", "s.m4a", ".git/x.mp4", "ok.mp4")))
     os.mkfifo(tmp_path / "pipe")
     found = find_videos([tmp_path])
@@ -142,29 +142,6 @@ def test_half_a_character_in_a_name_costs_that_video_alone(tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "paths"),
-    [
-        (b"a.mp4\nb c.mp4\n", ["a.mp4", "b c.mp4"]),
-        (b"\xef\xbb\xbfa.mp4\r\n\r\n \nb.mp4", ["a.mp4", "b.mp4"]),
-        (b"a\0b.mp4\nc.mp4\n", ["a\0b.mp4", "c.mp4"]),
-        (b"\xe9.mp4\n", ["\udce9.mp4"]),
-        ("é🎬.mp4\n".encode(), ["é🎬.mp4"]),
-        (b"\x85\x0c\xe2\x80\xa8.mp4\n", ["\udc85\x0c\u2028.mp4"]),
-        (b"", []),
-    ],
-)
-def test_a_list_has_a_path_a_line(text: bytes, paths: list[str]) -> None:
-    assert listed_paths(text, subject="list") == paths
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("text", ["a.mp4\n", "C:\\клипы\\one of many.mp4\r\nb.mp4\r\n"])
-def test_a_list_in_utf16_is_refused(encoding: str, text: str) -> None:
-    with pytest.raises(UsageError, match=r"list\.txt: is UTF-16 or UTF-32, not UTF-8; save it as UTF-8"):
-        listed_paths(text.encode(encoding), subject="list.txt")
-
-
 def test_links_are_followed_once_and_to_folders_outside_only_where_asked(tmp_path: Path) -> None:
     touch(tmp_path / "v/real/x.mp4", tmp_path / "outside/y.mp4", tmp_path / "very/z.mp4")
     (tmp_path / "v/loop").symlink_to(tmp_path / "v")
@@ -205,7 +182,7 @@ def test_a_link_to_a_folder_of_numbered_images_is_as_one_to_a_file(tmp_path: Pat
     (tmp_path / "v/run").symlink_to(tmp_path / "store/run")
     found = find_videos([tmp_path / "v"], frame_folders=True)
     assert names(found) == ["run"], "and nothing else in there is looked at"
-    assert find_videos([tmp_path / "v"]).passed_over == [
+    assert find_videos([tmp_path / "v"]).ignored == [
         (f"{tmp_path}/v/run", "a link to a folder outside; --follow-links follows it")
     ]
 
@@ -284,8 +261,8 @@ def test_every_video_gets_exactly_one_name_of_its_own(files: set[str], roots: li
 def test_outputs_of_this_run_are_never_videos(tmp_path: Path) -> None:
     touch(tmp_path / "v/feats.mp4", tmp_path / "v/a.mp4")
     (tmp_path / "link").symlink_to(tmp_path / "v")
-    assert names(find_videos([tmp_path / "v"], ours=[tmp_path / "v/feats.mp4"])) == ["a.mp4"]
-    assert names(find_videos([tmp_path / "v"], ours=[tmp_path / "link/feats.mp4"])) == ["a.mp4"]
+    assert names(find_videos([tmp_path / "v"], exclude=[tmp_path / "v/feats.mp4"])) == ["a.mp4"]
+    assert names(find_videos([tmp_path / "v"], exclude=[tmp_path / "link/feats.mp4"])) == ["a.mp4"]
 
 
 def test_size_and_time_are_those_of_the_file(tmp_path: Path) -> None:
@@ -313,7 +290,7 @@ def test_digits_of_other_scripts_are_no_frame_numbers(tmp_path: Path) -> None:
 
 def test_an_empty_search_is_wrong_use_that_says_what_was_there(tmp_path: Path) -> None:
     touch(tmp_path / "a.txt", tmp_path / "b.jpg")
-    with pytest.raises(UsageError, match="no videos found; 2 other files were passed over"):
+    with pytest.raises(UsageError, match="no videos found; 2 other files were ignored"):
         find_videos([tmp_path]).check_any()
 
 

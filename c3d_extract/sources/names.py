@@ -1,0 +1,58 @@
+"""What each video is called in the output, and how a name becomes text.
+
+A video's name is its path relative to the folder it was found in, with ``/`` between parts; a file given by
+itself has its own name. Where two videos would have the same name, both get the folder above in front, until
+they differ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["unique_names", "valid_utf8"]
+
+
+def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
+    """Give every path a name of its own.
+
+    Parameters
+    ----------
+    n_parts
+        Absolute paths, and how many of its last parts make each one's name; more where two would be equal.
+    """
+    depths = dict(n_parts)
+    while True:
+        names = {path: valid_utf8("/".join(path.parts[-depth:])) for path, depth in depths.items()}
+        counts = Counter(names.values())
+        equal = [p for p, name in names.items() if counts[name] > 1 and depths[p] < len(p.parts) - 1]
+        if not equal:
+            return _numbered(names)
+        for path in equal:
+            depths[path] += 1
+
+
+def _numbered(names: dict[Path, str]) -> dict[Path, str]:
+    r"""Number names that are still equal: those of the byte E9 and of a file really called ``\xe9``."""
+    taken: set[str] = set()
+    for path in sorted(names):
+        name, number = names[path], 2
+        while names[path] in taken:
+            names[path] = f"{name}~{number}"
+            number += 1
+        taken.add(names[path])
+    return names
+
+
+def valid_utf8(name: str) -> str:
+    r"""Make a name valid UTF-8 without NUL: what cannot be in a file's name becomes ``\xNN``."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:  # half a surrogate pair, which no byte of a file name is decoded to
+        raw = name.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
