@@ -1,7 +1,7 @@
-"""Pure arithmetic: when each frame is on screen, and which frames another rate shows.
+"""Pure arithmetic: when each frame is on screen, and which frames are shown at another rate.
 
 Time stamps of packed-B-frame AVIs (all of UCF101) run 1, 2, 4, 3, 5, … in *correct* decode order, and
-broken files have any stamps at all: frames keep their order here, and times are made to grow.
+broken files have arbitrary stamps: frames keep their order here, and their times are made to grow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from c3d_extract.errors import VideoError
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["LONGEST_GAP_SECONDS", "Gaps", "frame_seconds", "resample", "steady_times"]
 
 LONGEST_GAP_SECONDS = 60.0
-"""So long a frame can be on screen when a video is resampled; a longer gap is left out, and told.
+"""The longest time a frame can be on screen when a video is resampled; longer gaps are reported, not filled.
 
 Slides and screen recordings have such gaps, and 60 s of one picture are 1,500 frames at 25 a second.
-Nothing is learned from more of them, and a broken or hostile stamp can claim any time.
+More of them carry no information, and a broken or hostile stamp can claim any time.
 """
 
 _FALLBACK_FPS = 25.0  # FFmpeg's own where a raw stream states no rate
-# What resampling may make of a video: an hour of one picture, and 1 frame a second made into 60.
-_MOST_MADE, _MOST_MADE_A_FRAME = 90_000, 60
-_REORDER_DEPTH = 4  # frames by which stamps of packed B-frames can be out of order, with room to spare
+# Limits of resampling: an hour of one picture at 25 frames a second, and 1 frame a second made into 60.
+_MAX_MADE, _MAX_MADE_A_FRAME = 90_000, 60
+_SAME_MOMENT_SECONDS = 1e-6  # rounding: at equal rates, k / fps and the frame's own time are the same moment
+_REORDER_DEPTH = 4  # more frames than stamps of packed B-frames are out of order by
 
 Item = TypeVar("Item")
 
@@ -49,7 +50,7 @@ def steady_times(frames: Iterable[tuple[Item, float | None]], fps: float) -> Ite
     Parameters
     ----------
     frames
-        Pairs of anything and its time stamp in seconds, or None.
+        Pairs of any object and its time stamp in seconds, or None.
     fps
         Frames a second where stamps say nothing; NaN or 0 counts as 25.
     """
@@ -116,35 +117,34 @@ def resample(
     Raises
     ------
     VideoError
-        Where more than 90,000 frames, and 60 for each that came in, would be made.
+        Where more than 90,000 frames, and 60 for each frame of the input, would be made.
     """
     step = frame_seconds(native_fps)
     step = step if step <= longest_gap_seconds else 1 / fps
-    shown: Item = cast("Any", None)
-    shown_time: float | None = None
-    on_screen = 0.0  # seconds since the first frame at which `shown` appeared
-    n_in = n_out = 0
-    # Rounding guard: at equal rates, k / fps and the frame's own time are the same moment.
-    guard = 1e-6
-
-    def made(until: float) -> Iterator[tuple[Item, float]]:
-        nonlocal n_out
-        while n_out / fps < until - guard:
-            if n_out >= _MOST_MADE + _MOST_MADE_A_FRAME * n_in:
+    shown = _with_durations(frames, step, longest_gap_seconds, Gaps() if gaps is None else gaps)
+    start = 0.0  # seconds since the first frame at which the frame appears
+    n_out = 0
+    for n_in, (item, time, seconds) in enumerate(shown, start=1):
+        while n_out / fps < start + seconds - _SAME_MOMENT_SECONDS:
+            if n_out >= _MAX_MADE + _MAX_MADE_A_FRAME * n_in:
                 raise VideoError(f"{fps:g} frames a second would be more than {n_out} frames made of {n_in}")
-            yield shown, cast("float", shown_time) + n_out / fps - on_screen
+            yield item, time + n_out / fps - start
             n_out += 1
+        start += seconds
 
+
+def _with_durations(
+    frames: Iterable[tuple[Item, float]], step: float, longest_gap_seconds: float, gaps: Gaps
+) -> Iterator[tuple[Item, float, float]]:
+    """Yield each frame with its time and how long it is shown, ``step`` for the last and before long gaps."""
+    shown: tuple[Item, float] | None = None
     for item, time in frames:
-        if shown_time is not None:
-            gap = time - shown_time
+        if shown is not None:
+            gap = time - shown[1]
             if gap > longest_gap_seconds:
-                if gaps is not None:
-                    gaps.note(gap)
+                gaps.note(gap)
                 gap = step
-            yield from made(on_screen + gap)
-            on_screen += gap
-        shown, shown_time = item, time
-        n_in += 1
-    if shown_time is not None:
-        yield from made(on_screen + step)
+            yield *shown, gap
+        shown = item, time
+    if shown is not None:
+        yield *shown, step

@@ -38,7 +38,7 @@ def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
 
 
 def _numbered(names: dict[Path, str]) -> dict[Path, str]:
-    r"""Number names that are still equal: those of the byte E9 and of a file really called ``\xe9``."""
+    r"""Add numbers to names that are still equal, such as the byte E9 and a file really called ``\xe9``."""
     taken: set[str] = set()
     for path in sorted(names):
         name, number = names[path], 2

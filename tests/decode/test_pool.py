@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
+N_LONG = 300
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +52,21 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video that takes a second or more to decode."""
-    return write(tmp_path_factory.mktemp("long") / "long.avi", moving_frames(1000, 240, 320))
+    """A video of several times the frames that fit into a worker's slots, so that it has to wait."""
+    return write(tmp_path_factory.mktemp("long") / "long.avi", moving_frames(N_LONG))
+
+
+@pytest.fixture(scope="module")
+def pool_of_one() -> Iterator[DecodePool]:
+    """A pool of one worker that several tests use in turn, since a process takes a while to start."""
+    with DecodePool(1, OPTIONS) as pool:
+        yield pool
+
+
+@pytest.fixture
+def checked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pools check silent workers more often, so that timeouts can be short."""
+    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.1)
 
 
 def run(
@@ -174,7 +188,7 @@ def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> N
     assert end.trouble == "19 gaps of up to 3000.0 s between frames, too long to be filled"
 
 
-def test_what_cannot_be_read_fails_alone(short: list[Path], tmp_path: Path) -> None:
+def test_what_cannot_be_read_fails_alone(short: list[Path], pool_of_one: DecodePool, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
     os.mkfifo(tmp_path / "fifo.mp4")
     bad = [
@@ -183,8 +197,7 @@ def test_what_cannot_be_read_fails_alone(short: list[Path], tmp_path: Path) -> N
         tmp_path / "gone.mp4",
         Path(os.fsdecode(b"/tmp/\xe9.mp4")),
     ]
-    with DecodePool(2, OPTIONS) as pool:
-        done = run(pool, [*bad, *short])
+    done = run(pool_of_one, [*bad, *short])
     for task, reason in enumerate(
         ("not a readable video", "not a regular file", "no such file", "no such file")
     ):
@@ -230,6 +243,7 @@ def test_a_worker_that_dies_while_idle_costs_nothing(short: list[Path]) -> None:
         assert all(isinstance(end, VideoRead) for _, end in done.values())
 
 
+@pytest.mark.usefixtures("checked_often")
 def test_a_worker_that_hangs_is_given_up(short: list[Path], long: Path) -> None:
     stopped: list[int] = []
 
@@ -238,50 +252,50 @@ def test_a_worker_that_hangs_is_given_up(short: list[Path], long: Path) -> None:
             stopped.append(pid_of(pool, 0))
             os.kill(stopped[0], signal.SIGSTOP)
 
-    with DecodePool(2, OPTIONS, timeout_seconds=1.5) as pool:
+    with DecodePool(2, OPTIONS, timeout_seconds=0.8) as pool:
         started = time.monotonic()
         done = run(pool, [long, *short], stop)
-        assert done[0][1] == VideoFailed(0, "no frame for 1.5 s", done[0][1].seconds)
+        assert done[0][1] == VideoFailed(0, "no frame for 0.8 s", done[0][1].seconds)
         assert time.monotonic() - started < 15
         assert all(isinstance(done[task][1], VideoRead) for task in range(1, len(done)))
         assert gone(stopped[0])
 
 
+@pytest.mark.usefixtures("checked_often")
 def test_a_slow_reader_is_no_hang(long: Path) -> None:
     slept = 0
 
     def dawdle(event: Event) -> None:
         nonlocal slept
-        if slept < 3:
+        if slept < 2:
             slept += 1
-            time.sleep(1.2)  # each longer than the timeout
+            time.sleep(0.8)  # each longer than the timeout
 
-    with DecodePool(1, OPTIONS, timeout_seconds=0.8) as pool:
+    with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
         crops, end = run(pool, [long], dawdle)[0]
     assert isinstance(end, VideoRead)
-    assert len(crops) == 1000
+    assert len(crops) == N_LONG
 
 
+@pytest.mark.usefixtures("checked_often")
 def test_a_reader_slow_at_the_end_is_no_hang_either(short: list[Path]) -> None:
-    """The worker has finished; its last messages wait to be read for longer than the timeout."""
+    """The worker has finished; its last message waits to be read for longer than the timeout."""
     with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
-        done = run(pool, short[-1:], lambda _: time.sleep(0.8))
+        done = run(pool, short[1:2], lambda _: time.sleep(0.8))
     assert isinstance(done[0][1], VideoRead)
-    assert len(done[0][0]) == 70
+    assert len(done[0][0]) == 15
 
 
-def test_a_slow_reader_gets_every_frame_unharmed(long: Path) -> None:
+def test_a_slow_reader_gets_every_frame_unharmed(long: Path, pool_of_one: DecodePool) -> None:
     """The ring has four slots: frames must not change while they are being looked at."""
-    with DecodePool(1, OPTIONS) as pool:
-        expected, position = plain_crops(long), 0
-        for event in pool.run([(0, long)]):
-            if isinstance(event, FramesDecoded):
-                if position < 400:
-                    time.sleep(0.02)
-                size = len(event.frames)
-                assert (event.frames == expected[position : position + size]).all()
-                position += size
-    assert position == 1000
+    expected, position = plain_crops(long), 0
+    for event in pool_of_one.run([(0, long)]):
+        if isinstance(event, FramesDecoded):
+            time.sleep(0.02)  # a worker fills all slots in less
+            size = len(event.frames)
+            assert (event.frames == expected[position : position + size]).all()
+            position += size
+    assert position == N_LONG
 
 
 def test_leaving_early_ends_the_workers_that_are_at_work(long: Path, short: list[Path]) -> None:
@@ -377,20 +391,19 @@ def test_no_process_outlives_a_main_process_that_is_killed(
     assert all(gone(pid) for pid in [*workers, server])
 
 
-def test_a_stopped_main_process_finds_its_workers_well(
-    long: Path, script: Callable[..., subprocess.Popen[str]]
-) -> None:
+@pytest.mark.usefixtures("checked_often")
+def test_a_stopped_main_process_finds_its_workers_well(long: Path) -> None:
     """Ctrl-Z stops all processes of a run; after `fg` it must not take that for a hang."""
-    with DecodePool(1, OPTIONS, timeout_seconds=1.0) as pool:
+    with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
         events = pool.run([(0, long)])
         n = len(next(events).frames)  # type: ignore[union-attr]
         worker = pid_of(pool)
         os.kill(worker, signal.SIGSTOP)
-        time.sleep(2.5)  # this process sleeps too, as Ctrl-Z would make it
+        time.sleep(1.2)  # this process sleeps too, as Ctrl-Z would make it
         os.kill(worker, signal.SIGCONT)
         rest = list(events)
     assert isinstance(rest[-1], VideoRead)
-    assert n + sum(len(e.times_seconds) for e in rest if isinstance(e, FramesDecoded)) == 1000
+    assert n + sum(len(e.times_seconds) for e in rest if isinstance(e, FramesDecoded)) == N_LONG
 
 
 def worker_facts(pool: DecodePool) -> dict[str, int]:
@@ -403,55 +416,46 @@ def worker_facts(pool: DecodePool) -> dict[str, int]:
     }
 
 
-def test_a_worker_is_small_and_never_imports_torch(long: Path) -> None:
-    with DecodePool(1, OPTIONS) as pool:
-        events = pool.run([(0, long)])
-        for _ in range(10):
-            next(events)
-        facts = worker_facts(pool)
-        libraries = Path(f"/proc/{pid_of(pool)}/maps").read_text(encoding="utf-8")
-        events.close()
+def test_a_worker_is_small_and_never_imports_torch(long: Path, pool_of_one: DecodePool) -> None:
+    run(pool_of_one, [long])
+    facts = worker_facts(pool_of_one)
+    libraries = Path(f"/proc/{pid_of(pool_of_one)}/maps").read_text(encoding="utf-8")
     assert facts["resident"] <= 80, facts
     assert "libavcodec" in libraries
     assert "torch" not in libraries
     assert "/dev/shm" not in libraries, "64 MB in most containers: not enough for many workers"
 
 
-def test_image_folders_do_not_import_torch_in_a_worker_either(tmp_path: Path) -> None:
+def test_image_folders_do_not_import_torch_in_a_worker_either(
+    pool_of_one: DecodePool, tmp_path: Path
+) -> None:
     from PIL import Image
 
-    for number, rgb in enumerate(moving_frames(200), start=1):
+    for number, rgb in enumerate(moving_frames(20), start=1):
         Image.fromarray(rgb).save(tmp_path / f"{number:06d}.jpg")
-    with DecodePool(1, OPTIONS) as pool:
-        events = pool.run([(0, tmp_path)])
-        next(events)
-        libraries = Path(f"/proc/{pid_of(pool)}/maps").read_text(encoding="utf-8")
-        rest = list(events)
-    assert "torch" not in libraries
-    assert isinstance(rest[-1], VideoRead)
-    assert rest[-1].n_decoded == 200
+    _, end = run(pool_of_one, [tmp_path])[0]
+    assert end.n_decoded == 20
+    assert "torch" not in Path(f"/proc/{pid_of(pool_of_one)}/maps").read_text(encoding="utf-8")
 
 
-def test_memory_does_not_grow_with_the_number_of_videos(short: list[Path]) -> None:
-    with DecodePool(1, OPTIONS) as pool:
-        run(pool, short[2:4] * 5)
-        before = worker_facts(pool)["private"]
-        run(pool, short[2:4] * 60)
-        assert worker_facts(pool)["private"] <= before + 3
+def test_memory_does_not_grow_with_the_number_of_videos(short: list[Path], pool_of_one: DecodePool) -> None:
+    run(pool_of_one, short[2:4] * 5)
+    before = worker_facts(pool_of_one)["private"]
+    run(pool_of_one, short[2:4] * 40)
+    assert worker_facts(pool_of_one)["private"] <= before + 2
 
 
-def test_workers_do_not_hear_ctrl_c(long: Path) -> None:
-    with DecodePool(1, OPTIONS) as pool:
-        sent: list[int] = []
+def test_workers_do_not_hear_ctrl_c(long: Path, pool_of_one: DecodePool) -> None:
+    sent: list[int] = []
 
-        def interrupt(_: Event) -> None:
-            if not sent:
-                sent.append(pid_of(pool))
-                os.kill(sent[0], signal.SIGINT)
+    def interrupt(_: Event) -> None:
+        if not sent:
+            sent.append(pid_of(pool_of_one))
+            os.kill(sent[0], signal.SIGINT)
 
-        crops, end = run(pool, [long], interrupt)[0]
+    crops, end = run(pool_of_one, [long], interrupt)[0]
     assert isinstance(end, VideoRead)
-    assert len(crops) == 1000
+    assert len(crops) == N_LONG
 
 
 def test_surprises_in_a_decoder_are_one_line_of_text() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -56,7 +58,7 @@ def check_against_opencv(frame: NDArray[np.uint8]) -> None:
 @example(128, 171, 0)
 @example(256, 342, 0)
 @example(1080, 1920, 0)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_crops_equal_opencvs_resize_at_every_size(height: int, width: int, seed: int) -> None:
     check_against_opencv(noise(height, width, seed))
 
@@ -169,7 +171,7 @@ def check_lines(lines: NDArray[np.intp], n_lines: int) -> None:
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.sampled_from([3, 4]), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_the_lines_it_asks_for_are_enough(
     half_height: int, half_width: int, channels: int, seed: int
 ) -> None:
@@ -191,3 +193,15 @@ def test_other_crops_are_cut_from_the_same_resized_frame() -> None:
     odd = Preprocessing(crop=(111, 100))
     assert odd.offset == (8, 35)
     assert (FrameSampler(odd)(frame) == wide[8:119, 35:135]).all()
+
+
+def test_a_sampler_travels_as_its_settings_alone() -> None:
+    """Decoder processes get it pickled, other decoders copied: never with the buffers of another thread."""
+    used, frame = FrameSampler(Preprocessing()), noise(1080, 1920, 1)
+    crop = used(frame)
+    data = pickle.dumps(used)
+    assert len(data) < 500
+    for other in (pickle.loads(data), copy.copy(used)):  # noqa: S301 - our own
+        assert other._samplings == {}
+        assert other.shape == crop.shape
+        assert (other(frame) == crop).all()

@@ -244,7 +244,7 @@ parts = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map("
     st.sets(parts, min_size=1, max_size=12),
     st.lists(st.sampled_from(["", "a", "b", "a/b"]), min_size=1, max_size=3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_video_gets_exactly_one_name_of_its_own(files: set[str], roots: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
