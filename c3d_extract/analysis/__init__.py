@@ -1,78 +1,114 @@
-"""Judge features: a linear SVM on a feature file, the paper's protocols, similarity of pairs.
+"""Evaluation of features: a linear SVM on a feature file, the paper's protocols, similarity of pairs.
 
 ::
 
-    labels.py      which video is of which class, of which group, in which official list
-    linear.py      the classifier: L2, PCA, linear SVM; saved without pickle
-    task.py        from feature files and a user's words to labelled samples and splits
-    protocols.py   which videos train and which test; accuracies and confusions
-    aslan.py       same action or not: twelve similarities of a pair
-    charts.py      confusion matrix and PCA curve as a picture
+    labels.py           the class and the group of each video; official lists
+    features.py         one layer of a feature file; whether two files can be compared
+    splits.py           which videos train and which test
+    experiment.py       from files and options to labelled samples and splits
+    pca.py              the package's PCA as a scikit-learn transformer
+    classify.py         the classifier, its cross-validation, accuracy against PCA dimensions
+    classifier_file.py  a fitted classifier and its file
+    aslan.py            same action or not: twelve similarities of a pair
+    charts.py           confusion matrix and PCA curve as a picture
 
-Works on arrays and names; scikit-learn and matplotlib are extras and imported when they are needed.
+Names are fetched on first use, because scikit-learn and matplotlib are extras and slow to import.
 """
 
 from __future__ import annotations
 
-from c3d_extract.analysis.aslan import SIMILARITIES, Pairs, PairsReport, judge_pairs, read_pairs, similarities
-from c3d_extract.analysis.charts import draw_report
-from c3d_extract.analysis.labels import (
-    Ucf101Split,
-    folder_labels,
-    match_labels,
-    pattern_values,
-    read_label_csv,
-    read_ucf101_split,
-)
-from c3d_extract.analysis.linear import LinearModel, fit_linear, l2_normalised, load_model, save_model
-from c3d_extract.analysis.protocols import (
-    FoldResult,
-    Recipe,
-    Report,
-    Samples,
-    Split,
-    cross_validate,
-    fit_recipe,
-    grouped_splits,
-    leave_one_out_splits,
-    pca_curve,
-    stratified_splits,
-)
-from c3d_extract.analysis.task import Choices, Task, gather, read_layer, require_same
+from typing import TYPE_CHECKING, Any
+
+from c3d_extract._lazy import lazy_names
+from c3d_extract.errors import C3DError
+
+if TYPE_CHECKING:
+    from c3d_extract.analysis.aslan import (
+        SIMILARITIES,
+        Pairs,
+        PairsEvaluation,
+        evaluate_pairs,
+        pair_similarities,
+        read_pairs,
+    )
+    from c3d_extract.analysis.charts import draw_evaluation
+    from c3d_extract.analysis.classifier_file import LinearClassifier, load_classifier, save_classifier
+    from c3d_extract.analysis.classify import (
+        ClassifierSettings,
+        Evaluation,
+        cross_validate,
+        fit_classifier,
+        pca_curve,
+    )
+    from c3d_extract.analysis.experiment import Experiment, Partition, prepare_experiment
+    from c3d_extract.analysis.features import read_layer, require_same_features
+    from c3d_extract.analysis.labels import LabelSource
+    from c3d_extract.analysis.splits import (
+        Samples,
+        Split,
+        grouped_splits,
+        leave_one_out_splits,
+        stratified_splits,
+    )
+
+_NAMES_OF = {
+    "aslan": "SIMILARITIES Pairs PairsEvaluation evaluate_pairs pair_similarities read_pairs",
+    "charts": "draw_evaluation",
+    "classifier_file": "LinearClassifier load_classifier save_classifier",
+    "classify": "ClassifierSettings Evaluation cross_validate fit_classifier pca_curve",
+    "experiment": "Experiment Partition prepare_experiment",
+    "features": "read_layer require_same_features",
+    "labels": "LabelSource",
+    "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
+}
+_EXTRAS = {
+    "sklearn": ("scikit-learn", "classify"),
+    "scipy": ("scikit-learn", "classify"),
+    "matplotlib": ("matplotlib", "plot"),
+}
+"""Library → the package to install, and our extra that brings it."""
 
 __all__ = [
     "SIMILARITIES",
-    "Choices",
-    "FoldResult",
-    "LinearModel",
+    "ClassifierSettings",
+    "Evaluation",
+    "Experiment",
+    "LabelSource",
+    "LinearClassifier",
     "Pairs",
-    "PairsReport",
-    "Recipe",
-    "Report",
+    "PairsEvaluation",
+    "Partition",
     "Samples",
     "Split",
-    "Task",
-    "Ucf101Split",
     "cross_validate",
-    "draw_report",
-    "fit_linear",
-    "fit_recipe",
-    "folder_labels",
-    "gather",
+    "draw_evaluation",
+    "evaluate_pairs",
+    "fit_classifier",
     "grouped_splits",
-    "judge_pairs",
-    "l2_normalised",
     "leave_one_out_splits",
-    "load_model",
-    "match_labels",
-    "pattern_values",
+    "load_classifier",
+    "pair_similarities",
     "pca_curve",
-    "read_label_csv",
+    "prepare_experiment",
     "read_layer",
     "read_pairs",
-    "read_ucf101_split",
-    "require_same",
-    "save_model",
-    "similarities",
+    "require_same_features",
+    "save_classifier",
     "stratified_splits",
 ]
+
+_fetch, __dir__ = lazy_names(
+    __name__, {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a name; C3DError, with the command that installs it, where an extra is missing."""
+    try:
+        return _fetch(name)
+    except ModuleNotFoundError as error:
+        if (missing := (error.name or "").partition(".")[0]) not in _EXTRAS:
+            raise
+        package, extra = _EXTRAS[missing]
+        hint = f"pip install 'c3d-extract[{extra}]'"
+        raise C3DError(f"{package} is not installed", hint=hint) from error

@@ -1,24 +1,37 @@
 """Action similarity: whether two videos show the same action.
 
-The ASLAN benchmark (Kliper-Gross, Hassner, Wolf, TPAMI 34(3), 2012) in C3D's protocol (Tran et al. 2015,
-section 5): prob, fc7, fc6 and pool5, each averaged over a video and L2-normalised, give 12 similarities a
-pair and a layer; the 48 numbers are standardised and a linear SVM says same or not, in the ten official
-splits. Table 3 of the ASLAN paper lists its twelve; it could not be consulted for this code, so
-`SIMILARITIES` are twelve usual ones of non-negative vectors, and results may differ by that choice.
+The ASLAN benchmark (Kliper-Gross, Hassner, Wolf, "The Action Similarity Labeling Challenge", TPAMI 34(3),
+2012) in C3D's protocol (Tran et al. 2015, section 5): prob, fc7, fc6 and pool5, each averaged over a video
+and L2-normalised, give the twelve (dis)similarities of the benchmark's table 3 for a pair and a layer; the
+48 numbers are standardised and a linear SVM says same or not, in the ten official splits.
+
+What the table leaves open, and what is done here:
+
+- "In the last four rows, original vectors were normalized": it does not say how, nor whether these are rows
+  9 to 12, or 10 to 12 and the row of all twelve together. All rows here take the L2-normalised vectors of
+  C3D's protocol, and nothing is normalised a second time: scaled to sum 1, the divisor of row 12 would be 1.
+- Entries that are zero, as most are after ReLU. A quotient 0 / 0 counts as 0 (rows 4, 5, 6, 11, 12). Row 10
+  is infinite where only one of two entries is zero, so its entries are raised to `EPSILON` first.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.io import loadmat
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import LeaveOneGroupOut, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
 
+from c3d_extract.analysis.classify import MAX_ITERATIONS, linear_svm
 from c3d_extract.analysis.labels import read_lines
-from c3d_extract.analysis.linear import fit_linear, l2_normalised, optional_module
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,51 +39,59 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LAYERS", "SIMILARITIES", "Pairs", "PairsReport", "judge_pairs", "read_pairs", "similarities"]
+    Rows = NDArray[np.float64]
+
+__all__ = [
+    "LAYERS",
+    "SIMILARITIES",
+    "Pairs",
+    "PairsEvaluation",
+    "evaluate_pairs",
+    "pair_similarities",
+    "read_pairs",
+]
 
 LAYERS = ("prob", "fc7", "fc6", "pool5")
-"""The layers of the paper."""
-CHUNK = 256
-"""Pairs compared at a time: 256 rows of pool5 in float64 are 17 MB."""
+"""The layers of C3D's paper."""
+EPSILON = 1e-7
+"""Smallest entry in the logarithms of row 10, as in Keras's KL divergence."""
+PAIRS_AT_ONCE = 256  # as many rows of pool5 in float64 are 17 MB
 
 
-def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale rows to sum 1, as a distribution; a row of zeros stays."""
-    total = values.sum(axis=1, keepdims=True)
-    return values / np.where(total == 0, 1, total)
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ratio(numerator: Rows, denominator: Rows) -> Rows:
     """Divide, with 0 / 0 = 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
-def _jensen_shannon(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the Jensen-Shannon divergence in nats: a symmetric Kullback-Leibler that zeros do not break."""
-    p, q = _share(a), _share(b)
-    middle = (p + q) / 2
-    terms = [x * np.log(_ratio(x, middle), out=np.zeros_like(x), where=x > 0) for x in (p, q)]
-    total: NDArray[np.float64] = (terms[0] + terms[1]).sum(axis=1)
-    return total / 2
+def _cosine(a: Rows, b: Rows) -> Rows:
+    norms = np.sqrt((a**2).sum(axis=1)) * np.sqrt((b**2).sum(axis=1))
+    return _ratio((a * b).sum(axis=1), norms)
 
 
-SIMILARITIES: Mapping[str, Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]] = {
+def _symmetric_kl(a: Rows, b: Rows) -> Rows:
+    # Σ a log(a/b) + Σ b log(b/a) = Σ (a - b)(log a - log b): no term is negative.
+    a, b = np.maximum(a, EPSILON), np.maximum(b, EPSILON)
+    divergence: Rows = ((a - b) * (np.log(a) - np.log(b))).sum(axis=1) / 2
+    return divergence
+
+
+SIMILARITIES: Mapping[str, Callable[[Rows, Rows], Rows]] = {
     "inner product": lambda a, b: (a * b).sum(axis=1),
     "root of inner product": lambda a, b: np.sqrt((a * b).sum(axis=1)),
-    "Bhattacharyya": lambda a, b: np.sqrt(a * b).sum(axis=1),
-    "root of Bhattacharyya": lambda a, b: np.sqrt(np.sqrt(a * b).sum(axis=1)),
-    "intersection": lambda a, b: np.minimum(a, b).sum(axis=1),
-    "intersection over union": lambda a, b: _ratio(
-        np.minimum(a, b).sum(axis=1), np.maximum(a, b).sum(axis=1)
+    "root of inner product of roots": lambda a, b: np.sqrt((np.sqrt(a) * np.sqrt(b)).sum(axis=1)),
+    "root of harmonic product": lambda a, b: np.sqrt(_ratio(a * b, a + b).sum(axis=1)),
+    "cosine": _cosine,
+    "root of chi-square": lambda a, b: np.sqrt(_ratio((a - b) ** 2, a + b).sum(axis=1)),
+    "L1 distance": lambda a, b: np.abs(a - b).sum(axis=1),
+    "Hellinger distance": lambda a, b: np.sqrt(((np.sqrt(a) - np.sqrt(b)) ** 2).sum(axis=1)),
+    "L2 distance": lambda a, b: np.sqrt(((a - b) ** 2).sum(axis=1)),
+    "symmetric Kullback-Leibler divergence": _symmetric_kl,
+    "roots of larger over sum": lambda a, b: _ratio(np.sqrt(np.maximum(a, b)), np.sqrt(a + b)).sum(axis=1),
+    "intersection over product of sums": lambda a, b: _ratio(
+        np.minimum(a, b).sum(axis=1), a.sum(axis=1) * b.sum(axis=1)
     ),
-    "L1": lambda a, b: np.abs(a - b).sum(axis=1),
-    "L2": lambda a, b: np.sqrt(((a - b) ** 2).sum(axis=1)),
-    "largest difference": lambda a, b: np.abs(a - b).max(axis=1),
-    "chi-square": lambda a, b: _ratio((a - b) ** 2, a + b).sum(axis=1),
-    "Hellinger": lambda a, b: np.sqrt(((np.sqrt(a) - np.sqrt(b)) ** 2).sum(axis=1)),
-    "Jensen-Shannon": _jensen_shannon,
 }
-"""Name → function of two blocks of non-negative rows (n, D), giving (n,)."""
+"""The rows of table 3, in its order: function of two blocks (n, D) of entries from 0, giving (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +107,7 @@ class Pairs:
     split
         The official split of each pair, (P,).
     n_missing
-        Pairs left out because a video is not there.
+        Pairs ignored because a video is not in the feature file.
     """
 
     first: NDArray[np.intp]
@@ -97,7 +118,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class PairsReport:
+class PairsEvaluation:
     """Accuracy and area under the ROC curve of each split, (n_splits,), in the order of ``splits``."""
 
     splits: tuple[int, ...]
@@ -121,7 +142,7 @@ class PairsReport:
         return float(self.aucs.mean())
 
 
-def similarities(
+def pair_similarities(
     features: Sequence[NDArray[np.floating]], first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the similarities of pairs, (P, 12 · n_layers), layer by layer.
@@ -129,62 +150,59 @@ def similarities(
     Parameters
     ----------
     features
-        One array (N, D) a layer; L2-normalised here, and not negative (UsageError).
+        One array (N, D) per layer; L2-normalised here, and not negative (UsageError).
     first, second
         Row indices of the pairs, (P,).
     """
-    columns = []
-    for layer in features:
-        if (layer < 0).any():
-            raise UsageError(
-                "similarities of this kind need features that are not negative",
-                hint="use layers after ReLU or softmax, without PCA",
-            )
-        columns.append(_layer_similarities(l2_normalised(layer), first, second))
-    return np.hstack(columns)
+    if any((layer < 0).any() for layer in features):
+        reason = "similarities of this kind need features that are not negative"
+        raise UsageError(reason, hint="use layers after ReLU or softmax, without PCA")
+    out = np.empty((len(first), len(features), len(SIMILARITIES)))
+    for column, layer in enumerate(features):
+        rows = normalize(layer.astype(np.float64))
+        for start in range(0, len(first), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            a, b = rows[first[part]], rows[second[part]]
+            out[part, column] = np.stack([f(a, b) for f in SIMILARITIES.values()], axis=1)
+    return out.reshape(len(first), -1)
 
 
-def _layer_similarities(
-    rows: NDArray[np.float64], first: NDArray[np.intp], second: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    out = np.empty((len(first), len(SIMILARITIES)))
-    for start in range(0, len(first), CHUNK):
-        part = slice(start, start + CHUNK)
-        a, b = rows[first[part]], rows[second[part]]
-        for column, similarity in enumerate(SIMILARITIES.values()):
-            out[part, column] = similarity(a, b)
-    return out
-
-
-def judge_pairs(features: Sequence[NDArray[np.floating]], pairs: Pairs, *, c: float = 1.0) -> PairsReport:
+def evaluate_pairs(
+    features: Sequence[NDArray[np.floating]], pairs: Pairs, *, c: float = 1.0
+) -> PairsEvaluation:
     """Test each split with an SVM trained on all others; mean and variance come from the training pairs.
 
     Raises UsageError for a single split, and for a split that has only one kind of pairs.
     """
-    X = similarities(features, pairs.first, pairs.second)
     splits = sorted(set(pairs.split.tolist()))
     if len(splits) < 2:
         raise UsageError("pairs of at least 2 splits are needed, one to test and one to train")
-    results = [_judge_split(X, pairs.same, pairs.split == split, name=split, c=c) for split in splits]
-    accuracies, aucs, converged = (np.array(column) for column in zip(*results, strict=True))
-    return PairsReport(tuple(splits), accuracies, aucs, int((~converged).sum()))
+    for split in splits:
+        test = pairs.split == split
+        if any(len(np.unique(part)) < 2 for part in (pairs.same[test], pairs.same[~test])):
+            reason = "its pairs or all the others are of one kind, all same or all not"
+            raise UsageError(reason, subject=f"split {split}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted below
+        found = cross_validate(
+            make_pipeline(StandardScaler(), linear_svm(c)),
+            pair_similarities(features, pairs.first, pairs.second),
+            pairs.same.astype(int),
+            groups=pairs.split,
+            cv=LeaveOneGroupOut(),
+            scoring=("accuracy", "roc_auc"),
+            return_estimator=True,
+            error_score="raise",
+        )
+    n_unconverged = sum(model[-1].n_iter_ >= MAX_ITERATIONS for model in found["estimator"])
+    return PairsEvaluation(tuple(splits), found["test_accuracy"], found["test_roc_auc"], n_unconverged)
 
 
-def _judge_split(
-    X: NDArray[np.float64], same: NDArray[np.bool_], test: NDArray[np.bool_], *, name: int, c: float
-) -> tuple[float, float, bool]:
-    """Return accuracy, area under the curve and convergence for the pairs that ``test`` marks."""
-    for part in (same[test], same[~test]):
-        if part.all() or not part.any():
-            raise UsageError(
-                "its pairs or all the others are of one kind, all same or all not", subject=f"split {name}"
-            )
-    mean, spread = X[~test].mean(axis=0), X[~test].std(axis=0)
-    Z = (X - mean) / np.where(spread == 0, 1, spread)
-    model = fit_linear(Z[~test], same[~test].astype(np.intp), ("not same", "same"), c=c, l2=False)
-    score = model.scores(Z[test])[:, 1]
-    auc = optional_module("sklearn.metrics", "classify").roc_auc_score(same[test], score)
-    return float(((score > 0) == same[test]).mean()), float(auc), model.converged
+class _ListedPair(NamedTuple):
+    split: int
+    first: str
+    second: str
+    same: bool
 
 
 def read_pairs(path: Path, names: Sequence[str], *, skip: bool = False) -> Pairs:
@@ -199,70 +217,61 @@ def read_pairs(path: Path, names: Sequence[str], *, skip: bool = False) -> Pairs
     names
         The feature file's videos.
     skip
-        Leave out pairs whose video is not there; otherwise they are a UsageError.
+        Ignore pairs whose video is not in the feature file; otherwise they are a UsageError.
     """
     official = path.suffix.lower() == ".mat"
     table = _read_mat(path) if official else _read_csv(path)
     rows = _sample_numbers(names) if official else {name: i for i, name in enumerate(names)}
-    there = [pair for pair in table if pair[1] in rows and pair[2] in rows]
-    if len(there) < len(table) and not skip:
+    found = [pair for pair in table if pair.first in rows and pair.second in rows]
+    if len(found) < len(table) and not skip:
         absent = next(video for pair in table for video in pair[1:3] if video not in rows)
-        raise UsageError(
-            f"{len(table) - len(there)} of {len(table)} pairs have a video that is not in the feature file, "
-            f"the first is {absent}",
-            subject=path,
-            hint="--missing skip leaves them out",
-        )
-    if not there:
+        n = f"{len(table) - len(found)} of {len(table)}"
+        reason = f"{n} pairs have a video that is not in the feature file, the first is {absent}"
+        raise UsageError(reason, subject=path, hint="--missing skip ignores them")
+    if not found:
         raise UsageError("none of its pairs is in the feature file", subject=path)
     return Pairs(
-        first=np.array([rows[pair[1]] for pair in there]),
-        second=np.array([rows[pair[2]] for pair in there]),
-        same=np.array([pair[3] for pair in there], dtype=bool),
-        split=np.array([pair[0] for pair in there]),
-        n_missing=len(table) - len(there),
+        first=np.array([rows[pair.first] for pair in found]),
+        second=np.array([rows[pair.second] for pair in found]),
+        same=np.array([pair.same for pair in found], dtype=bool),
+        split=np.array([pair.split for pair in found]),
+        n_missing=len(table) - len(found),
     )
 
 
-def _read_csv(path: Path) -> list[tuple[int, str, str, bool]]:
+def _read_csv(path: Path) -> list[_ListedPair]:
     table = []
     for number, row in enumerate(csv.reader(read_lines(path)), start=1):
         fields = [field.strip() for field in row]
         if not any(fields) or (number == 1 and fields[0].lower() == "split"):
             continue
         if len(fields) != 4 or not fields[0].isdecimal() or fields[3] not in {"0", "1"}:
-            raise UsageError(
-                f"expected split,first,second,0 or 1 and found {','.join(row)!r}",
-                subject=f"{path}, line {number}",
-            )
-        table.append((int(fields[0]), fields[1], fields[2], fields[3] == "1"))
+            reason = f"expected split,first,second,0 or 1 and found {','.join(row)!r}"
+            raise UsageError(reason, subject=f"{path}, line {number}")
+        table.append(_ListedPair(int(fields[0]), fields[1], fields[2], fields[3] == "1"))
     return table
 
 
-def _read_mat(path: Path) -> list[tuple[int, str, str, bool]]:
-    """Read View2.mat; scipy comes with scikit-learn."""
-    scipy_io = optional_module("scipy.io", "classify")
+def _read_mat(path: Path) -> list[_ListedPair]:
     try:
-        cube = scipy_io.loadmat(path)["action_splits_pairs"]
+        cube = loadmat(path)["action_splits_pairs"]
         cube = cube if cube.dtype.kind in "iu" else _whole(cube)
-        n_pairs, n_fields, n_splits = cube.shape
-    except Exception as error:  # whatever a reader of foreign files raises
-        raise UsageError(
-            f"not a MATLAB file with action_splits_pairs (n, 5, n_splits): {error}", subject=path
-        ) from error
+        _, n_fields, n_splits = cube.shape
+    except Exception as error:  # loadmat raises whatever a damaged file leads it to
+        reason = f"not a MATLAB file with action_splits_pairs (n, 5, n_splits): {error}"
+        raise UsageError(reason, subject=path) from error
     if n_fields != 5 or not np.isin(cube[:, 2], (0, 1)).all():
-        raise UsageError(
-            "action_splits_pairs should be (n, 5, n_splits) with 0 or 1 in the third column", subject=path
-        )
+        reason = "action_splits_pairs should be (n, 5, n_splits) with 0 or 1 in the third column"
+        raise UsageError(reason, subject=path)
     return [
-        (split + 1, f"{int(cube[i, 0, split]):04}", f"{int(cube[i, 1, split]):04}", bool(cube[i, 2, split]))
+        _ListedPair(split + 1, f"{first:04}", f"{second:04}", same == 1)
         for split in range(n_splits)
-        for i in range(n_pairs)
+        for first, second, same in cube[:, :3, split].tolist()
     ]
 
 
 def _whole(cube: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return MATLAB's numbers, which are all floating, as integers; ValueError where they are not whole."""
+    """Return MATLAB's doubles as integers; ValueError where they cannot be sample numbers."""
     if cube.dtype.kind != "f" or not (np.abs(cube) < 1e6).all():
         raise ValueError("it holds no sample numbers")
     return cube.astype(np.int64)

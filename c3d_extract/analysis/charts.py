@@ -1,88 +1,88 @@
-"""A report as a picture: the confusion matrix and, if there is one, the PCA curve."""
+"""Pictures of an evaluation: the confusion matrix and the accuracy for each number of PCA dimensions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay
 
-from c3d_extract.analysis.linear import optional_module
 from c3d_extract.errors import StoreError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from c3d_extract.analysis.protocols import Report
+    from c3d_extract.analysis.classify import Evaluation
 
-__all__ = ["draw_report"]
+__all__ = ["draw_evaluation"]
 
-MOST_NUMBERS = 25
+MOST_COUNTS = 25
 """Up to this many classes the cells carry their counts."""
-MOST_NAMES = 60
+MOST_NAMES = 150
 """Up to this many classes the axes carry the names."""
 
 
-def draw_report(
-    report: Report, path: Path, *, curve: Mapping[int, Report] | None = None, title: str = ""
+def draw_evaluation(
+    evaluation: Evaluation, path: Path, *, curve: Mapping[int, Evaluation] | None = None, title: str = ""
 ) -> None:
-    """Draw the confusion matrix (shares of each row) and the accuracy for each PCA dimension.
+    """Draw the confusion matrix and, if there is one, the ``curve`` of `pca_curve`.
 
-    Parameters
-    ----------
-    report
-        What the matrix is of.
-    path
-        The picture; its suffix says the format.
-    curve
-        Dimension → report, as `pca_curve` gives it.
-    title
-        A line above the matrix.
+    The suffix of ``path`` says the format. Raises StoreError if the picture cannot be written.
     """
-    figures = optional_module("matplotlib.figure", "plot")
-    named = len(report.classes) <= MOST_NAMES
-    side = float(np.clip(2.6 + 0.3 * len(report.classes), 4.5, 16)) if named else 9.0
-    figure = figures.Figure(figsize=(side + (5.5 if curve else 0.6), side), layout="constrained")
+    n = len(evaluation.classes)
+    # Inches: 0.16 of them hold a line of 7-point type.
+    side = 4.5 + 0.3 * n if n <= MOST_COUNTS else 6 + 0.16 * n if n <= MOST_NAMES else 9.0
+    figure = Figure(figsize=(side + (5.5 if curve else 0.6), side), layout="constrained")
     axes = figure.subplots(1, 2 if curve else 1, squeeze=False, width_ratios=[side, 5] if curve else [1])[0]
-    _draw_confusion(axes[0], report, title)
+    _draw_confusion(axes[0], evaluation, title)
     if curve:
-        _draw_curve(axes[1], report, curve)
+        _draw_curve(axes[1], evaluation, curve)
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot be drawn: {error}", subject=path) from error
 
 
-def _draw_confusion(axes: Any, report: Report, title: str) -> None:
-    counts = report.confusion
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
+def _draw_confusion(axes: Any, evaluation: Evaluation, title: str) -> None:
+    """Colour by the share of the true class; a cell's number is its count."""
+    counts = evaluation.confusion
+    named, counted = len(counts) <= MOST_NAMES, len(counts) <= MOST_COUNTS
+    names = [_plain(name[:36]) for name in evaluation.classes] if named else None
+    display = ConfusionMatrixDisplay(
+        counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), display_labels=names
+    )
+    display.plot(
+        ax=axes,
+        cmap="Blues",
+        include_values=counted,
+        xticks_rotation="vertical",
+        colorbar=False,
+        im_kw={"vmin": 0, "vmax": 1},
+    )
+    if counted:
+        for text, count in zip(display.text_.ravel(), counts.ravel(), strict=True):
+            text.set_text(str(count) if count else "")
+    if not named:
+        axes.set(xticks=[], yticks=[])
+    axes.tick_params(labelsize=10 if counted else 7)
     axes.set(xlabel="predicted", ylabel="true", title=_plain(title))
-    if len(report.classes) <= MOST_NAMES:
-        ticks = range(len(report.classes))
-        names = [_plain(name) for name in report.classes]
-        axes.set_xticks(ticks, names, rotation=90)
-        axes.set_yticks(ticks, names)
-    if len(report.classes) <= MOST_NUMBERS:
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            ink = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=ink)
+    axes.figure.colorbar(display.im_, ax=axes, aspect=40, label="share of the true class")
 
 
-def _draw_curve(axes: Any, report: Report, curve: Mapping[int, Report]) -> None:
+def _draw_curve(axes: Any, evaluation: Evaluation, curve: Mapping[int, Evaluation]) -> None:
     dimensions = sorted(curve)
     accuracies = [curve[k].accuracy for k in dimensions]
     spread = np.nan_to_num([curve[k].accuracy_std for k in dimensions])
     axes.errorbar(dimensions, accuracies, yerr=spread, marker="o", capsize=3, label="PCA")
-    axes.axhline(report.accuracy, color="gray", linestyle="--", label="without PCA")
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="PCA dimensions", ylabel="accuracy")
-    axes.set_xticks(dimensions, [str(k) for k in dimensions])
-    axes.set_box_aspect(0.8)
+    axes.axhline(evaluation.accuracy, color="gray", linestyle="--", label="without PCA")
+    axes.set(xscale="log", ylim=(0, 1.02), xlabel="PCA dimensions", ylabel="accuracy", box_aspect=0.8)
+    axes.set_xticks(dimensions, [str(k) for k in dimensions], minor=False)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
 
 
 def _plain(text: str) -> str:
-    return printable(text).replace("$", r"\$")  # which matplotlib would take for a formula
+    return printable(text).replace("$", r"\$")  # matplotlib would read it as a formula

@@ -1,13 +1,15 @@
-"""Which video is of which class, of which group, in which official list.
+"""The class and the group of each video, and UCF101's official lists.
 
-Names are the relative paths of a feature file, with ``/``. Every problem with a list is one line that
-names the file and the line's number.
+Names are the relative paths of a feature file, with ``/``. An error in a list is one line with the file and
+the line's number.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "Matched",
+    "LabelSource",
+    "MatchedLabels",
     "Ucf101Split",
+    "VideoLabels",
     "folder_labels",
     "match_labels",
     "pattern_values",
@@ -31,18 +35,8 @@ __all__ = [
 Value = TypeVar("Value")
 
 
-class Matched(NamedTuple):
-    """Labels put to videos.
-
-    Attributes
-    ----------
-    labels
-        One a video, None where the table has none.
-    n_without_label
-        Videos that the table does not name.
-    n_without_video
-        Lines of the table whose video is not there.
-    """
+class MatchedLabels(NamedTuple):
+    """A label for each video, None where the table has none, and what did not match."""
 
     labels: list[str | None]
     n_without_label: int
@@ -54,6 +48,69 @@ class Ucf101Split(NamedTuple):
 
     train: dict[str, str]
     test: dict[str, str]
+
+
+class VideoLabels(NamedTuple):
+    """What a `LabelSource` says of videos.
+
+    Attributes
+    ----------
+    keys
+        The name of each video in the source.
+    labels
+        Its label; None where the source has none and that is allowed.
+    lists
+        The official splits by number; none unless the source is UCF101's lists.
+    notes
+        What was ignored.
+    """
+
+    keys: list[str]
+    labels: list[str | None]
+    lists: dict[int, Ucf101Split]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """Where labels come from; the parent folder unless one of the first three is given.
+
+    Attributes
+    ----------
+    table
+        A CSV of ``video,label``.
+    pattern
+        A regular expression on the name.
+    ucf101_lists, ucf101_splits
+        Folder of the official lists, and which of the three splits.
+    skip_missing
+        Ignore videos without a label and labels without a video, instead of raising UsageError.
+    """
+
+    table: Path | None = None
+    pattern: str | None = None
+    ucf101_lists: Path | None = None
+    ucf101_splits: tuple[int, ...] = (1,)
+    skip_missing: bool = False
+
+    def label(self, videos: list[str]) -> VideoLabels:
+        """Return the labels of ``videos``; UsageError for those without one and for a broken source."""
+        if self.ucf101_lists is not None:
+            folder = self.ucf101_lists
+            lists = {number: read_ucf101_split(folder, number) for number in self.ucf101_splits}
+            known = {key: label for split in lists.values() for part in split for key, label in part.items()}
+            return self._matched(_unique_keys(videos), known, lists, folder)
+        if self.table is not None:
+            return self._matched(videos, read_label_csv(self.table), {}, self.table)
+        found = folder_labels(videos) if self.pattern is None else pattern_values(videos, self.pattern)
+        return VideoLabels(videos, [*found], {}, [])
+
+    def _matched(
+        self, keys: list[str], known: Mapping[str, str], lists: dict[int, Ucf101Split], source: Path
+    ) -> VideoLabels:
+        matched = match_labels(keys, known, skip=self.skip_missing, source=source)
+        counts = zip(("videos without label", "labels without video"), matched[1:], strict=True)
+        return VideoLabels(keys, matched.labels, lists, [f"{what}, ignored: {n}" for what, n in counts if n])
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:
@@ -104,16 +161,16 @@ def read_label_csv(path: Path) -> dict[str, str]:
         if not any(fields) or (number == 1 and [f.lower() for f in fields] == ["video", "label"]):
             continue
         if len(fields) != 2 or not all(fields):
-            raise _broken(path, number, f"expected video,label and found {','.join(row)!r}")
+            raise _line_error(path, number, f"expected video,label and found {','.join(row)!r}")
         video, label = fields
         if table.setdefault(video, label) != label:
-            raise _broken(path, number, f"{video} was labelled {table[video]} before and is {label} here")
+            raise _line_error(path, number, f"{video} was labelled {table[video]} before and is {label} here")
     return _not_empty(table, path)
 
 
 def match_labels(
     names: Sequence[str], table: Mapping[str, str], *, skip: bool = False, source: object
-) -> Matched:
+) -> MatchedLabels:
     """Put a table's labels to videos.
 
     Parameters
@@ -127,26 +184,33 @@ def match_labels(
     source
         What to call the table in an error: its path.
     """
-    there = set(names)
+    present = set(names)
     labels = [table.get(name) for name in names]
-    orphans = [video for video in table if video not in there]
-    bare = [name for name, label in zip(names, labels, strict=True) if label is None]
-    if not skip and bare:
-        raise _missing(f"no label for {len(bare)} of {len(names)} videos, the first is {bare[0]}", source)
-    if not skip and orphans:
-        raise _missing(
-            f"no video for {len(orphans)} of {len(table)} labels, the first is of {orphans[0]}", source
-        )
-    return Matched(labels, len(bare), len(orphans))
+    no_label = [name for name, label in zip(names, labels, strict=True) if label is None]
+    no_video = [video for video in table if video not in present]
+    if not skip and no_label:
+        reason = f"no label for {len(no_label)} of {len(names)} videos, the first is {no_label[0]}"
+        raise _missing(reason, source)
+    if not skip and no_video:
+        reason = f"no video for {len(no_video)} of {len(table)} labels, the first is of {no_video[0]}"
+        raise _missing(reason, source)
+    return MatchedLabels(labels, len(no_label), len(no_video))
 
 
 def video_key(name: str) -> str:
-    """Return how the UCF101 lists and a feature file find together: the stem, in lower case.
+    """Return the name by which a video is found in the UCF101 lists: the stem, in lower case.
 
     Folders and extensions differ between copies of the data set, and so does the case of
     ``HandstandPushups``; the stems are unique.
     """
     return PurePosixPath(name).stem.lower()
+
+
+def _unique_keys(videos: Sequence[str]) -> list[str]:
+    keys = [video_key(video) for video in videos]
+    if repeated := [key for key, n in Counter(keys).items() if n > 1]:
+        raise UsageError(f"{len(repeated)} names belong to more than one video, the first is {repeated[0]}")
+    return keys
 
 
 def read_ucf101_split(folder: Path, split: int) -> Ucf101Split:
@@ -157,10 +221,10 @@ def read_ucf101_split(folder: Path, split: int) -> Ucf101Split:
     classes = _read_classes(folder / "classInd.txt")
     train = _read_list(folder / f"trainlist0{split}.txt", classes)
     test = _read_list(folder / f"testlist0{split}.txt", classes)
-    both = sorted(set(train) & set(test))
-    if both:
+    shared = sorted(set(train) & set(test))
+    if shared:
         raise UsageError(
-            f"{both[0]} is in the training and in the test list of split {split}", subject=folder
+            f"{shared[0]} is in the training and in the test list of split {split}", subject=folder
         )
     return Ucf101Split(train, test)
 
@@ -173,7 +237,7 @@ def _read_classes(path: Path) -> dict[str, int]:
         if not fields:
             continue
         if len(fields) != 2 or not fields[0].isdecimal() or fields[1] in classes:
-            raise _broken(path, number, f"expected an index and a new class name and found {line!r}")
+            raise _line_error(path, number, f"expected an index and a new class name and found {line!r}")
         classes[fields[1]] = int(fields[0])
     return _not_empty(classes, path)
 
@@ -187,13 +251,13 @@ def _read_list(path: Path, classes: Mapping[str, int]) -> dict[str, str]:
         video, _, index = line.strip().partition(" ")
         label = PurePosixPath(video).parent.name
         if label not in classes:
-            raise _broken(
+            raise _line_error(
                 path, number, f"expected Class/video.avi of a class in classInd.txt and found {line!r}"
             )
         if index and index.strip() != str(classes[label]):
-            raise _broken(path, number, f"{label} is class {classes[label]} and not {index.strip()}")
+            raise _line_error(path, number, f"{label} is class {classes[label]} and not {index.strip()}")
         if table.setdefault(video_key(video), label) != label:
-            raise _broken(path, number, f"{video} was listed before, as {table[video_key(video)]}")
+            raise _line_error(path, number, f"{video} was listed before, as {table[video_key(video)]}")
     return _not_empty(table, path)
 
 
@@ -203,9 +267,9 @@ def _not_empty(table: dict[str, Value], path: Path) -> dict[str, Value]:
     return table
 
 
-def _broken(path: Path, number: int, reason: str) -> UsageError:
+def _line_error(path: Path, number: int, reason: str) -> UsageError:
     return UsageError(reason, subject=f"{path}, line {number}")
 
 
 def _missing(reason: str, source: object) -> UsageError:
-    return UsageError(reason, subject=source, hint="--missing skip leaves them out")
+    return UsageError(reason, subject=source, hint="--missing skip ignores them")

@@ -16,8 +16,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command("aslan")
 @click.argument("features", type=FILE)
-@click.option("--pairs", "pairs_file", type=FILE, required=True,
-              help="ASLAN's View2.mat, or lines split,first,second,same (1 or 0).")  # fmt: skip
+@click.option(
+    "--pairs",
+    "pairs_file",
+    type=FILE,
+    required=True,
+    help="ASLAN's View2.mat (action_splits_pairs), or lines split,first,second,same (1 or 0).",
+)
 @click.option(
     "--layer", "layers", multiple=True, metavar="NAME", help="Repeatable.  [default: prob, fc7, fc6, pool5]"
 )
@@ -41,34 +46,33 @@ def command(
 ) -> None:
     """Tell pairs of the same action from others, by FEATURES of several layers (ASLAN's protocol).
 
-    Twelve similarities a layer and a pair, standardised, and a linear SVM; each split is tested with an
-    SVM trained on all others. The twelve are ours: the benchmark's own list could not be consulted.
+    The twelve (dis)similarities of the ASLAN paper per layer and pair, standardised, and a linear SVM; each
+    split is tested with an SVM trained on all others. View2.mat names its samples by number: a video's is
+    the four digits at the end of its name, as in 0001.avi.
     """
     del debug
-    from c3d_extract.analysis import judge_pairs, read_layer, read_pairs
+    from c3d_extract.analysis import evaluate_pairs, read_layer, read_pairs
     from c3d_extract.analysis.aslan import LAYERS
 
     tables = [read_layer(features, layer) for layer in layers or LAYERS]
     pairs = read_pairs(pairs_file, tables[0].videos, skip=missing == "skip")
     if pairs.n_missing:
-        note(f"Note: left out {pairs.n_missing} pairs without a video.")
-    report = judge_pairs([table.X for table in tables], pairs, c=c)
-    if report.n_unconverged:
-        note(
-            f"Note: the SVM of {report.n_unconverged} splits stopped before its tolerance; try a smaller --c."
-        )
+        note(f"Note: ignored {pairs.n_missing} pairs without a video.")
+    evaluation = evaluate_pairs([table.X for table in tables], pairs, c=c)
+    if evaluation.n_unconverged:
+        note(f"Note: the SVM of {evaluation.n_unconverged} splits did not converge; try a smaller --c.")
     if as_json:
-        folds = zip(report.splits, report.accuracies.tolist(), report.aucs.tolist(), strict=True)
+        folds = zip(evaluation.splits, evaluation.accuracies.tolist(), evaluation.aucs.tolist(), strict=True)
         put_json({
             "layers": list(layers or LAYERS),
             "n_pairs": len(pairs.same),
             "c": c,
-            "accuracy": report.accuracy,
-            "standard_error": report.standard_error,
-            "auc": report.auc,
+            "accuracy": evaluation.accuracy,
+            "standard_error": evaluation.standard_error,
+            "auc": evaluation.auc,
             "splits": [{"split": split, "accuracy": a, "auc": auc} for split, a, auc in folds],
         })  # fmt: skip
         return
-    show(f"{len(pairs.same):,} pairs in {len(report.splits)} splits; {', '.join(layers or LAYERS)}")
-    show(f"accuracy {report.accuracy:.3f} ± {report.standard_error:.3f} (standard error)")
-    show(f"area under the ROC curve {report.auc:.3f}")
+    show(f"{len(pairs.same):,} pairs in {len(evaluation.splits)} splits; {', '.join(layers or LAYERS)}")
+    show(f"accuracy {evaluation.accuracy:.3f} ± {evaluation.standard_error:.3f} (standard error)")
+    show(f"area under the ROC curve {evaluation.auc:.3f}")

@@ -1,4 +1,4 @@
-"""``c3d-tools classify``: how well a linear SVM tells classes apart by the features of a file."""
+"""``c3d-tools classify``: how well a linear SVM classifies the videos of a feature file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import click
 
 from c3d_extract.cli.common import guarded, note, printable, put_json, show
 from c3d_extract.cli.options import debug_option
+from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from c3d_extract.analysis import LinearModel, Recipe, Report, Task
+    from c3d_extract.analysis import ClassifierSettings, Evaluation, Experiment, LabelSource
 
 __all__ = ["command"]
 
@@ -44,7 +45,7 @@ def _read_c(_ctx: click.Context, _param: click.Parameter, value: str) -> float |
 
 
 def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[int]:
-    """Return whole numbers from 1, that had commas between them."""
+    """Return the numbers of a comma-separated list, sorted; each is a whole number from 1."""
     fields = [] if value is None else [field.strip() for field in value.split(",")]
     if not all(field.isdecimal() and int(field) > 0 for field in fields):
         raise click.BadParameter(f"{value!r} is not a list of whole numbers such as 10,50,100")
@@ -56,7 +57,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @click.option("--layer", default="fc6", show_default=True, metavar="NAME", help="Which features.")
 @click.option("--labels", type=FILE, metavar="CSV", help="Lines video,label.  [default: folder names]")
 @click.option(
-    "--label-pattern", metavar="REGEX", help="Label = what this finds in the name (its first group)."
+    "--label-pattern", metavar="REGEX", help="Label: what this matches in the name (its first group)."
 )
 @click.option("--ucf101-lists", type=FOLDER, help="Folder of classInd.txt, trainlist0N.txt, testlist0N.txt.")
 @click.option("--split", type=click.IntRange(1, 3), help="Which official split.  [default: 1]")
@@ -98,176 +99,213 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 @debug_option
 @guarded
-def command(**words: Any) -> None:
-    """Judge FEATURES, a feature file, with a linear SVM: accuracy, classes, confusions."""
-    from c3d_extract.analysis import Choices, Recipe, cross_validate, gather, pca_curve
-    from c3d_extract.errors import UsageError
-
-    choices = Choices(
-        skip_missing=words["missing"] == "skip",
-        **{name: words[name] for name in Choices.__dataclass_fields__ if name != "skip_missing"},
+def command(**options: Any) -> None:
+    """Evaluate FEATURES, a feature file, with a linear SVM: accuracy, classes, confusions."""
+    _check(options)
+    from c3d_extract.analysis import (
+        ClassifierSettings,
+        Partition,
+        cross_validate,
+        pca_curve,
+        prepare_experiment,
     )
-    recipe = Recipe(c=words["c"], l2=words["l2"], pca=words["pca"])
-    if choices.is_fixed and choices.groups and recipe.c is not None:
-        raise UsageError(
-            "does nothing here: what is tested is given, and C is not chosen", subject="--groups"
-        )
-    if words["pca"] and words["pca_curve"]:
-        raise UsageError("--pca and --pca-curve exclude each other")
-    task = gather(choices)
-    report = cross_validate(task.samples, task.splits, recipe)
-    curve = pca_curve(task.samples, task.splits, words["pca_curve"], recipe) if words["pca_curve"] else {}
-    _warn(task, report)
-    if words["as_json"]:
-        put_json(_as_json(task, recipe, report, curve))
+
+    partition = Partition(
+        test=options["test"],
+        groups=options["groups"],
+        folds=options["folds"],
+        leave_one_out=options["protocol"] == "leave-one-out",
+    )
+    settings = ClassifierSettings(c=options["c"], l2=options["l2"], pca=options["pca"])
+    experiment = prepare_experiment(options["features"], options["layer"], _label_source(options), partition)
+    samples, splits = experiment.samples, experiment.splits
+    evaluation = cross_validate(samples, splits, settings)
+    curve = pca_curve(samples, splits, options["pca_curve"], settings)
+    _warn(experiment, evaluation)
+    if options["as_json"]:
+        put_json(_as_json(experiment, settings, evaluation, curve))
     else:
-        _show(task, recipe, report, curve)
-    if words["save"]:
-        _save(task, recipe, words["save"])
-    if words["plot"]:
-        _plot(task, report, curve, words["plot"])
+        _show(experiment, settings, evaluation, curve)
+    if options["save"]:
+        _save(experiment, settings, options["save"])
+    if options["plot"]:
+        _plot(experiment, evaluation, curve, options["plot"])
 
 
-def _warn(task: Task, report: Report) -> None:
-    for line in task.notes:
+def _check(options: dict[str, Any]) -> None:
+    """Raise UsageError for options that contradict each other or have no effect."""
+    _at_most_one(options, "what the labels are", "labels", "label_pattern", "ucf101_lists")
+    _at_most_one(options, "what is tested on", "test", "folds", "ucf101_lists")
+    lists, test, folds, split = (options[name] for name in ("ucf101_lists", "test", "folds", "split"))
+    protocol, skip = options["protocol"], options["missing"] == "skip"
+    ucf101, alone = protocol == "ucf101", protocol == "leave-one-out"
+    fixed = test or lists
+    problems = {
+        ("--protocol ucf101", "needs --ucf101-lists, the folder of the official lists"): ucf101 and not lists,
+        ("--protocol ucf101", "takes all three splits; leave --split out"): ucf101 and split,
+        (f"--protocol {protocol}", "goes with none of --test, --folds and --ucf101-lists"): alone
+        and (fixed or folds),
+        ("--split", "needs --ucf101-lists"): split and not lists,
+        ("--missing skip", "needs --labels or --ucf101-lists"): skip and not (lists or options["labels"]),
+        # Groups matter there only for choosing C.
+        ("--groups", "does nothing here: what is tested is given, and C is not chosen"): fixed
+        and options["groups"]
+        and options["c"] is not None,
+    }
+    for (subject, reason), found in problems.items():
+        if found:
+            raise UsageError(reason, subject=subject)
+    if options["pca"] and options["pca_curve"]:
+        raise UsageError("--pca and --pca-curve exclude each other")
+
+
+def _at_most_one(options: dict[str, Any], what: str, *names: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} both say {what}; give one of them")
+
+
+def _label_source(options: dict[str, Any]) -> LabelSource:
+    from c3d_extract.analysis import LabelSource
+
+    return LabelSource(
+        table=options["labels"],
+        pattern=options["label_pattern"],
+        ucf101_lists=options["ucf101_lists"],
+        ucf101_splits=(1, 2, 3) if options["protocol"] == "ucf101" else (options["split"] or 1,),
+        skip_missing=options["missing"] == "skip",
+    )
+
+
+def _warn(experiment: Experiment, evaluation: Evaluation) -> None:
+    for line in experiment.notes:
         note(f"Note: {printable(line)}.")
-    untested = [row.name for row in report.per_class if not row.n_test]
+    n_tested = evaluation.confusion.sum(axis=1)
+    untested = [name for name, n in zip(evaluation.classes, n_tested, strict=True) if not n]
     if untested:
         shown = ", ".join(map(printable, untested[:5])) + (", …" if len(untested) > 5 else "")
-        note(f"Note: {len(untested)} of {len(report.classes)} classes have no test video: {shown}.")
-    if report.n_unconverged:
-        note(f"Note: the SVM of {report.n_unconverged} folds did not converge; try a smaller --c.")
+        note(f"Note: {len(untested)} of {len(evaluation.classes)} classes have no test video: {shown}.")
+    if evaluation.n_unconverged:
+        note(f"Note: the SVM of {evaluation.n_unconverged} folds did not converge; try a smaller --c.")
 
 
-def _save(task: Task, recipe: Recipe, path: Path) -> None:
-    from dataclasses import replace
+def _save(experiment: Experiment, settings: ClassifierSettings, path: Path) -> None:
+    from c3d_extract.analysis import fit_classifier, save_classifier
 
-    from c3d_extract.analysis import fit_recipe, save_model
-
-    model: LinearModel = replace(
-        fit_recipe(task.samples.rows(task.train_rows), recipe), features=task.made_from
-    )
-    save_model(model, path)
-    note(f"{path}: {len(model.classes)} classes, fitted on {len(task.train_rows):,} videos, C = {model.c:g}")
+    rows = experiment.samples.rows(experiment.train_rows)
+    classifier = fit_classifier(rows, settings, provenance=experiment.provenance)
+    save_classifier(classifier, path)
+    n_classes, n_videos = len(classifier.classes), len(rows.labels)
+    note(f"{path}: {n_classes} classes, fitted on {n_videos:,} videos, C = {classifier.c:g}")
 
 
-def _plot(task: Task, report: Report, curve: dict[int, Report], path: Path) -> None:
-    from c3d_extract.analysis import draw_report
+def _plot(experiment: Experiment, evaluation: Evaluation, curve: dict[int, Evaluation], path: Path) -> None:
+    from c3d_extract.analysis import draw_evaluation
 
-    draw_report(report, path, curve=curve, title=f"{task.made_from['layer']}: {_accuracy(report)}")
+    title = f"{experiment.provenance['layer']}: {_accuracy(evaluation)}"
+    draw_evaluation(evaluation, path, curve=curve, title=title)
     note(f"{path}: drawn")
 
 
-def _as_json(task: Task, recipe: Recipe, report: Report, curve: dict[int, Report]) -> dict[str, Any]:
+def _as_json(
+    experiment: Experiment,
+    settings: ClassifierSettings,
+    evaluation: Evaluation,
+    curve: dict[int, Evaluation],
+) -> dict[str, Any]:
     return {
-        "protocol": task.protocol,
-        "features": task.made_from,
-        "n_videos": len(task.videos),
-        "l2": recipe.l2,
-        "c": "auto" if recipe.c is None else recipe.c,
-        "pca": recipe.pca,
-        **_figures(report),
+        "protocol": experiment.protocol,
+        "features": experiment.provenance,
+        "n_videos": len(experiment.videos),
+        "l2": settings.l2,
+        "c": "auto" if settings.c is None else settings.c,
+        "pca": settings.pca,
+        **_figures(evaluation),
         "folds": [
             {"name": f.name, "n_train": f.n_train, "n_test": len(f.test), "accuracy": f.accuracy, "c": f.c}
-            for f in report.folds
+            for f in evaluation.folds
         ],
-        "classes": [
-            {key: _number(value) for key, value in row._asdict().items()} for row in report.per_class
-        ],
-        "confusion": report.confusion.tolist(),
-        "pca_curve": [{"dimensions": k, **_figures(one)} for k, one in curve.items()],
+        "classes": _classes(evaluation),
+        "confusion": evaluation.confusion.tolist(),
+        "pca_curve": [{"dimensions": k, **_figures(curve[k])} for k in sorted(curve)],
         "predictions": [
-            {
-                "video": task.videos[i],
-                "fold": f.name,
-                "label": report.classes[t],
-                "predicted": report.classes[p],
-            }
-            for f in report.folds
-            for i, t, p in zip(f.test, f.truth, f.predicted, strict=True)
+            {"video": experiment.videos[i], "fold": f.name, "label": truth, "predicted": predicted}
+            for f in evaluation.folds
+            for i, truth, predicted in zip(f.test, f.truth.tolist(), f.predicted.tolist(), strict=True)
         ],
     }
 
 
-def _figures(report: Report) -> dict[str, float | None]:
+def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    keys = ("precision", "recall", "f1")
+    return [
+        {"name": name, "n_test": int(n), **dict(zip(keys, map(_number, figures), strict=True))}
+        for name, (*figures, n) in zip(evaluation.classes, evaluation.per_class.tolist(), strict=True)
+    ]
+
+
+def _figures(evaluation: Evaluation) -> dict[str, float | None]:
+    truth, predicted = evaluation.labels
     return {
-        "accuracy": report.accuracy,
-        "accuracy_std": _number(report.accuracy_std),
-        "pooled_accuracy": report.pooled_accuracy,
+        "accuracy": evaluation.accuracy,
+        "accuracy_std": _number(evaluation.accuracy_std),
+        "pooled_accuracy": float((truth == predicted).mean()),
     }
 
 
-def _number(value: Any) -> Any:
-    """NaN is not JSON."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _number(value: float) -> float | None:
+    """Return None for NaN, which is not JSON."""
+    return None if math.isnan(value) else value
 
 
-def _show(task: Task, recipe: Recipe, report: Report, curve: dict[int, Report]) -> None:
-    made = task.made_from
-    steps = [f"{made['layer']}, {made['dimension']} dimensions", *(["L2"] if recipe.l2 else [])]
-    steps += [f"PCA to {recipe.pca}"] if recipe.pca else []
-    used = sorted({fold.c for fold in report.folds})
-    chosen = f"C chosen from {used[0]:g} to {used[-1]:g}" if recipe.c is None else f"C = {recipe.c:g}"
-    show(f"{len(task.videos):,} videos, {len(report.classes)} classes; {printable(task.protocol)}")
+def _show(
+    experiment: Experiment,
+    settings: ClassifierSettings,
+    evaluation: Evaluation,
+    curve: dict[int, Evaluation],
+) -> None:
+    provenance, classes = experiment.provenance, evaluation.classes
+    steps = [f"{provenance['layer']}, {provenance['dimension']} dimensions"]
+    steps += ["L2"] * settings.l2 + [f"PCA to {settings.pca}"] * bool(settings.pca)
+    used = sorted({fold.c for fold in evaluation.folds})
+    chosen = f"C chosen from {used[0]:g} to {used[-1]:g}" if settings.c is None else f"C = {settings.c:g}"
+    n_videos, protocol = len(experiment.videos), printable(experiment.protocol)
+    show(f"{n_videos:,} videos, {len(classes)} classes; {protocol}")
     show(f"{', '.join(steps)}; linear SVM, {chosen}")
-    show(f"\naccuracy  {_accuracy(report)}")
-    _show_folds(report)
+    show(f"\naccuracy  {_accuracy(evaluation)}")
+    if 1 < len(evaluation.folds) <= 12:
+        for f in evaluation.folds:
+            show(f"  fold {printable(f.name):<8} {f.accuracy:.3f}  {len(f.test)} tested on {f.n_train}")
     if curve:
         show("\n  PCA  accuracy")
-        for k, one in curve.items():
-            show(f"{k:>5}  {_accuracy(one)}")
-    _show_classes(report)
-    _show_confusions(report)
+        for k in sorted(curve):
+            show(f"{k:>5}  {_accuracy(curve[k])}")
+    show(f"\n{evaluation.class_table}")
+    _show_confusions(evaluation)
 
 
-def _accuracy(report: Report) -> str:
+def _accuracy(evaluation: Evaluation) -> str:
     """Return the mean, how far the folds spread, and over how many."""
-    n = len(report.folds)
-    if n == 1:
-        fold = report.folds[0]
-        return f"{report.accuracy:.3f} ({(fold.truth == fold.predicted).sum()} of {len(fold.test)})"
-    spread = "" if math.isnan(report.accuracy_std) else f" ± {report.accuracy_std:.3f}"
-    return f"{report.accuracy:.3f}{spread} over {n} folds"
+    folds, accuracy = evaluation.folds, f"{evaluation.accuracy:.3f}"
+    if len(folds) == 1:
+        return f"{accuracy} ({(folds[0].truth == folds[0].predicted).sum()} of {len(folds[0].test)})"
+    spread = evaluation.accuracy_std
+    return f"{accuracy}{'' if math.isnan(spread) else f' ± {spread:.3f}'} over {len(folds)} folds"
 
 
-def _show_folds(report: Report) -> None:
-    if 1 < len(report.folds) <= 12:
-        for fold in report.folds:
-            name, n_test = printable(fold.name), len(fold.test)
-            show(f"  fold {name:<8} {fold.accuracy:.3f}  {n_test} tested on {fold.n_train}")
-
-
-def _show_classes(report: Report) -> None:
-    width = max(5, *(min(len(printable(name)), 36) for name in report.classes))
-    show(f"\n  {'class':<{width}}  tested  precision  recall     F1")
-    for row in report.per_class:
-        cells = [
-            f"{'–' if math.isnan(x) else format(x, '.3f'):>{w}}"
-            for x, w in ((row.precision, 9), (row.recall, 6), (row.f1, 5))
-        ]
-        show(f"  {printable(row.name)[:36]:<{width}}  {row.n_test:>6}  {'  '.join(cells)}")
-
-
-def _show_confusions(report: Report) -> None:
-    """Print the matrix where it fits, else the confusions that occur most."""
-    counts, classes = report.confusion, [printable(name) for name in report.classes]
+def _show_confusions(evaluation: Evaluation) -> None:
+    """Print the matrix where it fits, else the most frequent confusions."""
+    counts, classes = evaluation.confusion, [printable(name) for name in evaluation.classes]
     cell = max(len(str(counts.max())), len(str(len(counts)))) + 1
     width = min(max(map(len, classes)), 24)
     if 6 + width + cell * len(counts) <= MATRIX_WIDTH:
-        show("\n  confusion: row = true class, column = predicted")
+        show("  confusion: row = true class, column = predicted")
         show(" " * (6 + width) + "".join(f"{i:>{cell}}" for i in range(1, len(counts) + 1)))
         for i, (name, row) in enumerate(zip(classes, counts, strict=True), start=1):
             show(f"  {i:>2} {name[:24]:<{width}} " + "".join(f"{n or '·':>{cell}}" for n in row))
         return
-    wrong = sorted(
-        (
-            (int(counts[i, j]), i, j)
-            for i in range(len(counts))
-            for j in range(len(counts))
-            if i != j and counts[i, j]
-        ),
-        key=lambda found: (-found[0], found[1:]),
-    )
-    show(f"\n  the {min(N_CONFUSIONS, len(wrong))} commonest of {len(wrong)} confusions (all: --json)")
-    for n, i, j in wrong[:N_CONFUSIONS]:
-        show(f"  {n:>5}  {classes[i]} taken for {classes[j]}")
+    pairs = {(i, j): int(counts[i, j]) for i, j in zip(*counts.nonzero(), strict=True) if i != j}
+    most_frequent = sorted(pairs, key=lambda pair: -pairs[pair])[:N_CONFUSIONS]
+    show(f"  the {len(most_frequent)} most frequent of {len(pairs)} confusions (all: --json)")
+    for i, j in most_frequent:
+        show(f"  {pairs[i, j]:>5}  {classes[i]} predicted as {classes[j]}")

@@ -31,17 +31,17 @@ def command(model: Path, features: Path, *, as_json: bool, debug: bool) -> None:
     other weights, another layer or another PCA than the model was trained on are refused.
     """
     del debug
-    from c3d_extract.analysis import load_model, read_layer, require_same
+    from c3d_extract.analysis import load_classifier, read_layer, require_same_features
 
-    svm = load_model(model)
-    table = read_layer(features, str(svm.features.get("layer")))
-    require_same(dict(svm.features), table.made_from, subject=features)
-    scores = svm.scores(table.X)
-    rows = list(zip(table.videos, [svm.classes[i] for i in scores.argmax(axis=1)], scores, strict=True))
+    classifier = load_classifier(model)
+    table = read_layer(features, str(classifier.provenance.get("layer")))
+    require_same_features(classifier.provenance, table.provenance, subject=features)
+    scores, classes = classifier.scores(table.X), classifier.classes
+    rows = list(zip(table.videos, [classes[i] for i in scores.argmax(axis=1)], scores, strict=True))
     if as_json:
         put_json(
             [
-                {"video": video, "label": label, "scores": dict(zip(svm.classes, row.tolist(), strict=True))}
+                {"video": video, "label": label, "scores": dict(zip(classes, row.tolist(), strict=True))}
                 for video, label, row in rows
             ]
         )

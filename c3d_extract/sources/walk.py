@@ -1,4 +1,4 @@
-"""Search folders: each real one once, no special file systems, links to folders outside only where asked."""
+"""Searching folders: each once, no special file systems, links to folders outside only where asked."""
 
 from __future__ import annotations
 

@@ -1,17 +1,15 @@
-"""Action similarity: pairs, their similarities, and the official splits."""
+"""Action similarity: pairs, the twelve similarities of ASLAN's paper, and the official splits."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-from click.testing import CliRunner
 from scipy.io import savemat
-from scipy.spatial import distance
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,23 +18,14 @@ from sklearn.svm import LinearSVC
 from c3d_extract.analysis import (
     SIMILARITIES,
     Pairs,
-    aslan,
-    judge_pairs,
+    evaluate_pairs,
+    pair_similarities,
     read_pairs,
-    similarities,
 )
-from c3d_extract.analysis.linear import LinearModel, fit_linear
-from c3d_extract.cli.aslan import command
 from c3d_extract.errors import UsageError
-from c3d_extract.output import VIDEO_COLUMNS, TableRow, write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    scaled: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return scaled
 
 
 def sparse(n: int, size: int, seed: int = 0) -> np.ndarray:
@@ -44,56 +33,78 @@ def sparse(n: int, size: int, seed: int = 0) -> np.ndarray:
     return np.maximum(np.random.default_rng(seed).normal(size=(n, size)), 0).astype(np.float32)
 
 
-def plain(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """Return the twelve, one number at a time."""
-    n = range(len(a))
-    dot, bhattacharyya = sum(a[i] * b[i] for i in n), sum((a[i] * b[i]) ** 0.5 for i in n)
-    low, high = sum(min(a[i], b[i]) for i in n), sum(max(a[i], b[i]) for i in n)
+def twelve(x: list[float], y: list[float]) -> list[float]:
+    """Return table 3 of the paper, one number at a time; 0 / 0 is 0, logarithms from 1e-7."""
+    pairs, sqrt = list(zip(x, y, strict=True)), math.sqrt
+    length_x, length_y = sqrt(sum(a * a for a in x)), sqrt(sum(b * b for b in y))
+    kl_xy = kl_yx = 0.0
+    for a, b in pairs:
+        p, q = max(a, 1e-7), max(b, 1e-7)
+        kl_xy += p * math.log(p / q)
+        kl_yx += q * math.log(q / p)
+    dot = sum(a * b for a, b in pairs)
     return [
         dot,
-        dot**0.5,
-        bhattacharyya,
-        bhattacharyya**0.5,
-        low,
-        low / high,
-        distance.cityblock(a, b),
-        distance.euclidean(a, b),
-        distance.chebyshev(a, b),
-        sum((a[i] - b[i]) ** 2 / (a[i] + b[i]) for i in n if a[i] + b[i]),
-        sum((a[i] ** 0.5 - b[i] ** 0.5) ** 2 for i in n) ** 0.5,
-        distance.jensenshannon(a, b) ** 2,
+        sqrt(dot),
+        sqrt(sum(sqrt(a) * sqrt(b) for a, b in pairs)),
+        sqrt(sum(a * b / (a + b) for a, b in pairs if a + b)),
+        dot / (length_x * length_y) if length_x * length_y else 0.0,
+        sqrt(sum((a - b) ** 2 / (a + b) for a, b in pairs if a + b)),
+        sum(abs(a - b) for a, b in pairs),
+        sqrt(sum((sqrt(a) - sqrt(b)) ** 2 for a, b in pairs)),
+        sqrt(sum((a - b) ** 2 for a, b in pairs)),
+        (kl_xy + kl_yx) / 2,
+        sum(sqrt(max(a, b)) / sqrt(a + b) for a, b in pairs if a + b),
+        sum(min(a, b) for a, b in pairs) / (sum(x) * sum(y)) if sum(x) * sum(y) else 0.0,
     ]
 
 
-def test_the_twelve_are_what_plain_loops_give() -> None:
-    layers = [sparse(9, 20), sparse(9, 7, seed=1)]
+@pytest.mark.parametrize("row", range(12))
+def test_each_similarity_is_the_formula_of_the_paper(row: int) -> None:
+    rng = np.random.default_rng(row)
+    a, b = sparse(8, 20, seed=row).astype(float), sparse(8, 20, seed=row + 50).astype(float)
+    a[0] = b[1] = 0  # a vector of zeros: the divisors of rows 5 and 12
+    a[2] = b[2]
+    a[3], b[3] = rng.random((2, 20)) + 0.1  # no zeros
+    found = list(SIMILARITIES.values())[row](a, b)
+    expected = [twelve(x, y)[row] for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    # Float64 sums in another order; a distance of equal rows is a difference of equal numbers.
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_pairs_have_twelve_numbers_for_each_layer_l2_normalised() -> None:
+    layers = [sparse(9, 20), 5 * sparse(9, 7, seed=1)]
     first, second = np.array([0, 3, 5, 8]), np.array([1, 3, 2, 0])
-    got = similarities(layers, first, second)
+    found = pair_similarities(layers, first, second)
+    units = [(X / np.linalg.norm(X.astype(float), axis=1, keepdims=True)).tolist() for X in layers]
     expected = [
-        [x for layer in layers for x in plain(*unit(layer.astype(np.float64))[[i, j]])]
+        [number for unit in units for number in twelve(unit[i], unit[j])]
         for i, j in zip(first, second, strict=True)
     ]
     assert len(SIMILARITIES) == 12
-    assert got.shape == (4, 24)
-    # Float64 sums in another order; a divergence of equal rows is a difference of equal numbers.
-    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+    assert found.shape == (4, 24)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_they_do_not_care_which_video_comes_first_or_how_many_there_are() -> None:
+def test_they_do_not_depend_on_the_order_in_a_pair_or_the_number_of_pairs() -> None:
     rows = sparse(40, 30)
     first, second = np.random.default_rng(2).integers(0, 40, size=(2, 600))
-    there = similarities([rows], first, second)
-    np.testing.assert_allclose(there, similarities([rows], second, first), atol=1e-12)
-    np.testing.assert_array_equal(there[300:310], similarities([rows], first[300:310], second[300:310]))
+    forwards = pair_similarities([rows], first, second)
+    np.testing.assert_allclose(forwards, pair_similarities([rows], second, first), atol=1e-12)
+    few = slice(300, 310)
+    np.testing.assert_array_equal(forwards[few], pair_similarities([rows], first[few], second[few]))
 
 
 def test_rows_of_zeros_give_numbers() -> None:
-    assert np.isfinite(similarities([np.zeros((2, 3))], np.array([0]), np.array([1]))).all()
+    rows = np.array([[0, 0, 0], [0, 0, 0], [1, 0, 2]])
+    both = pair_similarities([rows], np.array([0, 0]), np.array([1, 2]))
+    assert np.isfinite(both).all()
+    assert (both[0] == 0).all(), "two rows of zeros: each quotient is 0 / 0, and nothing differs"
 
 
 def test_negative_features_are_refused() -> None:
     with pytest.raises(UsageError, match="not negative"):
-        similarities([-sparse(3, 3)], np.array([0]), np.array([1]))
+        pair_similarities([-sparse(3, 3)], np.array([0]), np.array([1]))
 
 
 def make_pairs(n_splits: int = 4, each: int = 30) -> tuple[np.ndarray, Pairs]:
@@ -111,32 +122,33 @@ def make_pairs(n_splits: int = 4, each: int = 30) -> tuple[np.ndarray, Pairs]:
 
 def test_each_split_is_tested_as_by_hand() -> None:
     rows, pairs = make_pairs()
-    report = judge_pairs([rows], pairs, c=0.5)
-    X = similarities([rows], pairs.first, pairs.second)
-    for i, split in enumerate(report.splits):
+    evaluation = evaluate_pairs([rows], pairs, c=0.5)
+    X = pair_similarities([rows], pairs.first, pairs.second)
+    for i, split in enumerate(evaluation.splits):
         test = pairs.split == split
         machine = make_pipeline(
             StandardScaler(), LinearSVC(C=0.5, dual="auto", random_state=0, max_iter=10_000)
         )
         machine.fit(X[~test], pairs.same[~test])
-        assert report.accuracies[i] == pytest.approx(machine.score(X[test], pairs.same[test]))
+        assert evaluation.accuracies[i] == pytest.approx(machine.score(X[test], pairs.same[test]))
         score = machine.decision_function(X[test])
-        assert report.aucs[i] == pytest.approx(roc_auc_score(pairs.same[test], score))
-    assert report.accuracy == pytest.approx(report.accuracies.mean())
-    assert report.standard_error == pytest.approx(report.accuracies.std(ddof=1) / 2)
-    assert report.accuracy > 0.6, "the actions must be recognisable for the test to mean something"
+        assert evaluation.aucs[i] == pytest.approx(roc_auc_score(pairs.same[test], score))
+    assert evaluation.accuracy == pytest.approx(evaluation.accuracies.mean())
+    assert evaluation.standard_error == pytest.approx(evaluation.accuracies.std(ddof=1) / 2)
+    assert evaluation.accuracy > 0.6, "the actions must be recognisable for the test to mean something"
 
 
 def test_only_training_pairs_set_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, pairs = make_pairs()
     seen: list[np.ndarray] = []
+    fit = LinearSVC.fit
 
-    def spying(X: np.ndarray, *args: Any, **kwargs: Any) -> LinearModel:
+    def spy(self: LinearSVC, X: np.ndarray, y: np.ndarray) -> LinearSVC:
         seen.append(X)
-        return fit_linear(X, *args, **kwargs)
+        return fit(self, X, y)
 
-    monkeypatch.setattr(aslan, "fit_linear", spying)
-    judge_pairs([rows], pairs)
+    monkeypatch.setattr(LinearSVC, "fit", spy)
+    evaluate_pairs([rows], pairs)
     assert len(seen) == 4
     for X in seen:
         np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-9)  # rounding of 90 sums in float64
@@ -147,22 +159,38 @@ def test_splits_of_one_kind_are_refused() -> None:
     rows, pairs = make_pairs(n_splits=2)
     lopsided = Pairs(pairs.first, pairs.second, pairs.split == 1, pairs.split)
     with pytest.raises(UsageError, match="split 1: its pairs or all the others are of one kind"):
-        judge_pairs([rows], lopsided)
+        evaluate_pairs([rows], lopsided)
     with pytest.raises(UsageError, match="at least 2 splits"):
-        judge_pairs([rows], Pairs(pairs.first, pairs.second, pairs.same, pairs.split * 0))
+        evaluate_pairs([rows], Pairs(pairs.first, pairs.second, pairs.same, pairs.split * 0))
+
+
+def write_view2(path: Path, n_pairs: int, n_splits: int) -> np.ndarray:
+    """Write a file as ASLAN's: doubles (n_pairs, 5, n_splits) of id, id, same, action, action."""
+    rng = np.random.default_rng(0)
+    cube = np.zeros((n_pairs, 5, n_splits))
+    cube[:, :2] = rng.integers(1, 13, size=(n_pairs, 2, n_splits))
+    cube[:, 2] = (np.arange(n_pairs) % 2)[:, None]
+    cube[:, 3:] = rng.integers(1, 5, size=(n_pairs, 2, n_splits))
+    savemat(path, {"action_splits_pairs": cube})
+    return cube
 
 
 def test_the_official_file_is_read_by_sample_number(tmp_path: Path) -> None:
-    cube = np.zeros((2, 5, 3))
-    cube[:, 0], cube[:, 1] = [[1, 2, 3], [3, 1, 2]], [[2, 3, 1], [1, 2, 3]]
-    cube[0, 2] = 1
-    savemat(tmp_path / "View2.mat", {"action_splits_pairs": cube})
+    cube = write_view2(tmp_path / "View2.mat", n_pairs=6, n_splits=10)
+    names = [f"ASLAN/{i:04}.avi" for i in range(12, 0, -1)]  # row r is sample 12 - r
+    pairs = read_pairs(tmp_path / "View2.mat", names)
+    assert pairs.split.tolist() == [split for split in range(1, 11) for _ in range(6)]
+    planes = np.concatenate(np.moveaxis(cube, 2, 0))  # split by split
+    assert (12 - pairs.first).tolist() == planes[:, 0].tolist()
+    assert (12 - pairs.second).tolist() == planes[:, 1].tolist()
+    assert pairs.same.tolist() == planes[:, 2].astype(bool).tolist()
+
+
+def test_a_sample_number_is_four_digits_at_the_end_of_a_name(tmp_path: Path) -> None:
+    savemat(tmp_path / "View2.mat", {"action_splits_pairs": np.array([[[1], [2], [1], [7], [7]]], np.uint16)})
     names = ["ASLAN_0003.avi", "deep/0001.mp4", "x-0002.avi", "y-120002.avi"]
     pairs = read_pairs(tmp_path / "View2.mat", names)
-    assert pairs.split.tolist() == [1, 1, 2, 2, 3, 3]
-    assert pairs.same.tolist() == [True, False] * 3
-    assert pairs.first.tolist() == [1, 0, 2, 1, 0, 2]
-    assert pairs.second.tolist() == [2, 1, 0, 2, 1, 0]
+    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == ([1], [2], [True])
     with pytest.raises(UsageError, match=r"two videos end in 0002"):
         read_pairs(tmp_path / "View2.mat", [*names, "again-0002.avi"])
 
@@ -191,22 +219,3 @@ def test_pairs_without_a_video_are_refused_or_left_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"1 of 2 pairs .* the first is gone\.avi"):
         read_pairs(path, ["a.avi", "b.avi"])
     assert read_pairs(path, ["a.avi", "b.avi"], skip=True).n_missing == 1
-
-
-def test_the_command_judges_a_file(tmp_path: Path) -> None:
-    rows, pairs = make_pairs()
-    names = [f"{i:03}.avi" for i in range(len(rows))]
-    layers = {"prob": rows[:, :5], "fc7": rows, "fc6": rows * 2, "pool5": rows**2}
-    table = [TableRow(names[i], (1,) * len(VIDEO_COLUMNS), [X[i].astype(np.float32) for X in layers.values()])
-             for i in range(len(rows))]  # fmt: skip
-    facts = {"complete": True, "settings": {}, "versions": {}, "weights": {}}
-    sizes = {layer: X.shape[1] for layer, X in layers.items()}
-    write_table(tmp_path / "f.h5", kind="features", layers=sizes, rows=table, attributes=facts)
-    lines = zip(pairs.split, pairs.first, pairs.second, pairs.same, strict=True)
-    (tmp_path / "p.csv").write_text("".join(f"{s},{names[a]},{names[b]},{int(y)}\n" for s, a, b, y in lines))
-    words = [str(tmp_path / "f.h5"), "--pairs", str(tmp_path / "p.csv")]
-    said = json.loads(CliRunner().invoke(command, [*words, "--json"]).stdout)
-    expected = judge_pairs([X.astype(np.float32) for X in layers.values()], pairs)
-    assert said["layers"] == ["prob", "fc7", "fc6", "pool5"]
-    assert (said["accuracy"], said["auc"]) == (expected.accuracy, expected.auc)
-    assert "accuracy 0." in CliRunner().invoke(command, words).stdout

@@ -1,0 +1,58 @@
+"""One layer of a feature file as an array, and whether features of two files can be compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from c3d_extract.errors import MismatchError, StoreError
+from c3d_extract.output import FeatureFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["LayerFeatures", "read_layer", "require_same_features"]
+
+NOT_COMPARED = {"weights", "name", "mean"}  # names and paths; the checksums beside them are compared
+
+
+class LayerFeatures(NamedTuple):
+    """Rows ``X``, float32 (N, D), of ``videos``; ``provenance`` is equal where rows can be compared."""
+
+    X: NDArray[np.float32]
+    videos: list[str]
+    provenance: dict[str, Any]
+
+
+def read_layer(path: Path, layer: str) -> LayerFeatures:
+    """Read one layer; StoreError for a file without it or without videos, and for features not finite."""
+    with FeatureFile(path) as file:
+        if file.kind != "features":
+            reason = "has one row per clip, not one per video"
+            raise StoreError(reason, subject=path, hint="give the feature file")
+        pca = file.attributes.get("pca_sha256", "none")
+        own = {"layer": layer, "dimension": file.size_of(layer), "pca": pca}
+        weights = file.attributes.get("weights", {}).items()
+        compared = {k: v for k, v in weights if k not in NOT_COMPARED and k not in own}
+        X, videos = file[layer], file.videos
+    if not len(X):
+        raise StoreError("holds no videos", subject=path)
+    if len(bad := np.flatnonzero(~np.isfinite(X).all(axis=1))):
+        reason = f"features of {len(bad)} of {len(X)} videos are not finite, the first is {videos[bad[0]]}"
+        raise StoreError(reason, subject=path)
+    return LayerFeatures(X, videos, {**own, **compared})
+
+
+def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *, subject: object) -> None:
+    """Raise MismatchError naming the differences in provenance; StoreError where one names no weights."""
+    if not (wanted.get("weights_sha256") and found.get("weights_sha256")):
+        reason = "cannot be compared: it or the other file does not say which weights it was made with"
+        raise StoreError(reason, subject=subject, hint="extract the features again")
+    keys = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+    if keys:
+        differences = [f"{key}: {wanted.get(key)} → {found.get(key)}" for key in keys]
+        raise MismatchError("not the kind of features trained on", differences=differences, subject=subject)
