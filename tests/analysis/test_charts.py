@@ -10,7 +10,6 @@ import pytest
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from c3d_extract.analysis import Evaluation, draw_evaluation
@@ -39,7 +38,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 @pytest.mark.parametrize("n_classes", [2, 101])
 def test_names_of_classes_do_not_overlap(tmp_path: Path, figures: list[Figure], n_classes: int) -> None:
     draw_evaluation(evaluation(n_classes), tmp_path / "p.png", curve={2: evaluation(n_classes)})
-    FigureCanvasAgg(figures[0]).draw()
+    figures[0].draw_without_rendering()
     axes = figures[0].axes[0]
     rows, columns = (
         [label.get_window_extent() for label in axis.get_ticklabels()] for axis in (axes.yaxis, axes.xaxis)
