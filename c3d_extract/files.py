@@ -8,20 +8,24 @@ import io
 import os
 import re
 import secrets
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from c3d_extract.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from c3d_extract.errors import C3DError
 
-__all__ = ["is_temporary_name", "read_text_lines", "replacing"]
+__all__ = ["FileLog", "is_temporary_name", "read_text_lines", "replacing", "writing_output"]
 
-# Nobody can guess it, so nobody has a file or a link of that name; it is short, whatever the file is called.
+# The name cannot be guessed, so no file or link of that name was put there by another user; and it is short,
+# so that it is valid whatever the length of the file's own name (at most 255 bytes on most file systems).
 _TEMPORARY = re.compile(r"\.c3d-extract-[0-9a-f]{32}\.tmp")
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-# What file systems say whose folders cannot be synced, or opened by somebody who may write into them.
+# What fsync(2) and open(2) return for folders on file systems that cannot sync them, and for folders that may
+# be written into and not read.
 _NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.ENOTSUP,
@@ -30,6 +34,17 @@ _NO_FOLDER_SYNC = {
     errno.EACCES,
     errno.EPERM,
 }
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class FileLog(Protocol):
+    """Keeps, durably, what is about to be put in place: a killed run is cleaned up after and recognised."""
+
+    def note_temporary(self, path: Path) -> None:
+        """Take a temporary file that is about to be made."""
+
+    def note_written(self, digest: str) -> None:
+        """Take the digest of a file that is about to be put in place."""
 
 
 def is_temporary_name(name: str) -> bool:
@@ -38,7 +53,7 @@ def is_temporary_name(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, announce: Callable[[Path], object] | None = None) -> Iterator[BinaryIO]:
+def replacing(path: Path, log: FileLog | None = None) -> Iterator[BinaryIO]:
     """Open a new file beside ``path``; it takes that place when all went well, else it is removed.
 
     What is in place afterwards is on the disk, not only in the system's cache. The file's mode is that of
@@ -46,24 +61,39 @@ def replacing(path: Path, *, announce: Callable[[Path], object] | None = None) -
 
     Parameters
     ----------
-    announce
-        Told the temporary file before it is made: after a ``kill -9`` it is left behind.
+    path
+        The file to make or to replace.
+    log
+        Given the temporary file's name before it is made: after a ``kill -9`` it is left behind.
     """
     temporary = path.with_name(f".c3d-extract-{secrets.token_hex(16)}.tmp")
-    if announce is not None:
-        announce(temporary)
+    if log is not None:
+        log.note_temporary(temporary)
     descriptor = os.open(temporary, _NEW_FILE, 0o666)
     try:
         with open(descriptor, "w+b") as file:  # noqa: PTH123 - a descriptor
             yield file
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(descriptor)  # before the rename: a name must never stand for content that is not there
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    _sync_folder(path.parent)  # the rename itself is on the disk only then
+
+
+@contextlib.contextmanager
+def writing_output(path: Path, log: FileLog | None = None) -> Iterator[BinaryIO]:
+    """Open a new file in the place of ``path`` as `replacing` does; what fails is a `StoreError`."""
+    try:
+        with replacing(path, log) as file:
+            yield file
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise StoreError("the disk is full", subject=path, hint="free space and run again") from error
+        reason = f"cannot be written ({error.strerror or error})"
+        raise StoreError(reason, subject=path, hint="run again") from error
 
 
 def _sync_folder(folder: Path) -> None:

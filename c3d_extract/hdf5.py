@@ -1,16 +1,18 @@
-"""Reading HDF5 that a stranger may have written: the one place where such files are opened.
+"""HDF5, read and written: the one importer of h5py.
 
-An HDF5 file can name other files (external links, external storage, virtual datasets, filters that are
-loaded as plug-ins), can name itself without end, and can state sizes that it does not hold. Nothing here
-follows a name to anywhere else, and nothing is read before its type and its size are known to be true.
+Files that are read are not trusted. An HDF5 file can name other files (external links, external storage,
+virtual datasets, filters that are loaded as plug-ins), can contain itself, and can state sizes that it does
+not hold. Nothing here follows a name to another file, and nothing is read before its type and its size have
+been compared with what is stored.
 What is refused raises `RefusedError`; HDF5 and h5py raise every other kind where a file is damaged, so
-callers read inside `errors_as`, which makes one line of ours of all of them.
+callers read inside `errors_as`, which makes one `C3DError` of all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
 import stat
@@ -19,17 +21,24 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from h5py import Dataset, File, Group
 
 from c3d_extract.errors import C3DError
 from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from typing import BinaryIO
+
+    from _typeshed import ReadableBuffer
 
 __all__ = [
+    "TEXT",
+    "Dataset",
+    "File",
+    "Group",
     "RefusedError",
     "attributes_of",
-    "brief",
     "errors_as",
     "group_in",
     "kind_in",
@@ -37,6 +46,7 @@ __all__ = [
     "names_in",
     "numbers_in",
     "open_hdf5",
+    "writing_hdf5",
 ]
 
 MAX_MEMBERS = 1000  # a feature file has some 15; a Keras model some dozens a group
@@ -51,8 +61,13 @@ FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLE
 """Filters that are compiled in; for any other HDF5 would look for a plug-in and run it."""
 
 
+TEXT = h5py.string_dtype("utf-8")
+"""The type of a dataset of text of any length."""
+LIBRARY_VERSIONS = ("earliest", "v110")  # fixed: a later HDF5 writes the same bytes, and old ones read them
+
+
 class RefusedError(ValueError):
-    """What a file asks for and does not get, in one line without the file's name."""
+    """What a file holds that is not read, in one line without the file's name."""
 
 
 class MissingError(RefusedError):
@@ -69,11 +84,11 @@ def errors_as(kind: type[C3DError], reason: str, subject: object = None) -> Iter
     except MissingError as error:
         raise kind(str(error), subject=subject) from error
     except Exception as error:  # HDF5 and h5py raise every kind where a file is damaged
-        raise kind(f"{reason} ({brief(error)})", subject=subject) from error
+        raise kind(f"{reason} ({_brief(error)})", subject=subject) from error
 
 
-def brief(error: Exception) -> str:
-    """Return what HDF5 or the system says, without HDF5's account of what it was doing."""
+def _brief(error: Exception) -> str:
+    """Return the cause that HDF5 or the system states, without HDF5's account of what it was doing."""
     text = str(getattr(error, "strerror", None) or error).strip()
     if not text:
         return type(error).__name__
@@ -84,7 +99,7 @@ def brief(error: Exception) -> str:
 
 @contextlib.contextmanager
 def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a regular file for reading; a FIFO or a device, which could keep us for ever, is refused."""
+    """Open a regular file for reading; a FIFO or a device, which could block for ever, is refused."""
     mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -93,6 +108,55 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     # Files are replaced, never changed: no lock is needed, and network drives often have none.
     with h5py.File(os.fspath(path), "r", locking=False) as file:
         yield file
+
+
+@contextlib.contextmanager
+def writing_hdf5(file: BinaryIO) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """Write an HDF5 file into an open one; the same calls with the same values give the same bytes.
+
+    Yields the file and a function that raises OSError where writing has failed already: HDF5 itself does
+    not tell. What fails in the end raises OSError as well.
+    """
+    try:
+        with _ErrorKeepingFile(file.fileno(), "w+", closefd=False) as raw:
+            with h5py.File(raw, "w", libver=LIBRARY_VERSIONS) as h5:
+                yield h5, raw.check
+            raw.check()
+    except (OSError, RuntimeError) as error:  # h5py raises both, without an errno and of many lines
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise OSError(_brief(error)) from error
+
+
+class _ErrorKeepingFile(io.FileIO):
+    """The file that HDF5 writes to; it keeps the first error, and reports success from then on.
+
+    HDF5 cannot close a file that it cannot write: it prints one error a dataset and keeps all of them open.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: ReadableBuffer) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error that was kept."""
+        if self.error is not None:
+            raise self.error
 
 
 def member_names(group: h5py.Group) -> list[str]:

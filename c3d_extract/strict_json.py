@@ -1,21 +1,24 @@
-"""JSON of untrusted files."""
+"""JSON from files that are not trusted."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["parse_json"]
+__all__ = ["JSON", "parse_json"]
 
-MAX_DEPTH = 32  # our own descriptions have 5
+JSON: TypeAlias = Any
+"""What ``json`` reads and writes: None, bool, int, float, str, lists and dicts of them."""
+
+MAX_DEPTH = 32  # what this package writes is at most 5 deep
 
 
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; ValueError where it is not JSON or cannot be written as JSON again.
 
-    Refused are NaN and infinity, which are not JSON, and nesting beyond 32 levels, so that recursive
-    functions over the value are safe.
+    Refused are NaN and infinity, which RFC 8259 does not allow, and nesting beyond 32 levels: code that
+    walks over the values recurses once a level, and Python's stack ends at some 1,000.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)

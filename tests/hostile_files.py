@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 from click.testing import CliRunner
-from store_samples import identity, record, video_row
+from store_samples import identity, open_store, record, video_row
 
 from c3d_extract.cli import classify, info, pca
 from c3d_extract.errors import C3DError
-from c3d_extract.output import FeatureFile, RunStore, fit_basis, load_basis
+from c3d_extract.output import FeatureFile, fit_basis, load_basis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ NAMES = [f"{folder}/v{i}.avi" for folder in ("hug", "kick") for i in range(6)]
 def write_originals(folder: Path) -> None:
     """Write ``feats.h5``, ``clips.h5`` (with ``with_clips.h5``) and ``basis.h5``, as our commands do."""
     for name, clips in (("feats", None), ("with_clips", folder / "clips.h5")):
-        with RunStore.open(folder / f"{name}.h5", identity(), clips=clips) as store:
+        with open_store(folder / f"{name}.h5", identity(), clips=clips) as store:
             for video in NAMES:
                 record(store, video_row(video))
             store.finish(complete=True)
@@ -367,7 +367,7 @@ def _run(command: Any, *words: object) -> None:
 
 
 def _resume(path: Path) -> None:
-    with RunStore.open(path, identity()) as store:
+    with open_store(path, identity()) as store:
         record(store, video_row("m/new.avi"))
         store.finish(complete=True)
     with FeatureFile(path) as file:
@@ -378,14 +378,14 @@ def _resume_clips(path: Path) -> None:
     """Go on with a healthy feature file and this clip file."""
     features = path.with_name("resumed.h5")
     features.write_bytes(path.with_name("with_clips.h5").read_bytes())
-    with RunStore.open(features, identity(), clips=path) as store:
+    with open_store(features, identity(), clips=path) as store:
         record(store, video_row("m/new.avi"))
         store.finish(complete=True)
 
 
 def _project_with(path: Path) -> None:
     basis = load_basis(path)
-    with RunStore.open(path.with_name("projected.h5"), identity(), basis=basis, overwrite=True) as store:
+    with open_store(path.with_name("projected.h5"), identity(), basis=basis, overwrite=True) as store:
         record(store, video_row("m/new.avi"))
         store.finish(complete=True)
 

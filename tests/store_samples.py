@@ -9,6 +9,7 @@ import hashlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,10 +19,12 @@ import h5py
 import numpy as np
 
 from c3d_extract.errors import C3DError
-from c3d_extract.output import ClipRows, RunIdentity, RunStore, VideoRow
+from c3d_extract.output import ClipRows, RunIdentity, RunStore, StoreOptions, VideoRow
 
 if TYPE_CHECKING:
-    from c3d_extract.output import Status
+    from collections.abc import Iterable
+
+    from c3d_extract.output import Status, Summary
 
 SIZES = {"fc6": 12, "fc7": 5}
 WEIGHTS = {
@@ -82,6 +85,33 @@ def record(store: RunStore, row: VideoRow) -> None:
     store.commit(row)
 
 
+def open_store(output: Path, identity: RunIdentity, **options: Any) -> RunStore:
+    return RunStore.open(StoreOptions(output, **options), identity)
+
+
+def preview_store(output: Path, identity: RunIdentity | None, **options: Any) -> RunStore:
+    return RunStore.preview(StoreOptions(output, **options), identity)
+
+
+def write(output: Path, rows: Iterable[VideoRow], *, complete: bool = True, **options: Any) -> Summary:
+    """Open a store, write rows into it and finish it."""
+    with open_store(output, options.pop("identity", identity()), **options) as store:
+        for row in rows:
+            record(store, row)
+        return store.finish(complete=complete)
+
+
+def start_writer(output: Path, n: int, *options: str, **pipes: Any) -> subprocess.Popen[str]:
+    """Start this program, see `main`."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(output), str(n), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **pipes)
+
+
+def said(writer: subprocess.Popen[str]) -> list[str]:
+    return writer.communicate(timeout=60)[0].splitlines()
+
+
 def is_done(store: RunStore, row: VideoRow) -> str | None:
     return store.is_done(row.video, row.size_bytes, row.mtime_ns)
 
@@ -114,7 +144,7 @@ def main(output: str, n: str, *options: str) -> None:
     chosen = dict(option.split("=") for option in options)
     time.sleep(max(0.0, float(chosen.get("at", 0)) - time.time()))
     clips = Path(output).with_name("clips.h5")
-    with RunStore.open(Path(output), identity(), clips=clips, pca=4, l2=True) as store:
+    with open_store(Path(output), identity(), clips=clips, pca=4, l2=True) as store:
         say("open")
         if "hold" in chosen:
             sys.stdin.read()

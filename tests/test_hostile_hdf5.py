@@ -12,10 +12,10 @@ import hostile_files
 import numpy as np
 import pytest
 from hostile_files import BASES, TABLES, make, outcome
-from store_samples import identity, record, video_row
+from store_samples import identity, open_store, record, video_row
 
 from c3d_extract.errors import StoreError
-from c3d_extract.output import FeatureFile, RunStore
+from c3d_extract.output import FeatureFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +134,7 @@ def test_a_run_goes_on_whatever_the_order_of_layers_in_the_file(originals: Path)
     sizes = {"a": 4, "b": 4}
     output = originals / "order.h5"
     for names, change in ((["x"], True), (["x", "y"], False)):
-        with RunStore.open(output, replace(identity(), layer_sizes=sizes)) as store:
+        with open_store(output, replace(identity(), layer_sizes=sizes)) as store:
             for name in names:
                 if store.is_done(name, 1000, video_row(name).mtime_ns) is None:
                     record(store, video_row(name, sizes=sizes))
@@ -156,7 +156,7 @@ def test_a_run_does_not_go_on_where_earlier_rows_have_another_size(originals: Pa
         file["fc6"] = narrow
         file.attrs["layers"] = '{"fc6": 11, "fc7": 5}'
     before = output.read_bytes()
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         record(store, video_row("m/new.avi"))
         with pytest.raises(StoreError, match=r'holds rows of {"fc6": 11, "fc7": 5} values'):
             store.finish(complete=True)

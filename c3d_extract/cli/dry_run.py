@@ -71,12 +71,17 @@ def _identity(
     """Return the run's identity, None where the weights are not here; and its settings."""
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.models.registry import default_backbone
-    from c3d_extract.pipeline.run import check_pca
+    from c3d_extract.output import check_n_components
 
     try:
         with load_extractor(replace(options, offline=True), settings, FetchBar(quiet=True)) as extractor:
             identity = extractor.identity()
-            check_pca(settings.pca, identity.layer_sizes, len(found.videos), Path(options.output))
+            check_n_components(
+                settings.pca,
+                identity.layer_sizes,
+                n_videos=len(found.videos),
+                extends=Path(options.output).exists(),
+            )
             return identity, extractor.settings
     except FetchError as error:
         note(f"Note: {error.reason}; earlier runs are taken to have had the same settings")
@@ -84,11 +89,10 @@ def _identity(
 
 
 def _open_store(options: Options, identity: RunIdentity | None, settings: ResolvedSettings) -> RunStore:
-    from c3d_extract.output import RunStore
+    from c3d_extract.output import RunStore, StoreOptions
 
-    return RunStore.preview(
+    stored = StoreOptions(
         Path(options.output),
-        identity,
         clips=Path(options.clips) if options.clips else None,
         overwrite=options.overwrite,
         retry_failed=options.retry_failed,
@@ -96,6 +100,7 @@ def _open_store(options: Options, identity: RunIdentity | None, settings: Resolv
         basis=run_options(options)["basis"],
         l2=settings.l2,
     )
+    return RunStore.preview(stored, identity)
 
 
 def _is_todo(state: State, options: Options) -> bool:

@@ -1,40 +1,42 @@
 """A run's files: the journal while it runs, the feature, clip and basis files, and the report.
 
-The only importer of sqlite3, and the only writer of HDF5 (`c3d_extract.hdf5` opens what is read). `RunStore`
-writes, `FeatureFile` reads.
+- ``schema.py`` the one list of columns, and the rows that have them
+- ``identity.py`` what two runs must share to write one file
+- ``options.py`` what a run asks of its store
+- ``paths.py`` the names of an output's files, and whether they can be written
+- ``lock.py`` one writer at a time
+- ``journal.py`` what a run has finished (the only importer of sqlite3, with ``lock.py``)
+- ``validation.py`` checks of a file before its values are used
+- ``pca_basis.py`` PCA and L2 normalisation
+- ``table.py`` writes row tables
+- ``basis_file.py`` PCA basis files, and whether a basis fits features
+- ``feature_file.py`` reads feature and clip files
+- ``report.py`` the report
+- ``resume.py`` which files of earlier runs are ours, fit, and are kept
+- ``assemble.py`` from the journal to the files
+- ``store.py`` `RunStore`: one run's output
+- ``derive.py`` files made from finished files
+- ``describe.py`` what is in a file, as plain values
 """
 
 from __future__ import annotations
 
+from c3d_extract.output.basis_file import check_basis, load_basis, save_basis
 from c3d_extract.output.derive import apply_basis, fit_basis
 from c3d_extract.output.describe import describe
-from c3d_extract.output.feature_file import (
-    CLIP_COLUMNS,
-    VIDEO_COLUMNS,
-    FeatureFile,
-    TableRow,
-    load_basis,
-    save_basis,
-    write_table,
-)
+from c3d_extract.output.feature_file import FeatureFile
+from c3d_extract.output.identity import RunIdentity
+from c3d_extract.output.options import StoreOptions
 from c3d_extract.output.paths import OutputPaths
-from c3d_extract.output.records import (
-    INFORMATIONAL,
-    JSON,
-    ClipRows,
-    RunIdentity,
-    State,
-    Status,
-    Summary,
-    VideoRow,
-)
+from c3d_extract.output.pca_basis import check_n_components
 from c3d_extract.output.report import read_report
-from c3d_extract.output.resume import check_basis
-from c3d_extract.output.store import RunStore
+from c3d_extract.output.schema import CLIP_COLUMNS, VIDEO_COLUMNS, ClipRows, Status, TableRow, VideoRow
+from c3d_extract.output.store import RunStore, State, Summary
+from c3d_extract.output.table import write_table
+from c3d_extract.strict_json import JSON
 
 __all__ = [
     "CLIP_COLUMNS",
-    "INFORMATIONAL",
     "JSON",
     "VIDEO_COLUMNS",
     "ClipRows",
@@ -44,11 +46,13 @@ __all__ = [
     "RunStore",
     "State",
     "Status",
+    "StoreOptions",
     "Summary",
     "TableRow",
     "VideoRow",
     "apply_basis",
     "check_basis",
+    "check_n_components",
     "describe",
     "fit_basis",
     "load_basis",

@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError
-from c3d_extract.output.feature_file import (
-    VIDEO_COLUMNS,
-    FeatureFile,
-    TableRow,
-    batches,
-    save_basis,
-    write_table,
-)
+from c3d_extract.output.basis_file import save_basis
+from c3d_extract.output.feature_file import FeatureFile, read_attributes
 from c3d_extract.output.pca_basis import fit, l2_normalised
-from c3d_extract.output.resume import read_attributes
+from c3d_extract.output.schema import VIDEO_COLUMNS, TableRow
+from c3d_extract.output.table import batches, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,11 +24,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.output.feature_file import Kind
+    from c3d_extract.output.identity import RunIdentity
     from c3d_extract.output.journal import Journal
     from c3d_extract.output.paths import OutputPaths
     from c3d_extract.output.pca_basis import PcaBasis
-    from c3d_extract.output.records import JSON, RunIdentity
+    from c3d_extract.output.schema import Kind
+    from c3d_extract.strict_json import JSON
 
 __all__ = ["Assembler"]
 
@@ -42,8 +38,8 @@ __all__ = ["Assembler"]
 class Assembler:
     """Writes the feature file, and the clip file and the basis where they are asked for.
 
-    All rows pass through in order of name, so the files do not tell in which order, or in how many
-    runs, the videos were done.
+    Rows are written in order of name, so the files are the same whatever the order, and the number of
+    runs, in which the videos were done.
     """
 
     paths: OutputPaths
@@ -53,19 +49,19 @@ class Assembler:
     n_components: int | None
     """Components to fit, None for none."""
     basis: PcaBasis | None
-    """Given, or kept from the file that is extended; else it is fitted when files are written."""
+    """Given, or kept from the file that is extended; otherwise fitted when files are written."""
     unusable: frozenset[str] = frozenset()
     """Videos whose rows in the file that is extended are not kept."""
 
-    def why_not(self, *, complete: bool) -> str | None:
+    def reason_not_to_write(self, *, complete: bool) -> str | None:
         """Return why nothing can be written yet, None when it can; `PcaError` if it never will."""
         n = self.journal.count_rows()
         if self.n_components is not None and self.basis is None and n < self.n_components:
-            lack = f"{self.n_components} components need as many videos, {n} succeeded"
+            reason = f"{self.n_components} components need as many videos, {n} succeeded"
             if complete:
                 hint = "they are safe there: add videos, or --overwrite with a smaller --pca"
-                raise PcaError(lack, subject=self.paths.journal, hint=hint)
-            return f"{lack} so far: no feature file yet, {self.paths.journal.name} keeps them"
+                raise PcaError(reason, subject=self.paths.journal, hint=hint)
+            return f"{reason} so far: no feature file yet, {self.paths.journal.name} keeps them"
         if not complete and self.journal.count() == 0:
             return "no video was finished"
         return None
@@ -81,32 +77,23 @@ class Assembler:
         if self.n_components is not None and basis is None:
             basis = self._fit(self.n_components)
             written.append(self.paths.basis)
-        attributes = self._attributes(complete=complete)
-        beside = {"report_sha256": report_sha256}
+        attributes = {**self.identity.to_attributes(), "complete": complete}
+        companions = {"report_sha256": report_sha256}
         if self.paths.clips is not None:
-            beside["clips_sha256"] = self._write_clips(self.paths.clips, attributes)
+            companions["clips_sha256"] = self._write_clips(self.paths.clips, attributes)
             written.append(self.paths.clips)
-        self._write_features(basis, attributes, beside)
+        self._write_features(basis, attributes, companions)
         return [*written, self.paths.features]
 
     @property
     def _extends(self) -> bool:
         return bool(self.journal.meta("extends"))
 
-    def _attributes(self, *, complete: bool) -> dict[str, JSON]:
-        return {
-            "versions": self.identity.versions,
-            "settings": self.identity.settings,
-            "weights": self.identity.weights,
-            "layer_sizes": self.identity.layer_sizes,
-            "complete": complete,
-        }
-
     def _fit(self, n_components: int) -> PcaBasis:
         factories = {layer: partial(self._averages, layer) for layer in self.identity.layer_sizes}
         provenance = {"settings": self.identity.settings, "weights": self.identity.weights}
         basis = fit(factories, n_components, name=self.paths.basis.name, provenance=provenance)
-        save_basis(self.paths.basis, basis, ledger=self.journal)
+        save_basis(self.paths.basis, basis, log=self.journal)
         return basis
 
     def _averages(self, layer: str) -> Iterator[NDArray[np.float32]]:
@@ -114,47 +101,37 @@ class Assembler:
             yield self._normalised(np.stack([row.features[layer] for row in block]))
 
     def _normalised(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
-        return l2_normalised(X) if self.l2 else X
+        return l2_normalised(X).astype(np.float32) if self.l2 else X
 
     def _write_features(
-        self, basis: PcaBasis | None, attributes: dict[str, JSON], beside: dict[str, str]
+        self, basis: PcaBasis | None, attributes: dict[str, JSON], companions: dict[str, str]
     ) -> None:
+        """Write the feature file; ``companions`` are the digests of the files that belong to it."""
         sizes = self.identity.layer_sizes
         if basis is not None:
             sizes = {layer: len(basis.layers[layer].components) for layer in sizes}
             attributes = {**attributes, "pca_basis": basis.name, "pca_sha256": basis.sha256}
-        self._write(self.paths.features, self._video_rows(basis), sizes, attributes, beside)
+        self._write("features", self._video_rows(basis), sizes, {**attributes, **companions})
 
     def _write_clips(self, path: Path, attributes: dict[str, JSON]) -> str:
         """Write the clip file; return its digest."""
-        records = (TableRow(*record) for record in self.journal.clips(self.identity.layer_sizes))
-        self._write(path, records, self.identity.layer_sizes, attributes, {})
+        sizes = self.identity.layer_sizes
+        self._write("clips", self.journal.clips(sizes), sizes, attributes)
         return str(read_attributes(path, "clips")["content_sha256"])
 
     def _write(
-        self,
-        path: Path,
-        ours: Iterable[TableRow],
-        sizes: dict[str, int],
-        attributes: dict[str, JSON],
-        beside: dict[str, str],
+        self, kind: Kind, rows: Iterable[TableRow], sizes: dict[str, int], attributes: dict[str, JSON]
     ) -> None:
-        kind: Kind = "features" if path == self.paths.features else "clips"
+        """Write a table of the journal's rows, and those of the file that is extended."""
+        path = self.paths.clips if kind == "clips" and self.paths.clips else self.paths.features
         with ExitStack() as files:
             earlier: Iterable[TableRow] = ()
             if self._extends:
                 file = files.enter_context(FeatureFile(path))
                 _check_sizes(file, sizes)
                 earlier = (row for row in file.rows(sizes) if row.video not in self.unusable)
-            write_table(
-                path,
-                kind=kind,
-                layers=sizes,
-                rows=_merged(ours, earlier),
-                attributes=attributes,
-                beside=beside,
-                ledger=self.journal,
-            )
+            merged = _merged(rows, earlier)
+            write_table(path, kind=kind, layers=sizes, rows=merged, attributes=attributes, log=self.journal)
 
     def _video_rows(self, basis: PcaBasis | None) -> Iterator[TableRow]:
         """Yield the journal's videos as they are to be stored, failed ones without values."""
@@ -172,19 +149,20 @@ class Assembler:
 
 
 def _check_sizes(file: FeatureFile, sizes: dict[str, int]) -> None:
-    """Refuse a file whose rows cannot stand beside those of this run, whatever its attributes say."""
+    """Refuse a file whose rows have other sizes than those of this run, whatever its attributes say."""
     found = {layer: file.size_of(layer) for layer in file.layers}
     if found != sizes:
         reason = f"holds rows of {json.dumps(found)} values, and this run's have {json.dumps(sizes)}"
         raise StoreError(reason, subject=file.path, hint="--overwrite starts afresh")
 
 
-def _merged(ours: Iterable[TableRow], earlier: Iterable[TableRow]) -> Iterator[TableRow]:
-    """Merge two streams sorted by video; a video of ours, even a failed one, hides its earlier rows."""
-    tagged = (((row, True) for row in ours), ((row, False) for row in earlier))
+def _merged(of_journal: Iterable[TableRow], earlier: Iterable[TableRow]) -> Iterator[TableRow]:
+    """Merge two streams sorted by video; a video of the journal, even a failed one, replaces earlier rows."""
+    tagged = (((row, True) for row in of_journal), ((row, False) for row in earlier))
     latest = None
-    for row, is_ours in heapq.merge(*tagged, key=lambda pair: pair[0].video):  # of equal names ours is first
-        if is_ours:
+    # heapq.merge is stable: of rows of one video, those of the journal come first.
+    for row, is_of_journal in heapq.merge(*tagged, key=lambda pair: pair[0].video):
+        if is_of_journal:
             latest = row.video
-        if row.scalars is not None and (is_ours or row.video != latest):
+        if row.scalars is not None and (is_of_journal or row.video != latest):
             yield row

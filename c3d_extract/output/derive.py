@@ -8,23 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError, UsageError
-from c3d_extract.output.feature_file import (
-    FeatureFile,
-    TableRow,
-    batches,
-    load_basis,
-    save_basis,
-    write_table,
-)
+from c3d_extract.output.basis_file import check_basis, load_basis, save_basis
+from c3d_extract.output.feature_file import FeatureFile, read_attributes
 from c3d_extract.output.pca_basis import PcaBasis, fit
-from c3d_extract.output.resume import check_basis, read_attributes
+from c3d_extract.output.schema import TableRow
+from c3d_extract.output.table import NOT_COPIED, batches, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-    from typing import Literal
 
-    from c3d_extract.output.records import JSON
+    from c3d_extract.output.schema import Kind
+    from c3d_extract.strict_json import JSON
 
 __all__ = ["apply_basis", "fit_basis"]
 
@@ -41,7 +36,7 @@ def fit_basis(
         _refuse_projected(file)
         factories = {layer: partial(file.blocks, layer) for layer in layers or file.layers}
         for layer in factories:
-            file.size_of(layer)  # an unknown one is named before any work
+            file.size_of(layer)  # raises for an unknown one, before any work
         provenance = {"settings": _settings(file), "weights": file.attributes.get("weights", {})}
         basis = fit(factories, n_components, name=output.name, provenance=provenance)
     save_basis(output, basis)
@@ -56,16 +51,16 @@ def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bo
     basis = load_basis(basis_path)
     with FeatureFile(features) as file:
         _refuse_projected(file)
-        kind: Literal["features", "clips"] = "features" if file.kind == "features" else "clips"
+        kind: Kind = "features" if file.kind == "features" else "clips"
         _check_output(output, kind, overwrite=overwrite, source=features)
         settings, weights = _settings(file), file.attributes.get("weights", {})
         check_basis(basis, {layer: file.size_of(layer) for layer in file.layers}, weights, settings)
+        copied = {name: value for name, value in file.attributes.items() if name not in NOT_COPIED}
         own: dict[str, JSON] = {"pca_basis": basis.name, "pca_sha256": basis.sha256}
         own |= {"settings": {**settings, "pca_from_sha256": basis.sha256}}
-        kept = {name: value for name, value in file.attributes.items() if name != "layers"}
         sizes = {layer: len(basis.layers[layer].components) for layer in file.layers}
         return write_table(
-            output, kind=kind, layers=sizes, rows=_projected(file, basis), attributes=kept | own
+            output, kind=kind, layers=sizes, rows=_projected(file, basis), attributes=copied | own
         )
 
 
@@ -80,7 +75,7 @@ def _projected(file: FeatureFile, basis: PcaBasis) -> Iterator[TableRow]:
 
 
 def _settings(file: FeatureFile) -> dict[str, JSON]:
-    """Return the settings as they hold for the rows of this file: clips are never normalised."""
+    """Return the settings that the rows of this file were made with: clips are never normalised."""
     settings = dict(file.attributes.get("settings", {}))
     return {**settings, "l2": bool(settings.get("l2")) and file.kind == "features"}
 

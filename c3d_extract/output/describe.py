@@ -1,4 +1,4 @@
-"""What is in a file of ours, as plain values."""
+"""Description of a feature, clip or basis file as plain values, for ``c3d-tools info``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError
-from c3d_extract.output.feature_file import FeatureFile, kind_of, load_basis
+from c3d_extract.output.basis_file import load_basis
+from c3d_extract.output.feature_file import FeatureFile, kind_of
 from c3d_extract.output.paths import OutputPaths
 from c3d_extract.output.report import read_report, report_digest
+from c3d_extract.output.schema import SUMMED_COLUMNS
 
 if TYPE_CHECKING:
     import os
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from c3d_extract.output.pca_basis import LayerBasis
 
 __all__ = ["describe"]
-
-SUMS = ("n_clips", "n_frames", "n_padded_frames", "n_decode_errors")
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if kind_of(path) == "pca":
         return _describe_basis(Path(path))
     with FeatureFile(path) as file:
-        facts = {
+        described = {
             "file": str(path),
             "kind": file.kind,
             "complete": file.attributes.get("complete", False),
@@ -43,8 +43,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             **{name: file.attributes.get(name, {}) for name in ("settings", "weights", "versions")},
             "totals": _totals(file),
         }
-        is_of = file.attributes.get("report_sha256")
-    return {**facts, "report": _report(Path(path), is_of)} if facts["kind"] == "features" else facts
+        report_sha256 = file.attributes.get("report_sha256")
+    if described["kind"] == "features":
+        described["report"] = _report(Path(path), report_sha256)
+    return described
 
 
 def _projected(file: FeatureFile) -> bool:
@@ -54,13 +56,18 @@ def _projected(file: FeatureFile) -> bool:
 def _totals(file: FeatureFile) -> dict[str, float]:
     if file.kind == "clips":
         return {"n_videos": len(set(file.videos)), "n_clips": len(file)}
-    totals: dict[str, float] = {"n_videos": len(file)}
-    totals |= {name: int(file.column(name).sum()) for name in SUMS}
+    return {"n_videos": len(file)} | {name: _total(file, name) for name in SUMMED_COLUMNS}
+
+
+def _total(file: FeatureFile, name: str) -> float:
+    values = file.column(name)
+    if values.dtype.kind != "f":
+        return int(values.sum())
     with np.errstate(over="ignore", invalid="ignore"):
-        seconds = float(np.nansum(file.column("duration_seconds")))
-    if not np.isfinite(seconds):
-        raise StoreError("its videos are endless: duration_seconds is not finite", subject=file.path)
-    return {**totals, "duration_seconds": seconds}
+        total = float(np.nansum(values))
+    if not np.isfinite(total):
+        raise StoreError(f"the sum of {name} is not finite", subject=file.path)
+    return total
 
 
 def _report(features: Path, digest: str | None) -> dict[str, Any] | None:

@@ -1,7 +1,11 @@
 """The journal: what a run has finished, in an SQLite file beside the output, locked for one writer.
 
-Every row carries a digest of all its values, a video's row one of its clips' digests too. What does not
-agree with its digest when the journal is opened is forgotten, and that video done again.
+Every row has a digest of all its values, a video's row one of its clips' digests too. What does not agree
+with its digest when the journal is opened is deleted, and that video done again.
+
+A transaction is open from the first clip of a video to its `Journal.commit`, which ends it: of a killed run
+there are whole videos only, those that were being decoded leave nothing. The journal is in WAL mode with
+``synchronous = FULL``, in which a commit returns after fsync of the log (https://sqlite.org/wal.html).
 """
 
 from __future__ import annotations
@@ -13,57 +17,81 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from c3d_extract.errors import StoreError
-from c3d_extract.output.lock import damaged, guarded, in_use, inode, locked_connection
-from c3d_extract.output.records import JSON, ClipRows, VideoRow
+from c3d_extract.output.lock import (
+    inode,
+    journal_damaged,
+    locked_connection,
+    locked_error,
+    sqlite_errors_as_ours,
+)
+from c3d_extract.output.schema import (
+    CLIP_COLUMNS,
+    JOURNAL_COLUMNS,
+    JOURNAL_VERSION,
+    ClipRows,
+    Column,
+    TableRow,
+    VideoRow,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Self
 
     from numpy.typing import NDArray
 
-__all__ = ["SIDE_FILES", "ClipRecord", "Finished", "Journal", "Record"]
+    from c3d_extract.strict_json import JSON
 
-APPLICATION_ID = 0x43334432  # "C3D2": changes with the tables below
-WITHOUT_DIGESTS = 0x43334431  # "C3D1"
+__all__ = ["SIDE_FILES", "EarlierVideo", "FinishedVideo", "Journal"]
+
+APPLICATION_ID = int.from_bytes(b"C3D%d" % JOURNAL_VERSION)  # in the header of the file
+WITHOUT_DIGESTS = int.from_bytes(b"C3D1")
 ROWS_AT_ONCE = 256
 SIDE_FILES = ("-wal", "-journal")  # what SQLite has beside its file while it is open, or after a kill
 
-_ROW_FIELDS = [f.name for f in fields(VideoRow) if f.name != "features"]
-_TEXTS = ("video", "status", "error")
-_REALS = ("seconds", "fps", "duration_seconds")
-_TYPES = {"video": "TEXT PRIMARY KEY"} | dict.fromkeys(_TEXTS[1:], "TEXT") | dict.fromkeys(_REALS, "REAL")
-_COLUMNS = ", ".join(f"{name} {_TYPES.get(name, 'INTEGER')}" for name in _ROW_FIELDS)
-_VIDEO_VALUES = (*_ROW_FIELDS, "features", "last_clip", "clips_digest")
-_CLIP_VALUES = ("video", "start_frame", "end_frame", "start_seconds", "end_seconds", "features")
+
+def _definitions(columns: Mapping[str, Column]) -> str:
+    return ", ".join(
+        f"{name} {column.sql_type}{' PRIMARY KEY' if name == 'video' else ''}"
+        for name, column in columns.items()
+    )
+
+
+_VIDEO_VALUES = (*JOURNAL_COLUMNS, "features", "last_clip", "clips_digest")
+_CLIP_VALUES = ("video", *CLIP_COLUMNS, "features")
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT, digest BLOB)",
-    f"CREATE TABLE videos ({_COLUMNS}, features BLOB, last_clip INTEGER, clips_digest BLOB, digest BLOB)",
     (
-        "CREATE TABLE clips (id INTEGER PRIMARY KEY, video TEXT, start_frame INTEGER, end_frame INTEGER,"
-        " start_seconds REAL, end_seconds REAL, features BLOB, digest BLOB)"
+        f"CREATE TABLE videos ({_definitions(JOURNAL_COLUMNS)}, features BLOB, last_clip INTEGER,"
+        " clips_digest BLOB, digest BLOB)"
+    ),
+    (
+        f"CREATE TABLE clips (id INTEGER PRIMARY KEY, video TEXT, {_definitions(CLIP_COLUMNS)},"
+        " features BLOB, digest BLOB)"
     ),
     "CREATE INDEX clips_by_video ON clips (video, start_frame, id)",
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 META = ("identity", "base", "extends", "overwrite", "temporary", "written")
-# What earlier runs left, for this session only: rows of the feature file, lines of the report.
-EARLIER = (
+# Rows of the feature file and lines of the report of earlier runs; gone when the connection is closed.
+EARLIER_TABLE = (
     "CREATE TEMP TABLE earlier (video TEXT PRIMARY KEY, status TEXT, size_bytes INTEGER, mtime_ns INTEGER,"
     " has_row INTEGER, line TEXT)"
 )
 
+# Journals that this process has open, by device and inode: POSIX drops all of a process's locks on a file
+# when it closes any descriptor of it (https://sqlite.org/howtocorrupt.html, 2.2).
 _open_here: set[tuple[int, int] | None] = set()
 
 
-class Finished(NamedTuple):
-    """A video that needs no work, as long as its file is the same."""
+class FinishedVideo(NamedTuple):
+    """A video that is done, as long as its file has this size and time."""
 
     status: str
     size_bytes: int
@@ -72,18 +100,26 @@ class Finished(NamedTuple):
     """Whether this run finished it, and not one whose files are written."""
 
 
-ClipRecord = tuple[str, "tuple[int, int, float, float] | None", "list[NDArray[np.float32]]"]
-"""Video, (start frame, end frame, start seconds, end seconds), features; None for a video without clips."""
+class EarlierVideo(NamedTuple):
+    """What the files of earlier runs say of a video."""
 
-Record = tuple[str, str, int, int, bool, str]
-"""What earlier runs left of a video: name, status, size_bytes, mtime_ns, has_row, report line."""
+    video: str
+    status: str
+    size_bytes: int
+    mtime_ns: int
+    has_row: bool
+    """Whether it has a row in the feature file."""
+    report_line: str
 
 
 class Journal:
-    """The open journal of one output; one thread only."""
+    """The open journal of one output; one thread only.
+
+    Made by `open` or `open_copy`. Every method raises `StoreError` where the file cannot be read or written.
+    """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, scratch: tempfile.TemporaryDirectory[str] | None
+        self, path: Path, connection: sqlite3.Connection, folder: tempfile.TemporaryDirectory[str] | None
     ) -> None:
         self.path = path
         self.n_damaged = 0
@@ -91,57 +127,58 @@ class Journal:
         self.n_not_finite = 0
         """Videos that had features which are not finite."""
         self._db = connection
-        self._scratch = scratch
+        self._temporary_folder = folder
+        """Where the file is, if it is a copy."""
         self._inode = inode(path)
-        if scratch is None:
+        if folder is None:
             _open_here.add(self._inode)
-        # Text that is not UTF-8 any more does not agree with its digest, and is no other error.
+        # Damaged text that is not UTF-8 must reach the comparison with its digest, and not raise before it.
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        self._prepare()
 
     @classmethod
-    def open(cls, path: Path, *, locks: bool = True) -> Journal:
+    def open(cls, path: Path, *, locks: bool = True) -> Self:
         """Open or create the journal at ``path`` and lock it, unless the file system has no ``locks``.
 
         Raises `LockedError` while another process (or another store of this one) holds it, `StoreError`
         where it is damaged or cannot be written.
         """
-        _refuse_side_files_of_others(path)
-        return cls(path, locked_connection(path, locks=locks), None).check()
+        _refuse_foreign_side_files(path)
+        return cls(path, locked_connection(path, locks=locks), None)
 
     @classmethod
-    def open_copy(cls, path: Path) -> Journal:
+    def open_copy(cls, path: Path) -> Self:
         """Open a copy of the journal, an empty one where there is none: nothing beside ``path`` changes."""
         if path.exists() and inode(path) in _open_here:
-            raise in_use(path)  # to read it and close it again would drop this process's lock on it
-        scratch = tempfile.TemporaryDirectory(prefix="c3d-extract-")
-        copy = Path(scratch.name) / path.name
+            raise locked_error(path)  # copying it would close a descriptor of it, see `_open_here`
+        folder = tempfile.TemporaryDirectory(prefix="c3d-extract-")
+        copy = Path(folder.name) / path.name
         try:
-            with guarded(path):
+            with sqlite_errors_as_ours(path):
                 for ending in ("", *SIDE_FILES):
                     with contextlib.suppress(FileNotFoundError):
                         shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
-            return cls(path, locked_connection(copy, locks=True), scratch).check()
+            return cls(path, locked_connection(copy, locks=True), folder)
         except BaseException:
-            scratch.cleanup()
+            folder.cleanup()
             raise
 
-    def check(self) -> Journal:
-        """Forget the rows that are damaged; `StoreError` where more than rows is, or it is not ours."""
+    def _prepare(self) -> None:
+        """Delete the rows that are damaged; `StoreError` where more than rows is, or it is not ours."""
         try:
-            with self._guarded():
-                is_ours = self._has_our_tables()
+            with self._errors():
+                has_tables = self._has_our_tables()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
-                self._db.execute(EARLIER)
-                if is_ours:
-                    self._mend()
+                self._db.execute(EARLIER_TABLE)
+                if has_tables:
+                    self._repair()
         except MemoryError as error:  # a length that is damaged
             self._close()
-            raise damaged(self.path, "a row is too long") from error
+            raise journal_damaged(self.path, "a row is too long") from error
         except BaseException:
             self._close()
             raise
-        return self
 
     def _has_our_tables(self) -> bool:
         """Whether tables are there; StoreError where they are not those of this version."""
@@ -154,27 +191,27 @@ class Journal:
         if (tables or found) and found != APPLICATION_ID:
             raise StoreError("is not a journal of this version", subject=self.path, hint=hint)
         if found and sorted(tables) != sorted(SCHEMA[:-1]):
-            raise damaged(self.path, "its tables are not those it was made with")
+            raise journal_damaged(self.path, "its tables are not those it was made with")
         return bool(tables)
 
-    def _mend(self) -> None:
-        """Make indexes anew where they are damaged, and forget bad rows; all of it, or `StoreError`."""
-        verdict = self._verdict()
+    def _repair(self) -> None:
+        """Rebuild indexes where they are damaged, and delete bad rows; all of it, or `StoreError`."""
+        verdict = self._integrity()
         with self._transaction():
             if verdict != "ok":
                 self._db.execute("REINDEX")
-            self._forget_bad_rows()
-            if verdict != "ok" and self._verdict() != "ok":
-                raise damaged(self.path, verdict)
+            self._delete_bad_rows()
+            if verdict != "ok" and self._integrity() != "ok":
+                raise journal_damaged(self.path, verdict)
             for key in META:
                 self.meta(key)
 
-    def _verdict(self) -> str:
+    def _integrity(self) -> str:
         """Return what SQLite finds wrong with pages and indexes, which no digest covers; else ``ok``."""
         (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         return " ".join(verdict.split()).removeprefix("*** in database main *** ")
 
-    def _forget_bad_rows(self) -> None:
+    def _delete_bad_rows(self) -> None:
         bad: list[tuple[int]] = []
         columns = ", ".join(_VIDEO_VALUES)
         for rowid, digest, *values in self._stream(f"SELECT rowid, digest, {columns} FROM videos"):  # noqa: S608
@@ -201,35 +238,33 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing has been written into it."""
-        with self._guarded():
-            (n_tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return not n_tables
+        """Whether it holds no tables yet."""
+        return not self._number("SELECT count(*) FROM sqlite_master")
 
     def reset(self, meta: Mapping[str, JSON]) -> None:
-        """Forget every row and start with ``meta``, in one transaction."""
-        with self._guarded(), self._transaction():
+        """Delete every row and start with ``meta``, in one transaction."""
+        with self._errors(), self._transaction():
             if self.is_new:
                 for statement in SCHEMA:
                     self._db.execute(statement)
             for table in ("meta", "videos", "clips"):
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - the names stand in the line above
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
             for key, value in {**meta, "temporary": [], "written": []}.items():
                 self.set_meta(key, value)
         self.n_damaged = self.n_not_finite = 0
 
     def meta(self, key: str) -> JSON:
         """Return what was kept under ``key``; `StoreError` where it is lost or damaged."""
-        with self._guarded():
+        with self._errors():
             found = self._db.execute("SELECT value, digest FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None or found[1] != _digest(key, found[0]):
-            raise damaged(self.path, f"its entry {key} does not agree with its checksum")
+            raise journal_damaged(self.path, f"its entry {key} does not agree with its checksum")
         return json.loads(found[0])
 
     def set_meta(self, key: str, value: JSON) -> None:
         """Keep ``value`` under ``key``."""
         text = json.dumps(value)
-        with self._guarded():
+        with self._errors():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _digest(key, text)))
 
     def note_temporary(self, path: Path) -> None:
@@ -240,42 +275,43 @@ class Journal:
         """Keep the digest of a file that is about to be put in place."""
         self.set_meta("written", [*self.meta("written"), digest])
 
-    def finished(self, video: str) -> Finished | None:
+    def finished(self, video: str) -> FinishedVideo | None:
         """Return what is known of a video of this run, else of an earlier one, else None."""
         query = "SELECT status, size_bytes, mtime_ns FROM {} WHERE video = ?"
-        with self._guarded():
+        with self._errors():
             for table in ("videos", "earlier"):
                 row = self._db.execute(query.format(table), (video,)).fetchone()
                 if row is not None:
-                    return Finished(str(row[0]), int(row[1]), int(row[2]), in_journal=table == "videos")
+                    return FinishedVideo(str(row[0]), int(row[1]), int(row[2]), in_journal=table == "videos")
         return None
 
     def append_clips(self, video: str, rows: ClipRows) -> None:
         """Add clips to the open transaction; they are durable with the next `commit`."""
         layers = [np.ascontiguousarray(values, "<f4") for values in rows.features.values()]
-        frames, seconds = (rows.start_frame, rows.end_frame), (rows.start_seconds, rows.end_seconds)
-        records = [
+        columns = [(column, getattr(rows, name)) for name, column in CLIP_COLUMNS.items()]
+        clips = [
             (
                 video,
-                *(int(column[i]) for column in frames),
-                *(_real(column[i]) for column in seconds),
+                *(_to_sql(column, values[i]) for column, values in columns),
                 b"".join(values[i].tobytes() for values in layers),
             )
             for i in range(len(rows.start_frame))
         ]
-        insert = f"INSERT INTO clips ({', '.join(_CLIP_VALUES)}, digest) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
-        with self._guarded():
+        marks = ", ".join("?" * (len(_CLIP_VALUES) + 1))
+        insert = f"INSERT INTO clips ({', '.join(_CLIP_VALUES)}, digest) VALUES ({marks})"  # noqa: S608 - constants
+        with self._errors():
             self._begin()
-            self._db.executemany(insert, [(*values, _digest(*values)) for values in records])
+            self._db.executemany(insert, [(*values, _digest(*values)) for values in clips])
 
     def commit(self, row: VideoRow, *, with_clips: bool) -> None:
         """Store one finished video with the last ``row.n_clips`` clips appended for it, durably."""
         blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
         n_clips = row.n_clips if with_clips and row.status != "failed" else 0
-        with self._guarded():
+        with self._errors():
             self._begin()
             kept = self._keep_clips(row.video, n_clips)
-            values = (*(_stored(name, getattr(row, name)) for name in _ROW_FIELDS), blob, *kept)
+            columns = (_to_sql(column, getattr(row, name)) for name, column in JOURNAL_COLUMNS.items())
+            values = (*columns, blob, *kept)
             marks = ", ".join("?" * (len(values) + 1))
             insert = f"INSERT OR REPLACE INTO videos VALUES ({marks})"  # noqa: S608 - only question marks
             self._db.execute(insert, (*values, _digest(*values)))
@@ -292,10 +328,10 @@ class Journal:
         self._db.execute("DELETE FROM clips WHERE video = ? AND id < ?", (video, first))
         return (kept[-1][0] if kept else 0), _digest(*(digest for _, digest in kept))
 
-    def drop_orphans(self) -> None:
+    def drop_uncommitted_clips(self) -> None:
         """Delete the clips of videos that were begun and never committed."""
         committed = "coalesce((SELECT last_clip FROM videos WHERE videos.video = clips.video), 0)"
-        with self._guarded():
+        with self._errors():
             self._begin()
             self._db.execute(f"DELETE FROM clips WHERE id > {committed}")  # noqa: S608 - a constant
             self._db.execute("COMMIT")
@@ -305,14 +341,13 @@ class Journal:
         query = f"SELECT digest, {', '.join(_VIDEO_VALUES)} FROM videos ORDER BY video"  # noqa: S608 - constants
         for digest, *values in self._stream(query):
             self._compare(digest, values)
-            named = dict(zip(_ROW_FIELDS, values, strict=False))
-            named |= {name: np.nan for name in _REALS if named[name] is None}  # SQLite has no NaN
-            blob = values[len(_ROW_FIELDS)]
+            columns, blob = values[: len(JOURNAL_COLUMNS)], values[len(JOURNAL_COLUMNS)]
+            named = dict(zip(JOURNAL_COLUMNS, _from_sql(JOURNAL_COLUMNS, columns), strict=True))
             features = dict(zip(layer_sizes, _split(blob, layer_sizes), strict=True)) if blob else {}
             yield VideoRow(**named, features=features)
 
-    def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[ClipRecord]:
-        """Yield every clip of this run, sorted by video and start; videos without clips once, empty."""
+    def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
+        """Yield every clip of this run, sorted by video and start, and once each video without clips."""
         columns = ", ".join(f"clips.{name}" for name in ("digest", *_CLIP_VALUES))
         query = (
             f"SELECT videos.video, {columns} FROM videos LEFT JOIN clips USING (video)"  # noqa: S608 - constants
@@ -320,21 +355,20 @@ class Journal:
         )
         for video, digest, *values in self._stream(query):
             if digest is None:
-                yield video, None, []
+                yield TableRow(video, None, [])
                 continue
             self._compare(digest, values)
-            _, start, end, *times, blob = values
-            start_s, end_s = (np.nan if time is None else time for time in times)
-            yield video, (start, end, start_s, end_s), _split(blob, layer_sizes)
+            scalars = tuple(_from_sql(CLIP_COLUMNS, values[1:-1]))
+            yield TableRow(video, scalars, _split(values[-1], layer_sizes))
 
     def _compare(self, digest: bytes, values: list[Any]) -> None:
         if digest != _digest(*values):
-            raise damaged(self.path, f"the row of {values[0]} does not agree with its checksum")
+            raise journal_damaged(self.path, f"the row of {values[0]} does not agree with its checksum")
 
-    def remember(self, records: Iterable[Record]) -> None:
-        """Take what earlier runs left.
+    def add_earlier(self, videos: Iterable[EarlierVideo]) -> None:
+        """Take what the files of earlier runs say of their videos.
 
-        A report line gives way to a row of the feature file unless both speak of the same file.
+        A row of the feature file replaces a report line unless both are of the same version of the video.
         """
         merge = (
             "INSERT INTO earlier VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (video) DO UPDATE SET has_row = 1,"
@@ -345,8 +379,8 @@ class Journal:
             "earlier.status <> 'failed' AND earlier.size_bytes = excluded.size_bytes"
             " AND earlier.mtime_ns = excluded.mtime_ns",
         )
-        with self._guarded(), self._transaction():
-            self._db.executemany(merge, records)
+        with self._errors(), self._transaction():
+            self._db.executemany(merge, videos)
             self._db.execute(
                 "DELETE FROM earlier WHERE NOT has_row AND status <> 'failed'"
             )  # its row is gone
@@ -361,23 +395,24 @@ class Journal:
             "SELECT status, count(*) FROM (SELECT video, status FROM videos UNION ALL SELECT video, status"
             " FROM earlier WHERE video NOT IN (SELECT video FROM videos)) GROUP BY status"
         )
-        with self._guarded():
+        with self._errors():
             return dict(self._db.execute(query).fetchall())
 
     def count(self) -> int:
         """Return how many videos this run has finished."""
-        with self._guarded():
-            (n,) = self._db.execute("SELECT count(*) FROM videos").fetchone()
-        return int(n)
+        return self._number("SELECT count(*) FROM videos")
 
     def count_rows(self) -> int:
         """Return how many videos of this run have features."""
-        with self._guarded():
-            (n,) = self._db.execute("SELECT count(*) FROM videos WHERE status <> 'failed'").fetchone()
+        return self._number("SELECT count(*) FROM videos WHERE status <> 'failed'")
+
+    def _number(self, query: str) -> int:
+        with self._errors():
+            (n,) = self._db.execute(query).fetchone()
         return int(n)
 
     def close(self) -> None:
-        """Close and unlock; what was not committed is forgotten."""
+        """Close and unlock; what was not committed is gone."""
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -385,21 +420,21 @@ class Journal:
 
     def delete(self) -> None:
         """Delete the journal; the lock is held until it is gone."""
-        with self._guarded():
+        with self._errors():
             # Leaving WAL mode removes the -wal file first: once the name is free, others may create theirs.
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
             self._db.execute("PRAGMA journal_mode = DELETE")
             if os.name == "nt":  # an open file cannot be deleted there, nor can two writers race for its name
                 self._db.close()
-            if self._scratch is None:
+            if self._temporary_folder is None:
                 self.path.unlink(missing_ok=True)
         self._close()
 
     def _close(self) -> None:
         self._db.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        if self._temporary_folder is not None:
+            self._temporary_folder.cleanup()
         else:
             _open_here.discard(self._inode)
 
@@ -419,23 +454,23 @@ class Journal:
         self._db.execute("COMMIT")
 
     def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
-        with self._guarded():
+        with self._errors():
             cursor = self._db.execute(query)
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
                 yield from rows
 
-    def _guarded(self) -> contextlib.AbstractContextManager[None]:
-        return guarded(self.path)
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite_errors_as_ours(self.path)
 
 
-def _refuse_side_files_of_others(path: Path) -> None:
+def _refuse_foreign_side_files(path: Path) -> None:
     """Refuse to begin a journal where SQLite would take a file of another program for its own."""
     if path.exists() and path.stat().st_size:
         return
     begins = {"-wal": (b"\x37\x7f\x06",), "-journal": (b"\xd9\xd5\x05\xf9", b"\0\0\0\0")}
     for ending in SIDE_FILES:
         side = path.with_name(f"{path.name}{ending}")
-        with guarded(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
+        with sqlite_errors_as_ours(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
             if (head := file.read(4)) and not head.startswith(begins[ending]):
                 hint = "move it away, or take another -o"
                 raise StoreError("exists but is not ours", subject=side, hint=hint)
@@ -455,16 +490,19 @@ def _is_finite(features: bytes) -> bool:
     return bool(np.isfinite(np.frombuffer(features, "<f4")).all())
 
 
-def _stored(name: str, value: Any) -> Any:
-    """Return a value of a row as SQLite gives it back."""
-    if name in _TEXTS:
+def _to_sql(column: Column, value: Any) -> Any:
+    """Return a value as SQLite gives it back: digests are of these."""
+    if column.sql_type == "INTEGER":
+        return int(value)
+    if column.sql_type == "TEXT":
         return value
-    return _real(value) if name in _REALS else int(value)
-
-
-def _real(value: float) -> float | None:
     number = float(value)
-    return None if np.isnan(number) else number  # SQLite has no NaN
+    return None if np.isnan(number) else number  # SQLite stores NaN as NULL anyway
+
+
+def _from_sql(columns: Mapping[str, Column], values: Iterable[Any]) -> Iterator[Any]:
+    for column, value in zip(columns.values(), values, strict=True):
+        yield np.nan if value is None and column.sql_type == "REAL" else value
 
 
 def _split(blob: bytes, layer_sizes: Mapping[str, int]) -> list[NDArray[np.float32]]:

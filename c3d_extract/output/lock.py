@@ -1,7 +1,8 @@
-"""One writer at a time: a lock that vanishes with its process.
+"""One writer at a time: a lock that ends with its process, however that ends.
 
-It is SQLite's own exclusive locking mode, held from opening to closing: it needs no shared memory, holds
-between processes and within one, and is not inherited by the processes that a run starts.
+It is SQLite's exclusive locking mode (https://sqlite.org/pragma.html#pragma_locking_mode), held from opening
+to closing: it needs no shared memory, holds between processes and within one, and is not inherited by the
+processes that a run starts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["ClipLock", "damaged", "guarded", "has_locks", "in_use", "inode", "locked_connection"]
+__all__ = [
+    "ClipLock",
+    "has_locks",
+    "inode",
+    "journal_damaged",
+    "locked_connection",
+    "locked_error",
+    "partial_path",
+    "sqlite_errors_as_ours",
+]
+
+_PARTIAL = ".partial"
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -31,6 +43,11 @@ _NOT_WRITABLE = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_PERM,
 }
+
+
+def partial_path(output: Path) -> Path:
+    """Return the name beside an output that is there, and locked, while a run writes the output."""
+    return output.with_name(f"{output.name}{_PARTIAL}")
 
 
 def has_locks(folder: Path) -> bool:
@@ -63,7 +80,7 @@ def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
 
 def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
     """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
-    with guarded(path):
+    with sqlite_errors_as_ours(path):
         # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
@@ -85,7 +102,7 @@ def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
             return None
         if before is not None and before == inode(path):
             return connection
-        connection.close()  # its owner finished and deleted it between the two looks
+        connection.close()  # its owner finished and deleted it between the two calls of `inode`
         return None
 
 
@@ -97,7 +114,7 @@ def _connect(path: Path, *, locks: bool) -> sqlite3.Connection:
 
 
 def inode(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from every other, None where there is none."""
+    """Return the device and inode of a file, None where there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -106,7 +123,7 @@ def inode(path: Path) -> tuple[int, int] | None:
 
 
 class ClipLock:
-    """Holds a clip file for one run; an empty file ``clips.h5.partial`` while it lasts."""
+    """Locks a clip file for one run; ``clips.h5.partial`` is an empty file meanwhile."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock; `LockedError` while another run has it, or has an output of the same name."""
@@ -129,34 +146,34 @@ class ClipLock:
 
 
 @contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and of the system into ours."""
+def sqlite_errors_as_ours(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and of the system as `StoreError`."""
     try:
         yield
     except sqlite3.Error as error:
         raise _translated(error, path) from error
-    except UnicodeDecodeError as error:  # Python's, of a message of SQLite's that quotes the damage
-        raise damaged(path, "its tables have no names") from error
+    except UnicodeDecodeError as error:  # raised for an error message of SQLite that quotes damaged text
+        raise journal_damaged(path, "its tables have no names") from error
     except UnicodeEncodeError as error:
         raise StoreError("a video's name is not valid UTF-8", subject=ascii(error.object)) from error
     except OSError as error:
         raise StoreError(
             f"cannot be written ({error.strerror or error})",
             subject=path,
-            hint="choose another -o or free the way",
+            hint="choose another -o, or move away what is in its place",
         ) from error
 
 
-def in_use(path: Path) -> LockedError:
+def locked_error(path: Path) -> LockedError:
     """Return the error of a journal, or a clip file's lock, that another run holds."""
     return LockedError(
         "another run is writing this output",
-        subject=path.with_name(path.name.removesuffix(".partial")),
+        subject=path.with_name(path.name.removesuffix(_PARTIAL)),
         hint="wait for it, or name another file",
     )
 
 
-def damaged(path: Path, why: object) -> StoreError:
+def journal_damaged(path: Path, why: object) -> StoreError:
     """Return the error of a journal that cannot be used."""
     return StoreError(
         f"the journal is damaged ({why})",
@@ -168,11 +185,11 @@ def damaged(path: Path, why: object) -> StoreError:
 def _translated(error: sqlite3.Error, path: Path) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _IN_USE:
-        return in_use(path)
+        return locked_error(path)
     if code in _NOT_WRITABLE:
         return StoreError(
             f"the journal cannot be written ({error})",
             subject=path,
             hint="videos finished before are safe in it: free space and run again",
         )
-    return damaged(path, error)
+    return journal_damaged(path, error)

@@ -1,4 +1,4 @@
-"""The files of one output and what may be in their way."""
+"""The names of an output's files, and whether they can be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.output.journal import SIDE_FILES
-from c3d_extract.output.lock import has_locks
+from c3d_extract.output.lock import has_locks, partial_path
 
 __all__ = ["OutputPaths"]
 
@@ -33,13 +33,13 @@ class OutputPaths:
 
     @classmethod
     def of(cls, features: Path, clips: Path | None = None) -> OutputPaths:
-        """Follow symbolic links, so that one output has one journal whatever it is called."""
+        """Follow symbolic links, so that one output has one journal by whichever name it is given."""
         return cls(_followed(features), None if clips is None else _followed(clips))
 
     @property
     def journal(self) -> Path:
         """``feats.h5.partial``: there while a run is not finished."""
-        return self.features.with_name(f"{self.features.name}.partial")
+        return partial_path(self.features)
 
     @property
     def report(self) -> Path:
@@ -54,7 +54,7 @@ class OutputPaths:
     @property
     def clip_lock(self) -> Path | None:
         """``clips.h5.partial``: an empty file, there while a run has the clip file."""
-        return self.clips and self.clips.with_name(f"{self.clips.name}.partial")
+        return self.clips and partial_path(self.clips)
 
     @property
     def every(self) -> tuple[Path, ...]:
@@ -63,13 +63,13 @@ class OutputPaths:
         return tuple(filter(None, files))
 
     def _beside(self, ending: str) -> Path:
-        # ``feats`` and ``feats.h5`` may lie side by side, so a name without a suffix takes another mark.
+        # ``feats`` and ``feats.h5`` may be in one folder, so a name without a suffix is followed by a hyphen.
         name, suffix = self.features.name, self.features.suffix
         start = f"{self.features.stem}." if suffix == ".h5" else name + ("." if suffix else "-")
         return self.features.with_name(start + ending)
 
     @property
-    def _rival(self) -> Path | None:
+    def _same_report(self) -> Path | None:
         """The one other output whose report would have the same name, if any can."""
         name, suffix = self.features.name, self.features.suffix
         if suffix == ".h5":
@@ -77,21 +77,21 @@ class OutputPaths:
         return self.features.with_name(f"{name}.h5") if suffix else None
 
     def check(self) -> None:
-        """Raise where two files would have one name, or something that is no file is in the way.
+        """Raise where two files would have one name, or where something is there that is no file.
 
         Nothing is opened: what is there may be a FIFO.
         """
         if len({os.path.realpath(path) for path in self.every}) < len(self.every):
             raise UsageError("--clips needs a file of its own", subject=self.clips, hint="name another")
-        rival = self._rival
-        if rival is not None and (_is_hdf5(rival) or _kind(OutputPaths(rival).journal)):
-            reason = f"its report would be {self.report.name}, which is that of {rival.name}"
+        other = self._same_report
+        if other is not None and (_is_hdf5(other) or _kind(OutputPaths(other).journal)):
+            reason = f"its report would be {self.report.name}, which is that of {other.name}"
             raise UsageError(reason, subject=self.features, hint="take another -o")
         beside = [self.journal.with_name(f"{self.journal.name}{ending}") for ending in SIDE_FILES]
         for path in (*self.every, *beside):
             _check_kind(path)
         for folder in self._folders:
-            _check_may_be_made(folder)
+            _check_writable(folder)
 
     def make_folders(self) -> set[Path]:
         """Make missing folders; return those whose file systems have no locks.
@@ -143,7 +143,7 @@ def _check_kind(path: Path) -> None:
         raise StoreError(f"is {kind}", subject=path, hint=hint)
 
 
-def _check_may_be_made(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     """Raise where a folder cannot be written or made, as far as that can be seen without writing."""
     there = folder.absolute()
     while _kind(there) is None and there != there.parent:

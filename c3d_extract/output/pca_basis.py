@@ -1,4 +1,4 @@
-"""Principal components of descriptors: exact, with the same signs every time.
+"""PCA of descriptors: exact, deterministic, and the same bits for the same rows; and L2 normalisation.
 
 For n ≤ D rows the basis comes from the SVD of the centred matrix, for more from the eigenvectors of the
 covariance, which is summed over blocks so that memory does not grow with n. Everything is float64.
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     Blocks: TypeAlias = Callable[[], Iterable[NDArray[np.float32]]]
 
-__all__ = ["LayerBasis", "PcaBasis", "fit", "fit_layer", "l2_normalised"]
+__all__ = ["LayerBasis", "PcaBasis", "check_n_components", "fit", "fit_layer", "l2_normalised"]
 
 BLOCK_ROWS = 1024  # rows summed at once; fixed, so that the same rows give the same bits
-COMPONENTS_AT_ONCE = 32  # 32 x 4096 float64 are 1 MiB: they stay in a core's cache while rows pass by
+COMPONENTS_AT_ONCE = 32  # 32 x 4096 float64 are 1 MiB: they stay in a core's cache for all rows
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class LayerBasis:
         if X.ndim != 2 or X.shape[1] != len(self.mean):
             raise PcaError(f"the basis takes rows of {len(self.mean)} values, not {X.shape}")
         rows = (X.astype(np.float64) - self.mean)[:, :, None]
-        # One matrix-vector product a row: in a matrix product, the last bits of a row hang on its neighbours.
+        # One matrix-vector product a row: BLAS sums a matrix product in an order that depends on the number
+        # of rows, so a row's last bits would depend on its neighbours.
         steps = range(0, len(self.components), COMPONENTS_AT_ONCE)
         parts = [self.components[k : k + COMPONENTS_AT_ONCE] @ rows for k in steps]
         with np.errstate(over="ignore"):
@@ -139,11 +140,42 @@ def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
     return LayerBasis(mean, np.ascontiguousarray(components), variances[:k].copy(), total, n)
 
 
-def l2_normalised(X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide each row of float32 (n, D) by its Euclidean norm; a row of zeros stays zero."""
+def check_n_components(
+    k: int | None, layer_sizes: Mapping[str, int], *, n_videos: int | None = None, extends: bool = False
+) -> None:
+    """Raise `PcaError` where ``--pca k`` cannot succeed, before any work.
+
+    Parameters
+    ----------
+    k
+        The number of components, or None for no PCA.
+    layer_sizes
+        Layer → dimensions D before PCA; 1 ≤ k ≤ D must hold.
+    n_videos
+        The number of videos to fit on, where it is known.
+    extends
+        Whether the output exists, so that its basis is used and none is fitted.
+    """
+    if k is None:
+        return
+    for layer, size in layer_sizes.items():
+        if not 1 <= k <= size:
+            raise PcaError(
+                f"{layer} has only {size} dimensions", subject=f"--pca {k}", hint=f"ask for 1 to {size}"
+            )
+    if n_videos is not None and n_videos < k and not extends:
+        raise PcaError(
+            f"needs at least {k} videos, and there are {n_videos}",
+            subject=f"--pca {k}",
+            hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
+        )
+
+
+def l2_normalised(X: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Divide each row of (n, D) by its Euclidean norm, in float64; a row of zeros stays zero."""
     norms = np.sqrt(np.square(X, dtype=np.float64).sum(axis=1, keepdims=True))
     unit: NDArray[np.float64] = np.divide(X, norms, out=np.zeros(X.shape), where=norms > 0)
-    return unit.astype(np.float32)
+    return unit
 
 
 def _count_and_mean(blocks: Blocks) -> tuple[int, NDArray[np.float64]]:
@@ -174,7 +206,7 @@ def _by_covariance(blocks: Blocks, n: int, mean: NDArray[np.float64]) -> Spectru
 
 
 def _even_blocks(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float64]]:
-    """Cut the rows anew, into blocks of 1,024, so that sums do not hang on how they came."""
+    """Cut the rows into blocks of 1,024, so that sums do not depend on the blocks that they came in."""
     held: list[NDArray[np.float32]] = []
     n_held = 0
     for block in blocks:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import StoreError
-from c3d_extract.output.feature_file import putting
+from c3d_extract.files import writing_output
+from c3d_extract.output.schema import REPORT_COLUMNS
 from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from c3d_extract.output.feature_file import Ledger
-    from c3d_extract.output.records import VideoRow
+    from c3d_extract.files import FileLog
+    from c3d_extract.output.schema import Column, VideoRow
 
 __all__ = [
     "DONE",
@@ -33,8 +34,7 @@ __all__ = [
 ]
 
 DONE = frozenset({"ok", "partial", "failed"})
-"""The statuses of videos; other lines are of files that were passed over."""
-COUNTS = ("n_clips", "n_frames", "n_padded_frames", "n_decode_errors")
+"""The statuses of videos; other lines are of files that are no videos."""
 
 
 def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the report's lines; OSError or ValueError where it is missing or damaged."""
-    if not Path(path).is_file():  # a FIFO would keep us for ever
+    if not Path(path).is_file():  # opening a FIFO would block for ever
         raise FileNotFoundError(errno.ENOENT, "no such file", os.fspath(path))
     with open(path, encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - takes any path-like
         for text in file:
@@ -57,28 +57,29 @@ def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def write_report(path: Path, lines: Iterable[str], ledger: Ledger | None = None) -> str:
+def write_report(path: Path, lines: Iterable[str], log: FileLog | None = None) -> str:
     """Write the report, replacing it in one step; return its digest, see `report_digest`."""
     digest = hashlib.sha256()
-    with putting(path, ledger) as file:
+    with writing_output(path, log) as file:
         for line in lines:
-            digest.update(_essence(json.loads(line)))
+            digest.update(_digested(json.loads(line)))
             # Half a surrogate pair, as in a name that is no UTF-8, becomes its escape, which JSON reads back.
             file.write(f"{line}\n".encode(errors="backslashreplace"))
-        if ledger is not None:
-            ledger.note_written(digest.hexdigest())
+        if log is not None:
+            log.note_written(digest.hexdigest())
     return digest.hexdigest()
 
 
 def report_digest(path: Path) -> str | None:
     """Return the digest of what the report says was done, None where it cannot be read.
 
-    Seconds and wording are left out: runs of the same videos with the same ends have the same digest.
+    Seconds and error messages are left out: runs of the same videos with the same statuses have the same
+    digest.
     """
     digest = hashlib.sha256()
     try:
         for line in iterate_report(path):
-            digest.update(_essence(line))
+            digest.update(_digested(line))
     except (OSError, ValueError):
         return None
     return digest.hexdigest()
@@ -86,48 +87,41 @@ def report_digest(path: Path) -> str | None:
 
 def looks_like_a_report(path: Path) -> bool:
     """Say whether every line of a file is one that we write; an empty file holds nothing else."""
-    keys = _fields("", "", None, math.nan, {}).keys()
     try:
-        return all(line.keys() == keys for line in iterate_report(path))
+        return all(line.keys() == REPORT_COLUMNS.keys() for line in iterate_report(path))
     except (OSError, ValueError):
         return False
 
 
-def _essence(line: Mapping[str, Any]) -> bytes:
-    if line["status"] not in DONE:
-        return b""
-    return json.dumps([line.get(name) for name in ("video", "status", "size_bytes", "mtime_ns")]).encode()
-
-
 def line_of_row(row: VideoRow) -> str:
     """Return the line of a video of this run."""
-    counts = {name: getattr(row, name) for name in (*COUNTS, "size_bytes", "mtime_ns")}
-    return _line(row.video, row.status, row.error, row.seconds, counts)
+    return _line({name: getattr(row, name) for name in REPORT_COLUMNS})
 
 
 def line_of_columns(video: str, columns: Mapping[str, float]) -> str:
     """Return the line of a video of which only the feature file knows."""
-    return _line(video, "ok", None, math.nan, columns)
+    return _line({**columns, "video": video, "status": "ok"})
 
 
-def line_of_skipped(video: str, why: str) -> str:
-    """Return the line of a file that was passed over."""
-    return _line(video, "skipped", why, math.nan, {})
+def line_of_skipped(path: str, why: str) -> str:
+    """Return the line of a file that was skipped."""
+    return _line({"video": path, "status": "skipped", "error": why})
 
 
-def _line(*values: Any) -> str:
-    return json.dumps(_fields(*values), ensure_ascii=False)
+def _line(values: Mapping[str, Any]) -> str:
+    reported = {name: _reported(values.get(name), column) for name, column in REPORT_COLUMNS.items()}
+    return json.dumps(reported, ensure_ascii=False)
 
 
-def _fields(
-    video: str, status: str, error: str | None, seconds: float, counts: Mapping[str, float]
-) -> dict[str, Any]:
-    return {
-        "video": video,
-        "status": status,
-        "error": error,
-        **{name: counts.get(name, 0) for name in COUNTS},
-        "seconds": None if math.isnan(seconds) else round(seconds, 3),
-        "size_bytes": counts.get("size_bytes"),
-        "mtime_ns": counts.get("mtime_ns"),
-    }
+def _reported(value: Any, column: Column) -> Any:
+    if value is None:
+        return 0 if column.report == "zero" else None
+    if column.sql_type != "REAL":
+        return value
+    return None if math.isnan(value) else round(value, 3)  # JSON has no NaN; milliseconds are enough
+
+
+def _digested(line: Mapping[str, Any]) -> bytes:
+    if line["status"] not in DONE:
+        return b""
+    return json.dumps([line.get(name) for name in ("video", "status", "size_bytes", "mtime_ns")]).encode()

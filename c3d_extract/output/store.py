@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import heapq
 from contextlib import ExitStack, suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.errors import StoreError
 from c3d_extract.files import is_temporary_name
 from c3d_extract.output import report
 from c3d_extract.output.assemble import Assembler
 from c3d_extract.output.feature_file import FeatureFile
+from c3d_extract.output.identity import NO_IDENTITY, RunIdentity
 from c3d_extract.output.journal import Journal
 from c3d_extract.output.lock import ClipLock
-from c3d_extract.output.paths import OutputPaths
-from c3d_extract.output.records import ClipRows, RunIdentity, State, Summary, VideoRow
-from c3d_extract.output.resume import NOBODY, Prior, check_basis
+from c3d_extract.output.resume import EarlierFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from typing import Self
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.output.pca_basis import PcaBasis
+    from c3d_extract.output.options import StoreOptions
+    from c3d_extract.output.schema import ClipRows, VideoRow
 
-__all__ = ["RunStore"]
+__all__ = ["RunStore", "State", "Summary"]
+
+State = Literal["new", "changed", "failed", "journaled", "done"]
+"""What is known of a video before a run; see `RunStore.state`."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run left behind."""
+
+    written: tuple[Path, ...]
+    """The files that were put in place, the feature file last; without it when nothing could be written."""
+    n_rows: int
+    """Rows of the feature file as it is now; 0 when there is none."""
+    n_ok: int
+    n_partial: int
+    n_failed: int
+    """Videos by status, those of earlier runs on this output included."""
+    message: str | None = None
+    """Why no feature file was written, if so."""
 
 
 class RunStore:
@@ -37,50 +56,29 @@ class RunStore:
     Made by `open`. Every method raises `StoreError` where a file cannot be read or written.
     """
 
-    def __init__(self, assembler: Assembler, *, retry_failed: bool) -> None:
+    def __init__(self, options: StoreOptions, assembler: Assembler) -> None:
         self.paths = assembler.paths
         self.identity = assembler.identity
         self.warnings: list[str] = []
-        """What of earlier runs could not be used, and what cannot be promised here."""
+        """What of earlier runs could not be used, and what cannot be guaranteed here."""
+        self.versions_before: dict[str, str] = {}
+        """Versions, device and batch size that the run that is resumed recorded; empty with ``overwrite``."""
+        self._options = options
         self._journal = assembler.journal
         self._assembler = assembler
-        self._retry_failed = retry_failed
         self._clip_lock: ClipLock | None = None
         self._is_open = True
 
     @classmethod
-    def open(
-        cls,
-        output: Path,
-        identity: RunIdentity,
-        *,
-        clips: Path | None = None,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        pca: int | None = None,
-        basis: PcaBasis | None = None,
-        l2: bool = False,
-    ) -> Self:
-        """Open the output for a run, alone; everything that can be refused is refused here.
+    def open(cls, options: StoreOptions, identity: RunIdentity) -> Self:
+        """Open the output for a run, exclusively; everything that can be refused is refused here.
 
         Parameters
         ----------
-        output
-            The feature file; its folder is made where it is missing.
+        options
+            Which files, and how.
         identity
             Compared with that of an earlier run on the same output.
-        clips
-            The clip file, or None for none.
-        overwrite
-            Forget the earlier run. Its feature file stays until the new one takes its place.
-        retry_failed
-            Do not count failed videos as done.
-        pca
-            Fit and apply a basis of that many components.
-        basis
-            Apply this one.
-        l2
-            Normalise each video's average, before PCA.
 
         Raises
         ------
@@ -92,52 +90,44 @@ class RunStore:
         UsageError
             Two files would have the same name.
         """
-        paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
+        paths = options.paths()
         paths.check()
-        identity = _settled(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
-        Prior(paths, pca=pca is not None)  # ours or nothing: looked at before anything is made
+        identity = options.complete(identity)
+        # Looked at before anything is made, and in `_begin` again, when no other run can change them.
+        EarlierFiles(paths, pca=options.pca is not None)
         unlocked = paths.make_folders()
         with ExitStack() as undo:
             journal = Journal.open(paths.journal, locks=paths.features.parent not in unlocked)
-            store = cls(Assembler(paths, identity, journal, l2, pca, basis), retry_failed=retry_failed)
+            store = cls(options, Assembler(paths, identity, journal, options.l2, options.pca, options.basis))
             undo.callback(store.close)
-            store._take_over(overwrite=overwrite, unlocked=unlocked)
+            store._take_over(unlocked)
             undo.pop_all()
         return store
 
     @classmethod
-    def preview(
-        cls,
-        output: Path,
-        identity: RunIdentity | None,
-        *,
-        clips: Path | None = None,
-        overwrite: bool = False,
-        retry_failed: bool = False,
-        pca: int | None = None,
-        basis: PcaBasis | None = None,
-        l2: bool = False,
-    ) -> Self:
+    def preview(cls, options: StoreOptions, identity: RunIdentity | None) -> Self:
         """Look at an output as `open` would, and raise what it would, without changing anything there.
 
         Not for writing: what it does goes into a copy of the journal, which is deleted at the end. Without
         an identity (where the weights are not here yet), no settings are compared.
         """
-        paths = OutputPaths.of(Path(output), None if clips is None else Path(clips))
+        paths = options.paths()
         paths.check()
         if identity is not None:
-            identity = _settled(identity, pca=pca, basis=basis, l2=l2, clips=clips is not None)
-        journal = Journal.open_copy(paths.journal)
-        store = cls(Assembler(paths, identity or NOBODY, journal, l2, pca, basis), retry_failed=retry_failed)
-        try:
-            store._begin(identity, overwrite=overwrite)
-        except BaseException:
-            store.close()
-            raise
+            identity = options.complete(identity)
+        with ExitStack() as undo:
+            journal = Journal.open_copy(paths.journal)
+            assembler = Assembler(
+                paths, identity or NO_IDENTITY, journal, options.l2, options.pca, options.basis
+            )
+            store = cls(options, assembler)
+            undo.callback(store.close)
+            store._begin(identity)
+            undo.pop_all()
         return store
 
-    def _take_over(self, *, overwrite: bool, unlocked: set[Path]) -> None:
-        """Take the clip file, clear away what a killed run left, and begin."""
+    def _take_over(self, unlocked: set[Path]) -> None:
+        """Lock the clip file, remove what a killed run left, and begin."""
         for folder in sorted(unlocked):
             where = f"the file system of {folder.absolute()} cannot lock files"
             self.warnings.append(f"{where}: start no second run on the same files")
@@ -146,12 +136,13 @@ class RunStore:
             self._clip_lock = ClipLock(lock)
         if not self._journal.is_new:
             self._remove_temporary_files()
-        self._begin(self.identity, overwrite=overwrite)
+        self._begin(self.identity)
+        if not self._options.overwrite:
+            self.versions_before = self._earlier_versions()
 
-    def _begin(self, identity: RunIdentity | None, *, overwrite: bool) -> None:
-        # The files are looked at again, now that nobody else can change them.
-        prior = Prior(self.paths, pca=self._assembler.n_components is not None)
-        kept = prior.begin(self._journal, identity, overwrite=overwrite)
+    def _begin(self, identity: RunIdentity | None) -> None:
+        earlier = EarlierFiles(self.paths, pca=self._options.pca is not None)
+        kept = earlier.begin(self._journal, identity, overwrite=self._options.overwrite)
         self._assembler.basis = self._assembler.basis or kept.basis
         self._assembler.unusable = kept.unusable
         name = self.paths.journal.name
@@ -163,6 +154,13 @@ class RunStore:
                 self.warnings.append(f"the rows of {n} videos in {name} {what}: those videos are done again")
         self.warnings += kept.warnings
 
+    def _earlier_versions(self) -> dict[str, str]:
+        begun = RunIdentity.from_json(self._journal.meta("identity")).versions
+        if begun != self.identity.versions or not self.paths.features.exists():
+            return begun
+        with FeatureFile(self.paths.features) as file:
+            return dict(file.attributes.get("versions", {}))
+
     def _remove_temporary_files(self) -> None:
         """Remove the files that a killed run was writing: only names that its journal holds."""
         folders = {path.parent for path in (self.paths.features, self.paths.clips) if path is not None}
@@ -172,16 +170,8 @@ class RunStore:
                     (folder / name).unlink()
         self._journal.set_meta("temporary", [])
 
-    def versions_before(self) -> dict[str, str]:
-        """Return what the run that is gone on with wrote down; this one's own where it is the first."""
-        begun = RunIdentity.from_json(self._journal.meta("identity")).versions
-        if begun != self.identity.versions or not self.paths.features.exists():
-            return begun
-        with FeatureFile(self.paths.features) as file:
-            return dict(file.attributes.get("versions", {}))
-
     def state(self, video: str, size_bytes: int, mtime_ns: int) -> State:
-        """Say what is known of a video; ``retry_failed`` plays no part.
+        """Say what is known of a video, whatever ``retry_failed``.
 
         ``done`` is in the feature file, ``journaled`` in the journal; ``failed`` failed; ``changed`` was
         finished when its file had another size or time; ``new`` is none of them.
@@ -203,7 +193,7 @@ class RunStore:
         found = self._journal.finished(video)
         if found is None or (found.size_bytes, found.mtime_ns) != (size_bytes, mtime_ns):
             return None
-        return None if found.status == "failed" and self._retry_failed else found.status
+        return None if found.status == "failed" and self._options.retry_failed else found.status
 
     def has_changed(self, video: str, size_bytes: int, mtime_ns: int) -> bool:
         """Say whether a finished video of this name had another size or time: it will be done again."""
@@ -221,7 +211,8 @@ class RunStore:
     def commit(self, row: VideoRow) -> None:
         """Store a finished video; it is on the disk when this returns.
 
-        The last ``row.n_clips`` clips appended for it become its clips; others vanish.
+        The last ``row.n_clips`` clips appended for it become its clips; earlier ones, of an attempt that
+        failed, are deleted.
         """
         if "\0" in row.video:
             raise StoreError("a video's name holds a NUL character", subject=ascii(row.video))
@@ -239,17 +230,17 @@ class RunStore:
         complete
             False after an interruption: the file says so, and the journal stays for the next run.
         skipped
-            (path, why) of files that were passed over, for the report.
+            (path, why) of files that were skipped, for the report.
 
         Raises
         ------
         PcaError
             With ``complete``, where fewer videos succeeded than components are asked for.
         """
-        self._journal.drop_orphans()
+        self._journal.drop_uncommitted_clips()
         try:
             digest = report.write_report(self.paths.report, self._report_lines(skipped), self._journal)
-            message = self._assembler.why_not(complete=complete)
+            message = self._assembler.reason_not_to_write(complete=complete)
             written = [] if message else self._assembler.write(complete=complete, report_sha256=digest)
         except StoreError as error:
             error.hint = f"finished videos are safe in {self.paths.journal.name}: {error.hint or 'run again'}"
@@ -257,9 +248,9 @@ class RunStore:
         summary = self._summary((self.paths.report, *written), message)
         if complete:
             self._is_open = False
-            with suppress(
-                StoreError
-            ):  # all is written; the next run sees by the file's digest that this one ended
+            # All is written. A journal that could not be deleted holds the digests of these files, by which
+            # the next run sees that this one ended.
+            with suppress(StoreError):
                 self._journal.delete()
             self._release_clips()
         return summary
@@ -269,7 +260,7 @@ class RunStore:
         if not self._is_open:
             return
         self._is_open = False
-        with suppress(StoreError):  # what could not be deleted must not hide an earlier error
+        with suppress(StoreError):  # an error here must not replace an earlier one
             if self._journal.is_new or not (self._journal.count() or self._journal.meta("overwrite")):
                 self._journal.delete()
         self._journal.close()
@@ -287,9 +278,11 @@ class RunStore:
         self.close()
 
     def _report_lines(self, skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
-        ours = ((row.video, report.line_of_row(row)) for row in self._journal.rows(self.identity.layer_sizes))
-        passed_over = sorted((path, report.line_of_skipped(path, why)) for path, why in skipped)
-        streams = (ours, self._journal.earlier_lines(), passed_over)
+        of_journal = (
+            (row.video, report.line_of_row(row)) for row in self._journal.rows(self.identity.layer_sizes)
+        )
+        of_skipped = sorted((path, report.line_of_skipped(path, why)) for path, why in skipped)
+        streams = (of_journal, self._journal.earlier_lines(), of_skipped)
         latest = None
         for video, line in heapq.merge(*streams, key=lambda pair: pair[0]):  # equal names in this order
             if video != latest:
@@ -314,17 +307,3 @@ class RunStore:
             if shape != (*leading, size):
                 raise ValueError(f"{layer}: {shape} instead of {(*leading, size)}")
         return {layer: features[layer] for layer in self.identity.layer_sizes}
-
-
-def _settled(
-    identity: RunIdentity, *, pca: int | None, basis: PcaBasis | None, l2: bool, clips: bool
-) -> RunIdentity:
-    """Add what the store itself makes different, so that it is always compared; raise what cannot be."""
-    for layer, size in identity.layer_sizes.items():
-        if pca is not None and not 1 <= pca <= size:
-            hint = f"ask for 1 to {size}"
-            raise PcaError(f"cannot take {pca} components from {size} dimensions", subject=layer, hint=hint)
-    if basis is not None:
-        check_basis(basis, identity.layer_sizes, identity.weights, {**identity.settings, "l2": l2})
-    own = {"l2": l2, "pca": pca, "pca_from_sha256": basis.sha256 if basis else None, "clips": clips}
-    return replace(identity, settings={**own, **identity.settings})

@@ -21,10 +21,10 @@ from c3d_extract.compute.precision import common_precision
 from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError, VideoError
-from c3d_extract.output import OutputPaths, RunIdentity, RunStore
+from c3d_extract.output import OutputPaths, RunIdentity, RunStore, StoreOptions, check_n_components
 from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.results import Features, Progress, features_of, outcome_of
-from c3d_extract.pipeline.run import Extraction, check_pca
+from c3d_extract.pipeline.run import Extraction
 from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.settings import ExtractSettings, Precision
@@ -289,10 +289,11 @@ class Extractor:
         self._check_usable()
         found.check_any()
         identity, settings = self.identity(), self.settings
-        check_pca(settings.pca, identity.layer_sizes, len(found.videos), Path(output))
-        store = RunStore.open(
+        check_n_components(
+            settings.pca, identity.layer_sizes, n_videos=len(found.videos), extends=Path(output).exists()
+        )
+        stored = StoreOptions(
             Path(output),
-            identity,
             clips=_path(options.get("clips")),
             overwrite=options.get("overwrite", False),
             retry_failed=options.get("retry_failed", False),
@@ -300,7 +301,7 @@ class Extractor:
             basis=options.get("basis"),
             l2=settings.l2,
         )
-        return Extraction(found, store, self._stream, options)
+        return Extraction(found, RunStore.open(stored, identity), self._stream, options)
 
     def identity(self) -> RunIdentity:
         """Return what two runs must share to write one file."""

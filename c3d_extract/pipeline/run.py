@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from c3d_extract.compute.batch_size import rounding_factors
-from c3d_extract.errors import PcaError, VideoError
+from c3d_extract.errors import VideoError
 from c3d_extract.pipeline.results import Outcome, Progress, outcome_of
 from c3d_extract.pipeline.stream import ClipFeatures
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from c3d_extract.pipeline.stream import FinishedVideo, Stream
     from c3d_extract.sources.find import Found, Source
 
-__all__ = ["Extraction", "RunOptions", "check_pca"]
+__all__ = ["Extraction", "RunOptions"]
 
 
 class RunOptions(TypedDict, total=False):
@@ -47,13 +47,6 @@ class RunOptions(TypedDict, total=False):
     retry_failed: bool
     on_error: Literal["skip", "fail"]
     progress: Callable[[Progress], None] | None
-
-
-class _Todo(NamedTuple):
-    """A video that needs work, or the outcome of one that was finished before."""
-
-    source: Source
-    skipped: Outcome | None
 
 
 class Extraction:
@@ -102,8 +95,7 @@ class Extraction:
         self._with_clips = options.get("clips") is not None
         self._on_error = options.get("on_error", "skip")
         self._report_progress = options.get("progress") or (lambda _: None)
-        before = {} if options.get("overwrite") else store.versions_before()
-        unlike = _unlike_before(self.output.name, before, store.identity.versions)
+        unlike = _unlike_before(self.output.name, store.versions_before, store.identity.versions)
         self.warnings: tuple[str, ...] = (*store.warnings, *unlike)
 
     def __iter__(self) -> Generator[Outcome, None, None]:
@@ -173,21 +165,6 @@ class Extraction:
         self.progress.n_partial_now += row.status == "partial"
         self.progress.n_frames += row.n_frames
         self._report_progress(self.progress)
-
-
-def check_pca(k: int | None, layer_sizes: Mapping[str, int], n_videos: int, output: Path) -> None:
-    """Raise PcaError before any work where a basis of ``k`` components could not be fitted at the end."""
-    if k is None:
-        return
-    for layer, size in layer_sizes.items():
-        if k > size:
-            raise PcaError(f"{layer} has only {size} dimensions", subject=f"--pca {k}")
-    if n_videos < k and not output.exists():
-        raise PcaError(
-            f"needs at least {k} videos, and there are {n_videos}",
-            subject=f"--pca {k}",
-            hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
-        )
 
 
 def _unlike_before(name: str, before: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:

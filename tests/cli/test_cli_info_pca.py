@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from sklearn.decomposition import PCA
-from store_samples import datasets, identity, record, sample_rows
+from store_samples import datasets, identity, open_store, record, sample_rows
 
 from c3d_extract.cli import info, pca
 from c3d_extract.errors import MismatchError
-from c3d_extract.output import FeatureFile, RunStore, load_basis
+from c3d_extract.output import FeatureFile, load_basis
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def run(command: click.Command, *words: object) -> Result:
 
 
 def write(output: Path, n: int = 20, **options: Any) -> None:
-    with RunStore.open(output, identity(), **options) as store:
+    with open_store(output, identity(), **options) as store:
         for row in sample_rows(n):
             record(store, row)
         store.finish(complete=True)
@@ -201,7 +201,7 @@ def test_a_basis_is_for_features_made_as_those_it_was_fitted_on(
     same = identity(**settings)
     other = replace(same, weights=same.weights | weights)
     l2 = bool(settings.get("l2"))
-    with RunStore.open(tmp_path / "other.h5", other, l2=l2) as store:
+    with open_store(tmp_path / "other.h5", other, l2=l2) as store:
         for row in sample_rows(5):
             record(store, row)
         store.finish(complete=True)
@@ -212,7 +212,7 @@ def test_a_basis_is_for_features_made_as_those_it_was_fitted_on(
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "o.h5").exists()
     with pytest.raises(MismatchError, match=re.escape(said)):  # --pca-from
-        RunStore.open(tmp_path / "run.h5", other, basis=load_basis(tmp_path / "b.h5"), l2=l2)
+        open_store(tmp_path / "run.h5", other, basis=load_basis(tmp_path / "b.h5"), l2=l2)
 
 
 @pytest.mark.parametrize("unknown", ["weights_sha256", "mean_sha256", "pool5", "colour", "record", "stride"])

@@ -115,7 +115,7 @@ def test_l2_gives_unit_rows_and_leaves_zeros() -> None:
     X = features(4, 8)
     X[1] = 0
     unit = l2_normalised(X)
-    assert unit.dtype == np.float32
+    assert unit.dtype == np.float64
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), [1, 0, 1, 1], rtol=1e-6)
     tiny = np.full((1, 4), 1e-30, np.float32)  # its squares are below float32
     np.testing.assert_allclose(l2_normalised(tiny), 0.5, rtol=1e-6)

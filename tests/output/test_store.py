@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,36 +21,29 @@ import store_samples as samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
-from store_samples import SIZES, datasets, identity, is_done, record, video_row
+from store_samples import (
+    SIZES,
+    datasets,
+    identity,
+    is_done,
+    open_store,
+    record,
+    said,
+    start_writer,
+    video_row,
+    write,
+)
 
 from c3d_extract.errors import LockedError, MismatchError, PcaError, StoreError, UsageError
-from c3d_extract.output import FeatureFile, RunIdentity, RunStore, load_basis, read_report, write_table
+from c3d_extract.output import FeatureFile, RunIdentity, load_basis, read_report, write_table
 from c3d_extract.output.pca_basis import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from c3d_extract.output import Status, Summary, VideoRow
+    from c3d_extract.output import Status, VideoRow
 
-WRITER = Path(samples.__file__)
 NAMES = ["b", "a/ü b.avi", "line\nbreak", "a", "Z", "日本/🎬.mp4"]
-
-
-def write(output: Path, rows: Iterable[VideoRow], *, complete: bool = True, **options: Any) -> Summary:
-    with RunStore.open(output, options.pop("identity", identity()), **options) as store:
-        for row in rows:
-            record(store, row)
-        return store.finish(complete=complete)
-
-
-def start_writer(output: Path, n: int, *options: str, **pipes: Any) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(WRITER.parents[1]), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, str(WRITER), str(output), str(n), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **pipes)
-
-
-def said(writer: subprocess.Popen[str]) -> list[str]:
-    return writer.communicate(timeout=60)[0].splitlines()
 
 
 @pytest.fixture
@@ -143,7 +135,7 @@ def test_hugging_face_loads_every_row(output: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_report_has_a_line_a_video_sorted(output: Path) -> None:
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         for row in (video_row("z"), video_row("b", "failed"), video_row("c", "partial")):
             record(store, row)
         store.finish(complete=True, skipped=[("notes.txt", "not a video"), ("a", "twice")])
@@ -171,7 +163,7 @@ def test_report_has_a_line_a_video_sorted(output: Path) -> None:
 
 
 def test_messages_may_quote_names_that_are_no_text(output: Path) -> None:
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         store.commit(replace(video_row("a", "failed"), error="cannot open half \udcff"))
         store.finish(complete=True, skipped=[("half \udcfe", "not a video")])
     lines = read_report(output.with_name("feats.report.jsonl"))
@@ -195,12 +187,12 @@ def test_a_run_in_which_all_videos_fail_leaves_an_empty_table(output: Path) -> N
 
 @pytest.mark.parametrize("name", ["nul\0byte", "half \ud800"])
 def test_names_that_cannot_be_stored_are_refused(output: Path, name: str) -> None:
-    with RunStore.open(output, identity()) as store, pytest.raises(StoreError, match="name"):
+    with open_store(output, identity()) as store, pytest.raises(StoreError, match="name"):
         store.commit(replace(video_row("a"), video=name))
 
 
 def test_features_of_a_wrong_shape_are_refused(output: Path) -> None:
-    with RunStore.open(output, identity()) as store, pytest.raises(ValueError, match="fc6"):
+    with open_store(output, identity()) as store, pytest.raises(ValueError, match="fc6"):
         store.commit(video_row("a", sizes={"fc6": 11, "fc7": 5}))
 
 
@@ -226,7 +218,7 @@ def test_whatever_the_history_the_last_word_on_each_video_is_in_the_files(
     clips = output.with_name("clips.h5")
     last: dict[str, VideoRow] = {}
     for videos, end, begun in [*sessions, ([], "finish", False)]:
-        with RunStore.open(output, identity(), clips=clips) as store:
+        with open_store(output, identity(), clips=clips) as store:
             for row in last.values():
                 assert is_done(store, row) == row.status
             for name, status, version in videos:
@@ -252,13 +244,13 @@ def test_order_and_interruptions_do_not_change_a_byte_of_a_projected_file(
     folder = tmp_path_factory.mktemp("order")
     rows = samples.sample_rows(12)
     write(folder / "plain.h5", rows, pca=4, l2=True)
-    store = RunStore.open(folder / "feats.h5", identity(), pca=4, l2=True)
+    store = open_store(folder / "feats.h5", identity(), pca=4, l2=True)
     for i in order:
         if i in cuts:
             if interrupt:
                 store.finish(complete=False)
             store.close()
-            store = RunStore.open(folder / "feats.h5", identity(), pca=4, l2=True)
+            store = open_store(folder / "feats.h5", identity(), pca=4, l2=True)
         record(store, rows[i])
     store.finish(complete=True)
     assert datasets(folder / "feats.h5") == datasets(folder / "plain.h5")
@@ -295,9 +287,7 @@ def test_killed_around_each_rename_a_run_ends_as_if_undisturbed(
     if (tmp_path / "feats.h5").exists():
         assert (when, n_files) == ("after", 4)
         assert_same_datasets(tmp_path, uninterrupted)
-    with RunStore.open(
-        tmp_path / "feats.h5", identity(), clips=tmp_path / "clips.h5", pca=4, l2=True
-    ) as store:
+    with open_store(tmp_path / "feats.h5", identity(), clips=tmp_path / "clips.h5", pca=4, l2=True) as store:
         assert all(is_done(store, row) == row.status for row in samples.sample_rows(60))
         store.finish(complete=True)
     assert_same_datasets(tmp_path, uninterrupted)
@@ -309,7 +299,7 @@ def test_a_finished_file_is_extended_and_its_rows_stay(output: Path) -> None:
     rows = samples.sample_rows(10)
     write(output, rows[:6])
     before = output.read_bytes()
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert [is_done(store, row) for row in rows] == [
             "ok",
             "ok",
@@ -354,7 +344,7 @@ def test_a_changed_file_is_done_again_and_its_old_row_gives_way(output: Path) ->
     clips = output.with_name("clips.h5")
     write(output, [video_row("a"), video_row("b")], clips=clips)
     changed = video_row("a", version=1)
-    with RunStore.open(output, identity(), clips=clips) as store:
+    with open_store(output, identity(), clips=clips) as store:
         assert is_done(store, changed) is None
         record(store, changed)
         store.finish(complete=True)
@@ -370,10 +360,10 @@ def test_a_changed_file_is_done_again_and_its_old_row_gives_way(output: Path) ->
 def test_failed_videos_are_remembered_until_asked_for_again(output: Path) -> None:
     bad = video_row("bad", "failed")
     write(output, [video_row("a"), bad])
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert is_done(store, bad) == "failed"
         assert is_done(store, video_row("bad", "failed", version=1)) is None
-    with RunStore.open(output, identity(), retry_failed=True) as store:
+    with open_store(output, identity(), retry_failed=True) as store:
         assert is_done(store, bad) is None
         assert is_done(store, video_row("a")) == "ok"
         record(store, video_row("bad"))
@@ -392,7 +382,7 @@ def test_without_a_sound_report_failed_videos_are_tried_again(
     path.unlink()
     if report is not None:
         path.write_bytes(report if isinstance(report, bytes) else report.encode())
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert is_done(store, bad) is None
         assert is_done(store, video_row("a")) == "ok"
         record(store, video_row("c"))
@@ -410,7 +400,7 @@ def test_a_damaged_report_is_one_clear_line(output: Path) -> None:
 def test_only_the_clips_of_the_attempt_that_counted_stay(output: Path) -> None:
     clips = output.with_name("clips.h5")
     row = video_row("a")
-    with RunStore.open(output, identity(), clips=clips) as store:
+    with open_store(output, identity(), clips=clips) as store:
         store.append_clips("a", samples.clip_rows(video_row("a", version=5)))  # the worker died here
         record(store, row)
         store.append_clips("b", samples.clip_rows(video_row("b")))
@@ -424,7 +414,7 @@ def test_only_the_clips_of_the_attempt_that_counted_stay(output: Path) -> None:
 
 
 def test_an_interruption_before_any_video_leaves_nothing_behind(output: Path) -> None:
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert store.finish(complete=False).message == "no video was finished"
     assert [path.name for path in output.parent.iterdir()] == ["feats.report.jsonl"]
 
@@ -450,7 +440,7 @@ def test_a_feature_file_that_was_deleted_is_made_again(output: Path) -> None:
     write(output, [video_row("a")])
     write(output, [video_row("b")], complete=False)
     output.unlink()
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert is_done(store, video_row("a")) is None
         assert is_done(store, video_row("b")) == "ok"
 
@@ -461,11 +451,11 @@ def test_a_feature_file_that_was_deleted_is_made_again(output: Path) -> None:
 def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(output: Path) -> None:
     write(output, [video_row("old")])
     before = datasets(output)
-    with RunStore.open(output, identity(stride=8), overwrite=True) as store:
+    with open_store(output, identity(stride=8), overwrite=True) as store:
         assert is_done(store, video_row("old")) is None
         record(store, video_row("new"))
         assert datasets(output) == before
-    with RunStore.open(output, identity(stride=8)) as store:  # resumed after a kill, without --overwrite
+    with open_store(output, identity(stride=8)) as store:  # resumed after a kill, without --overwrite
         assert is_done(store, video_row("old")) is None
         assert is_done(store, video_row("new")) == "ok"
         store.finish(complete=True)
@@ -475,14 +465,14 @@ def test_overwrite_keeps_the_old_file_until_the_new_one_is_whole(output: Path) -
 
 def test_an_overwrite_killed_before_its_first_video_is_still_one(output: Path) -> None:
     write(output, [video_row("old")])
-    RunStore.open(output, identity(), overwrite=True).close()
-    with RunStore.open(output, identity()) as store:
+    open_store(output, identity(), overwrite=True).close()
+    with open_store(output, identity()) as store:
         assert is_done(store, video_row("old")) is None
 
 
 def test_overwrite_forgets_the_journal(output: Path) -> None:
     write(output, [video_row("old")], complete=False)
-    with RunStore.open(output, identity(), overwrite=True) as store:
+    with open_store(output, identity(), overwrite=True) as store:
         assert is_done(store, video_row("old")) is None
 
 
@@ -495,20 +485,20 @@ def test_other_settings_are_refused_and_named(output: Path, complete: bool) -> N
     others = identity(stride=8, tail="pad", extra=1)
     other = replace(others, weights=others.weights | {"weights_sha256": "11"})
     with pytest.raises(MismatchError, match="--overwrite") as caught:
-        RunStore.open(output, other)
+        open_store(output, other)
     assert caught.value.differences == [
         "stride: 16 → 8",
         "tail: drop → pad",
         "extra: none → 1",
         "weights weights_sha256: 00ff → 11",
     ]
-    RunStore.open(output, replace(identity(), versions={"c3d-extract": "9"})).close()  # only informs
+    open_store(output, replace(identity(), versions={"c3d-extract": "9"})).close()  # only informs
 
 
 def test_a_run_that_moved_to_a_machine_of_another_precision_is_told_how_to_go_on(output: Path) -> None:
     write(output, [video_row("a")], complete=False, identity=identity(precision="bf16"))
     with pytest.raises(MismatchError, match=r"precision: bf16 → fp32.*go on with --precision bf16"):
-        RunStore.open(output, identity(precision="fp32"))
+        open_store(output, identity(precision="fp32"))
 
 
 @pytest.mark.parametrize("option", [{"l2": True}, {"pca": 1}, {"clips": Path("clips.h5")}])
@@ -517,7 +507,7 @@ def test_what_the_store_itself_makes_different_is_compared_too(output: Path, opt
     if "clips" in option:
         option = {"clips": output.with_name("clips.h5")}
     with pytest.raises(MismatchError, match=next(iter(option))):
-        RunStore.open(output, identity(), **option)
+        open_store(output, identity(), **option)
     assert not output.with_name("feats.h5.partial").exists()
 
 
@@ -544,7 +534,7 @@ def test_files_of_others_are_never_replaced(output: Path, which: str, content: s
         write_table(victim, kind=kind, layers=SIZES, rows=[], attributes={})  # type: ignore[arg-type]
     before = victim.read_bytes()
     with pytest.raises(StoreError, match=which):
-        RunStore.open(output, identity(), clips=output.with_name("clips.h5"), pca=2, overwrite=overwrite)
+        open_store(output, identity(), clips=output.with_name("clips.h5"), pca=2, overwrite=overwrite)
     assert victim.read_bytes() == before
     assert [path.name for path in output.parent.iterdir()] == [which]
 
@@ -553,7 +543,7 @@ def test_a_clip_file_of_another_run_is_not_replaced(tmp_path: Path) -> None:
     clips = tmp_path / "clips.h5"
     write(tmp_path / "one.h5", [video_row("a")], clips=clips)
     with pytest.raises(StoreError, match="belongs to another run"):
-        RunStore.open(tmp_path / "two.h5", identity(), clips=clips)
+        open_store(tmp_path / "two.h5", identity(), clips=clips)
     write(tmp_path / "two.h5", [video_row("b")], clips=clips, overwrite=True)
 
 
@@ -562,19 +552,19 @@ def test_extending_without_the_clip_file_is_refused(output: Path) -> None:
     write(output, [video_row("a")], clips=clips)
     clips.unlink()
     with pytest.raises(StoreError, match=r"clips\.h5: the clips of the videos done earlier are missing"):
-        RunStore.open(output, identity(), clips=clips)
+        open_store(output, identity(), clips=clips)
 
 
 def test_paths_that_cannot_work_are_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="is a folder"):
-        RunStore.open(tmp_path / "folder", identity())
+        open_store(tmp_path / "folder", identity())
     with pytest.raises(StoreError, match="the folder cannot be written"):
-        RunStore.open(tmp_path / "file" / "feats.h5", identity())
+        open_store(tmp_path / "file" / "feats.h5", identity())
     for clips in ("feats.h5", "folder/../feats.h5", "feats.h5.partial", "feats.pca.h5", "feats.report.jsonl"):
         with pytest.raises(UsageError, match="--clips needs a file of its own"):
-            RunStore.open(tmp_path / "feats.h5", identity(), clips=tmp_path / clips)
+            open_store(tmp_path / "feats.h5", identity(), clips=tmp_path / clips)
     write(tmp_path / "new" / "sub" / "feats.h5", [video_row("a")])  # missing folders are made
     assert (tmp_path / "new" / "sub" / "feats.h5").exists()
 
@@ -583,7 +573,7 @@ def test_paths_that_cannot_work_are_refused_before_any_work(tmp_path: Path) -> N
 def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="the folder cannot be written"):
-        RunStore.open(tmp_path / "feats.h5", identity())
+        open_store(tmp_path / "feats.h5", identity())
 
 
 @pytest.mark.parametrize(
@@ -593,7 +583,7 @@ def test_a_damaged_journal_is_one_clear_line(output: Path, content: bytes) -> No
     journal = output.with_name("feats.h5.partial")
     journal.write_bytes(content)
     with pytest.raises(StoreError, match=r"feats\.h5\.partial.*move it away"):
-        RunStore.open(output, identity())
+        open_store(output, identity())
     assert journal.read_bytes() == content
 
 
@@ -603,7 +593,7 @@ def test_somebody_elses_database_is_no_journal(output: Path) -> None:
         database.execute("CREATE TABLE diary (day)")
     database.close()
     with pytest.raises(StoreError, match="is not a journal of this version"):
-        RunStore.open(output, identity(), overwrite=True)
+        open_store(output, identity(), overwrite=True)
 
 
 @pytest.mark.parametrize("content", [None, b"text", b"\x89HDF\r\n\x1a\n"])
@@ -625,10 +615,10 @@ def test_a_second_process_is_refused_and_a_killed_one_lets_go(output: Path) -> N
     assert holder.stdout.readline() == "open\n"
     for overwrite in (False, True):
         with pytest.raises(LockedError, match=r"feats\.h5: another run is writing this output"):
-            RunStore.open(output, identity(), overwrite=overwrite)
+            open_store(output, identity(), overwrite=overwrite)
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
-    RunStore.open(output, identity(), clips=output.with_name("clips.h5"), pca=4, l2=True).close()
+    open_store(output, identity(), clips=output.with_name("clips.h5"), pca=4, l2=True).close()
 
 
 def test_of_many_that_start_at_once_one_gets_the_output(output: Path) -> None:
@@ -644,9 +634,9 @@ def test_of_many_that_start_at_once_one_gets_the_output(output: Path) -> None:
 
 
 def test_the_same_process_is_refused_too_and_does_not_break_the_lock(output: Path) -> None:
-    with RunStore.open(output, identity(), pca=4, l2=True, clips=output.with_name("clips.h5")):
+    with open_store(output, identity(), pca=4, l2=True, clips=output.with_name("clips.h5")):
         with pytest.raises(LockedError):
-            RunStore.open(output, identity())
+            open_store(output, identity())
         assert said(start_writer(output, 0))[0].startswith("LockedError")
 
 
@@ -663,12 +653,12 @@ def test_a_journal_deleted_by_its_owner_meanwhile_is_not_taken_for_a_lock(
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_late)
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert len(calls) == 2
         record(store, video_row("a"))
         monkeypatch.undo()
         with pytest.raises(LockedError):
-            RunStore.open(output, identity())
+            open_store(output, identity())
         store.finish(complete=True)
     assert datasets(output)["video"][0] == ["a"]
 
@@ -676,8 +666,8 @@ def test_a_journal_deleted_by_its_owner_meanwhile_is_not_taken_for_a_lock(
 def test_a_symbolic_link_leads_to_the_same_lock(output: Path) -> None:
     link = output.with_name("link.h5")
     link.symlink_to(output)
-    with RunStore.open(output, identity()), pytest.raises(LockedError):
-        RunStore.open(link, identity())
+    with open_store(output, identity()), pytest.raises(LockedError):
+        open_store(link, identity())
 
 
 # Full disks
@@ -706,7 +696,7 @@ def test_an_error_while_the_table_is_written_leaves_the_old_one(
 ) -> None:
     write(output, [video_row("a")])
     before = output.read_bytes()
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         record(store, video_row("b"))
         with monkeypatch.context() as patch:
             patch.setattr(h5py.Dataset, "resize", broken_resize)
@@ -779,10 +769,10 @@ def test_extending_needs_the_very_basis(output: Path, tmp_path: Path) -> None:
     basis = output.with_name("feats.pca.h5")
     shutil.copy(tmp_path / "other.pca.h5", basis)
     with pytest.raises(StoreError, match=r"feats\.pca\.h5: is not the basis"):
-        RunStore.open(output, identity(), pca=3)
+        open_store(output, identity(), pca=3)
     basis.unlink()
     with pytest.raises(StoreError, match=r"feats\.pca\.h5: feats\.h5 can only be extended with its basis"):
-        RunStore.open(output, identity(), pca=3)
+        open_store(output, identity(), pca=3)
 
 
 def test_too_few_videos_for_the_components(output: Path) -> None:
@@ -790,7 +780,7 @@ def test_too_few_videos_for_the_components(output: Path) -> None:
     assert summary.message is not None
     assert "1 succeeded so far" in summary.message
     assert not output.exists()
-    with RunStore.open(output, identity(), pca=3) as store:
+    with open_store(output, identity(), pca=3) as store:
         record(store, video_row("c"))
         with pytest.raises(PcaError, match="3 components need as many videos, 2 succeeded"):
             store.finish(complete=True)
@@ -800,8 +790,8 @@ def test_too_few_videos_for_the_components(output: Path) -> None:
 
 
 def test_more_components_than_dimensions_are_refused_before_any_work(output: Path) -> None:
-    with pytest.raises(PcaError, match="fc7: cannot take 6 components from 5 dimensions"):
-        RunStore.open(output, identity(), pca=6)
+    with pytest.raises(PcaError, match="--pca 6: fc7 has only 5 dimensions; ask for 1 to 5"):
+        open_store(output, identity(), pca=6)
     assert not list(output.parent.iterdir())
 
 
@@ -829,21 +819,21 @@ def test_a_given_basis_must_fit_and_stay_the_same(output: Path) -> None:
     three, two = (fit(factories, k, name="b.pca.h5", provenance=provenance) for k in (3, 2))
     write(output, rows, basis=three)
     with pytest.raises(MismatchError, match="pca_from_sha256"):
-        RunStore.open(output, identity(), basis=two)
+        open_store(output, identity(), basis=two)
     with pytest.raises(MismatchError, match="l2: false → true"):
-        RunStore.open(output, identity(), basis=three, l2=True)
+        open_store(output, identity(), basis=three, l2=True)
     other = replace(identity(), weights=identity().weights | {"weights_sha256": "11"})
     with pytest.raises(MismatchError, match=r"weights: random \(sha256 00ff\) → random \(sha256 11\)"):
-        RunStore.open(output, other, basis=three)
+        open_store(output, other, basis=three)
     with pytest.raises(PcaError, match="no basis for layer fc8"):
-        RunStore.open(output, replace(identity(), layer_sizes={"fc8": 4}), basis=three)
+        open_store(output, replace(identity(), layer_sizes={"fc8": 4}), basis=three)
 
 
 def test_a_lost_journal_of_a_projected_run_means_all_is_done_again(output: Path) -> None:
     rows = [video_row(f"{i}") for i in range(6)]
     write(output, rows[:4], pca=3, complete=False)
     output.with_name("feats.h5.partial").unlink()
-    with RunStore.open(output, identity(), pca=3) as store:
+    with open_store(output, identity(), pca=3) as store:
         assert is_done(store, rows[0]) is None
         for row in rows:
             record(store, row)

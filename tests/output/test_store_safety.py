@@ -19,12 +19,22 @@ import h5py
 import numpy as np
 import pytest
 import store_samples as samples
-from store_samples import SIZES, identity, is_done, record, video_row
-from test_store import said, start_writer, write
+from store_samples import (
+    SIZES,
+    identity,
+    is_done,
+    open_store,
+    preview_store,
+    record,
+    said,
+    start_writer,
+    video_row,
+    write,
+)
 
 from c3d_extract.errors import LockedError, StoreError, UsageError
 from c3d_extract.files import is_temporary_name, replacing
-from c3d_extract.output import FeatureFile, OutputPaths, RunStore, describe, read_report, write_table
+from c3d_extract.output import FeatureFile, OutputPaths, describe, read_report, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +69,7 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("journals")
     folders = {name: root / name for name in ("whole", "left", "killed")}
     write(folders["whole"] / "feats.h5", ROWS, clips=folders["whole"] / "clips.h5")
-    with RunStore.open(folders["left"] / "feats.h5", identity(), clips=folders["left"] / "clips.h5") as store:
+    with open_store(folders["left"] / "feats.h5", identity(), clips=folders["left"] / "clips.h5") as store:
         for row in ROWS[:3]:
             record(store, row)
         shutil.copytree(folders["left"], folders["killed"])  # what kill -9 leaves
@@ -69,7 +79,7 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def go_on(folder: Path) -> tuple[int, list[str]]:
     """Finish the run in a folder; return how many videos were done, and the warnings."""
     n = 0
-    with RunStore.open(folder / "feats.h5", identity(), clips=folder / "clips.h5") as store:
+    with open_store(folder / "feats.h5", identity(), clips=folder / "clips.h5") as store:
         for row in ROWS:
             if is_done(store, row) is None:
                 record(store, row)
@@ -147,7 +157,7 @@ def test_a_damaged_name_in_a_table_or_an_index_costs_at_most_its_own_video(
 
 def begin(output: Path, rows: list[VideoRow], **options: Any) -> None:
     """Commit rows and leave the run unfinished."""
-    with RunStore.open(output, identity(), **options) as store:
+    with open_store(output, identity(), **options) as store:
         for row in rows:
             record(store, row)
 
@@ -177,7 +187,7 @@ def test_a_row_that_was_changed_is_done_again_and_the_run_says_so(output: Path, 
     clips, rows = output.with_name("clips.h5"), [video_row("a"), video_row("b")]
     begin(output, rows, clips=clips)
     change_journal(output, statement)
-    with RunStore.open(output, identity(), clips=clips) as store:
+    with open_store(output, identity(), clips=clips) as store:
         assert store.state("a", rows[0].size_bytes, rows[0].mtime_ns) == "new"
         assert is_done(store, rows[1]) == "ok"
         assert store.warnings == [
@@ -203,7 +213,7 @@ def test_a_journal_whose_settings_are_damaged_is_one_line(output: Path, statemen
     begin(output, [video_row("a")])
     change_journal(output, statement)
     with pytest.raises(StoreError, match=says) as caught:
-        RunStore.open(output, identity())
+        open_store(output, identity())
     assert "move it away and run again" in str(caught.value)
 
 
@@ -211,7 +221,7 @@ def test_a_journal_of_an_older_version_is_refused_with_the_reason(output: Path) 
     begin(output, [video_row("a")])
     change_journal(output, f"PRAGMA application_id = {0x43334431}")
     with pytest.raises(StoreError, match=r"feats\.h5\.partial: was begun by an older version"):
-        RunStore.open(output, identity())
+        open_store(output, identity())
 
 
 # Features that are not finite
@@ -225,7 +235,7 @@ def test_rows_that_are_not_finite_are_not_merged_but_done_again(output: Path, va
         file["fc7"][0, 3] = value
     with h5py.File(clips, "r+") as file:
         file["fc6"][-1, 0] = value
-    with RunStore.open(output, identity(), clips=clips) as store:
+    with open_store(output, identity(), clips=clips) as store:
         assert [is_done(store, video_row(name)) for name in "abc"] == [None, "ok", None]
         assert "the rows of 2 videos in feats.h5 hold features that are not finite" in store.warnings[0]
         record(store, video_row("a"))
@@ -246,7 +256,7 @@ def test_a_file_is_rid_of_rows_that_are_not_finite_even_if_nothing_is_new(output
 def test_rows_of_the_journal_that_are_not_finite_are_done_again(output: Path) -> None:
     row = video_row("a")
     begin(output, [replace(row, features={**row.features, "fc7": np.full(5, np.inf, np.float32)})])
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert is_done(store, row) is None
         assert "hold features that are not finite: those videos are done again" in store.warnings[0]
 
@@ -303,17 +313,17 @@ def test_the_two_names_that_could_share_a_report_are_not_used_together(
 ) -> None:
     (write if finished else begin)(tmp_path / first, [video_row("a")])
     with pytest.raises(UsageError, match=rf"its report would be a\.hdf5\.report\.jsonl, .* of {first}"):
-        RunStore.open(tmp_path / second, identity())
+        open_store(tmp_path / second, identity())
 
 
 def test_a_failure_of_one_output_is_not_believed_by_another(tmp_path: Path) -> None:
     bad = video_row("bad", "failed")
     write(tmp_path / "feats.h5", [video_row("a")])
     write(tmp_path / "feats.hdf5", [video_row("a"), bad])
-    with RunStore.open(tmp_path / "feats.h5", identity()) as store:
+    with open_store(tmp_path / "feats.h5", identity()) as store:
         assert is_done(store, bad) is None
     shutil.copy(tmp_path / "feats.hdf5.report.jsonl", tmp_path / "feats.report.jsonl")
-    with RunStore.open(tmp_path / "feats.h5", identity()) as store:
+    with open_store(tmp_path / "feats.h5", identity()) as store:
         assert is_done(store, bad) is None
         assert "feats.report.jsonl is not the report written with feats.h5" in store.warnings[0]
     assert describe(tmp_path / "feats.h5")["report"] is None
@@ -325,12 +335,12 @@ def test_a_run_killed_after_its_report_still_knows_what_failed_before_it(
 ) -> None:
     bad = video_row("bad", "failed")
     write(output, [video_row("a"), bad])
-    with RunStore.open(output, identity()) as store, monkeypatch.context() as patch:
+    with open_store(output, identity()) as store, monkeypatch.context() as patch:
         record(store, video_row("b"))
         patch.setattr("c3d_extract.output.assemble.write_table", broken)
         with pytest.raises(StoreError, match="killed"):
             store.finish(complete=True)
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert store.warnings == []
         assert is_done(store, bad) == "failed"
 
@@ -344,7 +354,7 @@ def test_a_report_is_not_believed_because_neither_it_nor_the_file_says_whose_it_
     write(output, [video_row("a"), bad])
     with h5py.File(output, "r+") as file:
         del file.attrs["report_sha256"]
-    with RunStore.open(output, identity()) as store:
+    with open_store(output, identity()) as store:
         assert is_done(store, bad) is None
 
 
@@ -413,7 +423,7 @@ def test_a_report_of_others_is_not_replaced_unless_asked(output: Path, content: 
     with pytest.raises(
         StoreError, match=r"feats\.report\.jsonl: exists but is no report of ours.*--overwrite"
     ):
-        RunStore.open(output, identity())
+        open_store(output, identity())
     assert report.read_text() == content
     assert names(output.parent) == ["feats.report.jsonl"]
     write(output, [video_row("a")], overwrite=True)
@@ -432,7 +442,7 @@ def test_files_beside_the_journal_that_are_not_sqlites_are_refused(output: Path,
     stranger = output.with_name(f"feats.h5{ending}")
     stranger.write_text("my thesis")
     with pytest.raises(StoreError, match=stranger.name):
-        RunStore.open(output, identity())
+        open_store(output, identity())
     assert stranger.read_text() == "my thesis"
 
 
@@ -466,7 +476,7 @@ def test_what_is_no_file_is_refused_at_once(output: Path, name: str, kind: str) 
         pytest.skip("followed")
     path = output.with_name(name)
     KINDS[kind](path)
-    for open_output in (RunStore.open, RunStore.preview):
+    for open_output in (open_store, preview_store):
         with pytest.raises(StoreError, match=f"{name}: is {kind}"):
             open_output(output, identity(), clips=output.with_name("clips.h5"), pca=2, overwrite=True)
     assert names(output.parent) == [name]
@@ -474,13 +484,13 @@ def test_what_is_no_file_is_refused_at_once(output: Path, name: str, kind: str) 
 
 def test_a_device_and_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="/dev/null: is a device"):
-        RunStore.open(Path("/dev/null"), identity())
+        open_store(Path("/dev/null"), identity())
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(StoreError, match="is a symbolic link"):
-        RunStore.open(tmp_path / "a", identity())
+        open_store(tmp_path / "a", identity())
     with pytest.raises(StoreError, match="is a folder"):
-        RunStore.open(Path(), identity())
+        open_store(Path(), identity())
 
 
 # The clip file
@@ -488,10 +498,10 @@ def test_a_device_and_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 
 def test_two_runs_at_a_time_cannot_share_a_clip_file(tmp_path: Path) -> None:
     clips = tmp_path / "clips.h5"
-    with RunStore.open(tmp_path / "one.h5", identity(), clips=clips) as store:
+    with open_store(tmp_path / "one.h5", identity(), clips=clips) as store:
         for overwrite in (False, True):
             with pytest.raises(LockedError, match=r"clips\.h5: another run is writing this output"):
-                RunStore.open(tmp_path / "two.h5", identity(), clips=clips, overwrite=overwrite)
+                open_store(tmp_path / "two.h5", identity(), clips=clips, overwrite=overwrite)
         assert not (tmp_path / "two.h5.partial").exists()
         record(store, video_row("a"))
         store.finish(complete=True)
@@ -503,7 +513,7 @@ def test_the_lock_of_a_clip_file_goes_with_its_process(tmp_path: Path) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "open\n"
     with pytest.raises(LockedError, match=r"clips\.h5"):
-        RunStore.open(tmp_path / "two.h5", identity(), clips=tmp_path / "clips.h5")
+        open_store(tmp_path / "two.h5", identity(), clips=tmp_path / "clips.h5")
     holder.kill()
     holder.communicate()
     write(tmp_path / "two.h5", [video_row("a")], clips=tmp_path / "clips.h5")
@@ -521,10 +531,10 @@ def test_a_clip_file_belongs_to_one_feature_file(tmp_path: Path) -> None:
     begin(tmp_path / "late.h5", [video_row("c")], clips=clips)
     write(tmp_path / "one.h5", [video_row("a")], clips=clips)
     with pytest.raises(StoreError, match=r"clips\.h5: belongs to another run"):  # begun before there was one
-        RunStore.open(tmp_path / "late.h5", identity(), clips=clips)
+        open_store(tmp_path / "late.h5", identity(), clips=clips)
     write(tmp_path / "two.h5", [video_row("b")], clips=clips, overwrite=True)
     with pytest.raises(StoreError, match=r"clips\.h5: belongs to another run"):
-        RunStore.open(tmp_path / "one.h5", identity(), clips=clips)
+        open_store(tmp_path / "one.h5", identity(), clips=clips)
     write(tmp_path / "two.h5", [video_row("c")], clips=clips)
 
 
@@ -534,13 +544,13 @@ def test_a_clip_file_that_says_nothing_of_its_run_is_nobodys(output: Path) -> No
     with h5py.File(clips, "r+") as file:
         del file.attrs["content_sha256"]
     with pytest.raises(StoreError, match=r"clips\.h5: belongs to another run"):
-        RunStore.open(output, identity(), clips=clips)
+        open_store(output, identity(), clips=clips)
 
 
 def test_a_journal_is_not_taken_for_the_lock_of_a_clip_file(tmp_path: Path) -> None:
     begin(tmp_path / "clips.h5", [video_row("a")])
     with pytest.raises(StoreError, match=r"clips\.h5\.partial: is the journal of an unfinished run"):
-        RunStore.open(tmp_path / "feats.h5", identity(), clips=tmp_path / "clips.h5")
+        open_store(tmp_path / "feats.h5", identity(), clips=tmp_path / "clips.h5")
     assert names(tmp_path) == ["clips.h5.partial"]
 
 
@@ -557,7 +567,7 @@ def test_where_files_cannot_be_locked_a_run_says_so_and_goes_on(
     monkeypatch.setattr(fcntl, "lockf", refuse)
     clips = output.with_name("clips.h5")
     for part in (ROWS[:2], ROWS[2:]):
-        with RunStore.open(output, identity(), clips=clips) as store:
+        with open_store(output, identity(), clips=clips) as store:
             assert store.warnings[0].endswith("cannot lock files: start no second run on the same files")
             for row in part:
                 record(store, row)
@@ -571,7 +581,7 @@ def test_other_errors_of_locks_are_told(output: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with pytest.raises(StoreError, match=r"cannot be written \(Input/output error"):
-        RunStore.open(output, identity())
+        open_store(output, identity())
 
 
 @pytest.mark.parametrize(
@@ -605,7 +615,7 @@ def test_a_preview_says_what_is_known_of_each_video_and_changes_nothing(output: 
     changed = video_row("old", version=1)
     before = contents(output.parent)
     rows = [video_row(name) for name in ("done", "bad", "bad too", "journaled", "new")] + [changed]
-    with RunStore.preview(output, identity()) as store:
+    with preview_store(output, identity()) as store:
         states = [store.state(row.video, row.size_bytes, row.mtime_ns) for row in rows]
         assert states == ["done", "failed", "failed", "journaled", "new", "changed"]
     assert contents(output.parent) == before
@@ -614,7 +624,7 @@ def test_a_preview_says_what_is_known_of_each_video_and_changes_nothing(output: 
 def test_a_preview_sees_what_a_killed_run_finished(half_done: dict[str, Path]) -> None:
     folder = half_done["killed"]
     before = names(folder)
-    with RunStore.preview(folder / "feats.h5", identity(), clips=folder / "clips.h5") as store:
+    with preview_store(folder / "feats.h5", identity(), clips=folder / "clips.h5") as store:
         assert [is_done(store, row) for row in ROWS] == ["ok", "ok", "partial", None, None]
     assert names(folder) == before
 
@@ -624,19 +634,19 @@ def test_a_preview_refuses_what_a_run_refuses(output: Path, tmp_path: Path) -> N
     begin(tmp_path / "late.h5", [video_row("a")])
     for path in (output, tmp_path / "late.h5"):
         with pytest.raises(StoreError, match="stride: 16 → 8"):
-            RunStore.preview(path, identity(stride=8))
-        RunStore.preview(path, None).close()
-        with RunStore.preview(path, identity(stride=8), overwrite=True) as store:
+            preview_store(path, identity(stride=8))
+        preview_store(path, None).close()
+        with preview_store(path, identity(stride=8), overwrite=True) as store:
             assert is_done(store, video_row("a")) is None
     (tmp_path / "none").mkdir()
-    RunStore.preview(tmp_path / "none" / "sub" / "feats.h5", identity(), clips=tmp_path / "none/c.h5").close()
+    preview_store(tmp_path / "none" / "sub" / "feats.h5", identity(), clips=tmp_path / "none/c.h5").close()
     assert names(tmp_path / "none") == []
 
 
 def test_a_preview_during_a_run_does_not_break_its_lock(output: Path) -> None:
     clips = output.with_name("clips.h5")
-    with RunStore.open(output, identity(), pca=4, l2=True, clips=clips):
+    with open_store(output, identity(), pca=4, l2=True, clips=clips):
         with pytest.raises(LockedError):
-            RunStore.preview(output, identity())
+            preview_store(output, identity())
         assert said(start_writer(output, 0))[0].startswith("LockedError")
-    RunStore.preview(output, identity()).close()
+    preview_store(output, identity()).close()

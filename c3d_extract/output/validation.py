@@ -1,4 +1,4 @@
-"""What a file must be before its rows are believed: the attributes and datasets of ours, and no lies."""
+"""Checks of a feature, clip or basis file before its values are used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from c3d_extract.hdf5 import RefusedError, attributes_of, member_names, names_in
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import h5py
     from numpy.typing import NDArray
+
+    from c3d_extract.hdf5 import Dataset, File
+    from c3d_extract.output.schema import Column
 
 __all__ = ["check_rows", "own_attributes", "table_columns"]
 
-MAX_LAYERS = 100
-KINDS: dict[str, type] = {
+MAX_LAYERS = 100  # torchvision's largest backbones have some 30
+TYPES: dict[str, type] = {
     "format": str,
     "format_version": int,
     "kind": str,
@@ -32,32 +34,30 @@ KINDS: dict[str, type] = {
     "pca_sha256": str,
     "sha256": str,
 }
-WORDS = {str: "text", int: "a whole number", bool: "true or false", dict: "a description in JSON"}
+TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false", dict: "a description in JSON"}
 
 
-def own_attributes(file: h5py.File) -> dict[str, Any]:
-    """Return a file's attributes; `RefusedError` where one of ours is of another kind than we write."""
-    attributes = attributes_of(file, known=KINDS)
-    for name, kind in KINDS.items():
-        if name in attributes and type(attributes[name]) is not kind:
-            raise RefusedError(f"its {name} is not {WORDS[kind]}")
+def own_attributes(file: File) -> dict[str, Any]:
+    """Return a file's attributes; `RefusedError` where one of ours has another type than we write."""
+    attributes = attributes_of(file, known=TYPES)
+    for name, expected in TYPES.items():
+        if name in attributes and type(attributes[name]) is not expected:
+            raise RefusedError(f"its {name} is not {TYPE_NAMES[expected]}")
     for name in ("layers", "layer_sizes"):
         if not all(type(size) is int and size > 0 for size in attributes.get(name, {}).values()):
             raise RefusedError(f"its {name} are not sizes")
     return attributes
 
 
-def table_columns(
-    file: h5py.File, columns: Mapping[str, str], layers: Mapping[str, int]
-) -> dict[str, h5py.Dataset]:
+def table_columns(file: File, columns: Mapping[str, Column], layers: Mapping[str, int]) -> dict[str, Dataset]:
     """Return the datasets of a row table, ``video`` first, all of one length and of the types we write."""
     if not 0 < len(layers) <= MAX_LAYERS:
         raise RefusedError(f"it has {len(layers)} layers")
     member_names(file)  # whatever else lies beside them: no links
     found = {"video": names_in(file, "video")}
     n = len(found["video"])
-    for name, dtype in columns.items():
-        found[name] = _checked(numbers_in(file, name), name, dtype, (n,))
+    for name, column in columns.items():
+        found[name] = _checked(numbers_in(file, name), name, column.dtype, (n,))
     for layer, size in layers.items():
         if layer in found:
             raise RefusedError(f"{layer} is the name of a column and of a layer")
@@ -65,7 +65,7 @@ def table_columns(
     return found
 
 
-def _checked(dataset: h5py.Dataset, name: str, dtype: str, shape: tuple[int, ...]) -> h5py.Dataset:
+def _checked(dataset: Dataset, name: str, dtype: str, shape: tuple[int, ...]) -> Dataset:
     if dataset.dtype != np.dtype(dtype):
         raise RefusedError(f"{name} holds {dataset.dtype}, not {dtype}")
     if dataset.shape != shape:
@@ -76,20 +76,22 @@ def _checked(dataset: h5py.Dataset, name: str, dtype: str, shape: tuple[int, ...
 def check_rows(blocks: Iterable[tuple[NDArray[Any], NDArray[Any] | None]]) -> None:
     """Raise `RefusedError` unless rows are sorted and each is there once.
 
-    ``blocks`` gives the names as bytes (n) and, for clips, their first frames (n); a video's clips follow
-    one another by these.
+    ``blocks`` gives the names as bytes (n) and, for clips, their first frames int64 (n), by which the clips
+    of one video are sorted.
     """
     last_name, last_start = None, -1
     for names, starts in blocks:
         frames = starts.tolist() if starts is not None else [None] * len(names)
         for name, start in zip(names, frames, strict=True):
             if last_name is not None and (name < last_name):
-                raise RefusedError(f"its rows are not sorted: {_shown(name)} follows {_shown(last_name)}")
+                raise RefusedError(
+                    f"its rows are not sorted: {_printable_name(name)} follows {_printable_name(last_name)}"
+                )
             if name == last_name and (start is None or start <= last_start):
-                raise RefusedError(f"{_shown(name)} is there twice")
+                raise RefusedError(f"{_printable_name(name)} is there twice")
             name.decode()  # UnicodeDecodeError is a ValueError, as `RefusedError` is
             last_name, last_start = name, -1 if start is None else start
 
 
-def _shown(name: bytes) -> str:
+def _printable_name(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")

@@ -1,0 +1,92 @@
+"""What two runs must share to write one file: settings, weights and layers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from c3d_extract.errors import MismatchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from c3d_extract.strict_json import JSON
+
+__all__ = ["NO_IDENTITY", "RunIdentity", "refuse_differences"]
+
+_NOT_COMPARED = frozenset({"record"})
+"""Keys of `RunIdentity.settings` and `.weights` that may differ between runs on the same output."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What two runs must share to write one file."""
+
+    settings: dict[str, JSON]
+    """Flat: what the user chose and what changes the numbers."""
+    weights: dict[str, JSON]
+    """Flat: name, sha256 and conventions (pool5, colour) of the checkpoint and its mean."""
+    layer_sizes: dict[str, int]
+    """Layer → dimensions before PCA."""
+    versions: dict[str, str]
+    """The package's and its libraries'; recorded, never compared."""
+
+    def differences(self, other: RunIdentity) -> list[str]:
+        """Return one ``name: here → there`` for every setting that is not the same in ``other``."""
+        here, there = self._comparable(), other._comparable()
+        names = [name for name in here | there if here.get(name) != there.get(name)]
+        names.sort(key=lambda name: name.startswith(("weights ", "size of ")))  # settings first
+        return [f"{name}: {_shown(here, name)} → {_shown(there, name)}" for name in names]
+
+    def to_json(self) -> str:
+        """Return the identity as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunIdentity:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    @classmethod
+    def from_attributes(cls, attributes: dict[str, Any]) -> RunIdentity:
+        """Return the identity that a feature file's attributes tell."""
+        names = ("settings", "weights", "layer_sizes", "versions")
+        return cls(**{name: attributes.get(name, {}) for name in names})
+
+    def to_attributes(self) -> dict[str, JSON]:
+        """Return the identity as attributes of a file; the order is part of the file's bytes."""
+        return {
+            "versions": self.versions,
+            "settings": self.settings,
+            "weights": self.weights,
+            "layer_sizes": self.layer_sizes,
+        }
+
+    def _comparable(self) -> dict[str, JSON]:
+        groups = {"": self.settings, "weights ": self.weights, "size of ": self.layer_sizes}
+        flat = {f"{kind}{key}": value for kind, group in groups.items() for key, value in group.items()}
+        kept = {k: v for k, v in flat.items() if k.removeprefix("weights ") not in _NOT_COMPARED}
+        return dict(json.loads(json.dumps(kept)))  # tuples become lists, as they do in a file
+
+
+NO_IDENTITY = RunIdentity({}, {}, {}, {})
+"""Of a preview whose weights are not here yet; see `RunStore.preview`."""
+
+
+def refuse_differences(earlier: RunIdentity, identity: RunIdentity | None, path: Path) -> None:
+    """Raise `MismatchError` where ``path`` was made with another identity; None is compared with nothing."""
+    if identity is None or not (differences := earlier.differences(identity)):
+        return
+    hint = "take another -o, or --overwrite to start afresh"
+    if len(differences) == 1 and differences[0].startswith("precision: "):
+        # --precision auto chooses by the processor, and the run may have moved to another machine.
+        hint = f"go on with --precision {earlier.settings['precision']}, {hint}"
+    raise MismatchError("was made with other settings", differences=differences, subject=path, hint=hint)
+
+
+def _shown(values: dict[str, JSON], name: str) -> str:
+    if name not in values:
+        return "none"
+    value = values[name]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

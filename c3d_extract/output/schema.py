@@ -1,0 +1,184 @@
+"""The one list of columns: a field of `VideoRow` or `ClipRows` is a column wherever rows are kept or shown.
+
+The journal's tables, the datasets of the feature and the clip file, the report's lines, the totals of
+``c3d-tools info`` and `column_table` follow from the fields and their `Column`. A further column is one
+further field here, and a value for it where rows are made (``pipeline``). Files written without the column
+are refused then, so raise `FORMAT_VERSION` and `JOURNAL_VERSION` with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "CLIP_COLUMNS",
+    "FORMAT_VERSION",
+    "JOURNAL_COLUMNS",
+    "JOURNAL_VERSION",
+    "REPORT_COLUMNS",
+    "SUMMED_COLUMNS",
+    "VIDEO_COLUMNS",
+    "ClipRows",
+    "Column",
+    "Kind",
+    "Status",
+    "TableRow",
+    "VideoRow",
+    "column_table",
+    "columns_of",
+]
+
+FORMAT_VERSION = 1
+"""Of feature, clip and basis files; a reader refuses a higher one."""
+JOURNAL_VERSION = 2
+"""Of the journal's tables; a run resumes only a journal of its own version."""
+
+Kind: TypeAlias = Literal["features", "clips", "pca"]
+"""What an HDF5 file of ours holds: a row a video, a row a clip, or a PCA basis."""
+Status: TypeAlias = Literal["ok", "partial", "failed"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How the values of one field are stored, and what they mean."""
+
+    dtype: str
+    """NumPy's name of the type in HDF5, or ``text``."""
+    meaning: str
+    """What it holds, with its unit."""
+    source: str
+    """Where its value comes from."""
+    hdf5: bool
+    report: Literal["null", "zero"] | None
+    """None where the report leaves it out, else what the report says of a file that was not read."""
+    total: bool
+    """Whether its sum over the videos means something; `describe` then gives it."""
+
+    @property
+    def sql_type(self) -> str:
+        """The type in the journal; SQLite has one type for integers of all sizes."""
+        if self.dtype == "text":
+            return "TEXT"
+        return "REAL" if self.dtype.startswith("float") else "INTEGER"
+
+
+def stored(
+    dtype: str,
+    meaning: str,
+    source: str,
+    *,
+    hdf5: bool = True,
+    report: Literal["null", "zero"] | None = None,
+    total: bool = False,
+) -> dict[str, Column]:
+    """Return what `dataclasses.field` takes as ``metadata`` for a field that is a column."""
+    return {"column": Column(dtype, meaning, source, hdf5, report, total)}
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One finished video: a row of the journal and of the feature file, and a line of the report."""
+
+    video: str = field(metadata=stored("text", "name of the video", "path", report="null"))
+    """Any text that is valid UTF-8 without NUL."""
+    status: Status = field(metadata=stored("text", "ok, partial or failed", "run", hdf5=False, report="null"))
+    error: str | None = field(metadata=stored("text", "what went wrong", "run", hdf5=False, report="null"))
+    seconds: float = field(
+        metadata=stored("float64", "wall time of decoding, s", "run", hdf5=False, report="null")
+    )
+    features: dict[str, NDArray[np.float32]]
+    """Layer → float32 (D), the plain average over the clips; empty when the video failed."""
+    n_clips: int = field(metadata=stored("int64", "clips averaged", "network", report="zero", total=True))
+    n_frames: int = field(metadata=stored("int64", "frames decoded", "decoder", report="zero", total=True))
+    n_padded_frames: int = field(
+        metadata=stored("int64", "frames repeated to fill clips", "settings", report="zero", total=True)
+    )
+    n_decode_errors: int = field(
+        metadata=stored("int64", "errors while decoding", "decoder", report="zero", total=True)
+    )
+    fps: float = field(metadata=stored("float64", "frames/s, NaN if not stated", "container"))
+    duration_seconds: float = field(
+        metadata=stored("float64", "duration in s, NaN if not stated", "container", total=True)
+    )
+    width: int = field(metadata=stored("int32", "width of a frame in pixels", "decoder"))
+    height: int = field(metadata=stored("int32", "height of a frame in pixels", "decoder"))
+    size_bytes: int = field(
+        metadata=stored("int64", "size of the file in bytes", "file system", report="null")
+    )
+    mtime_ns: int = field(
+        metadata=stored("int64", "last change of the file, ns since 1970", "file system", report="null")
+    )
+
+
+@dataclass(frozen=True)
+class ClipRows:
+    """Consecutive clips of one video; nothing is normalised or projected."""
+
+    start_frame: NDArray[np.int64] = field(metadata=stored("int64", "first frame, 0-based", "settings"))
+    """int64 (n)."""
+    end_frame: NDArray[np.int64] = field(metadata=stored("int64", "last frame + 1", "settings"))
+    """int64 (n)."""
+    start_seconds: NDArray[np.float64] = field(
+        metadata=stored("float64", "time of the first frame in s, NaN if not stated", "container")
+    )
+    """float64 (n)."""
+    end_seconds: NDArray[np.float64] = field(
+        metadata=stored("float64", "end of the last frame in s, NaN if not stated", "container")
+    )
+    """float64 (n)."""
+    features: dict[str, NDArray[np.float32]]
+    """Layer → float32 (n, D)."""
+
+
+class TableRow(NamedTuple):
+    """One row of an HDF5 table.
+
+    ``scalars`` are in the order of `VIDEO_COLUMNS` or `CLIP_COLUMNS`, or None for a video that has no row;
+    ``vectors`` are float32 (D), one for each layer.
+    """
+
+    video: str
+    scalars: tuple[float, ...] | None
+    vectors: list[NDArray[np.float32]]
+
+
+def _columns(row: type) -> dict[str, Column]:
+    return {f.name: f.metadata["column"] for f in fields(row) if "column" in f.metadata}
+
+
+def _report_columns() -> dict[str, Column]:
+    """Return the keys of a report line, in its order: name and status, what was counted, the rest."""
+    columns = {name: column for name, column in JOURNAL_COLUMNS.items() if column.report}
+    ranks = {name: 0 if c.dtype == "text" else 1 if c.report == "zero" else 2 for name, c in columns.items()}
+    return {name: columns[name] for name in sorted(columns, key=ranks.__getitem__)}
+
+
+JOURNAL_COLUMNS: dict[str, Column] = _columns(VideoRow)
+"""Of the journal's table of videos, ``video`` among them."""
+VIDEO_COLUMNS: dict[str, Column] = {
+    name: column for name, column in JOURNAL_COLUMNS.items() if column.hdf5 and name != "video"
+}
+"""Of a feature file, beside ``video`` and the layers."""
+CLIP_COLUMNS: dict[str, Column] = _columns(ClipRows)
+"""Of a clip file, and of the journal's table of clips, beside ``video`` and the layers."""
+REPORT_COLUMNS: dict[str, Column] = _report_columns()
+SUMMED_COLUMNS: dict[str, Column] = {name: column for name, column in VIDEO_COLUMNS.items() if column.total}
+
+
+def column_table(row: type[VideoRow | ClipRows]) -> str:
+    """Return the columns of the feature or the clip file as a table in Markdown."""
+    lines = ["| column | type | meaning | from |", "|---|---|---|---|"]
+    for name, column in _columns(row).items():
+        if column.hdf5:
+            lines.append(f"| `{name}` | {column.dtype} | {column.meaning} | {column.source} |")
+    return "\n".join(lines)
+
+
+def columns_of(kind: str) -> dict[str, Column]:
+    """Return the columns of a feature file (``features``) or of a clip file (``clips``)."""
+    return VIDEO_COLUMNS if kind == "features" else CLIP_COLUMNS
