@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sqlite3
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from store_samples import ROWS, identity, open_store, record, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 os.environ["C3D_OFFLINE"] = "1"  # no test reaches for a network
@@ -21,6 +27,22 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MEAN = "100.61,108.05,107.81"
+
+
+class UnsyncedConnection(sqlite3.Connection):
+    """Commits without waiting for the disk."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *values)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What fsync protects against, a loss of power, happens in no test; that it is called, one test sees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=UnsyncedConnection))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +109,22 @@ def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "narrow.pickle"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a test writes its feature file."""
+    return tmp_path / "feats.h5"
+
+
+@pytest.fixture(scope="session")
+def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of a whole run, of one left after three of five videos, and of one killed there."""
+    root = tmp_path_factory.mktemp("journals")
+    folders = {name: root / name for name in ("whole", "left", "killed")}
+    write(folders["whole"] / "feats.h5", ROWS, clips=folders["whole"] / "clips.h5")
+    with open_store(folders["left"] / "feats.h5", identity(), clips=folders["left"] / "clips.h5") as store:
+        for row in ROWS[:3]:
+            record(store, row)
+        shutil.copytree(folders["left"], folders["killed"])  # what kill -9 leaves
+    return folders

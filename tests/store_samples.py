@@ -20,12 +20,16 @@ import numpy as np
 
 from c3d_extract.errors import C3DError
 from c3d_extract.output import ClipRows, RunIdentity, RunStore, StoreOptions, VideoRow
+from c3d_extract.output.pca_basis import PcaBasis, fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from c3d_extract.output import Status, Summary
 
+NAMES = ["b", "a/ü b.avi", "line\nbreak", "a", "Z", "日本/🎬.mp4"]
 SIZES = {"fc6": 12, "fc7": 5}
 WEIGHTS = {
     "weights": "random",
@@ -134,15 +138,43 @@ def sample_rows(n: int) -> list[VideoRow]:
     return [video_row(f"folder {i % 3}/ü {i:03d}.avi", statuses[i % 5]) for i in range(n)]
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def begin(output: Path, rows: list[VideoRow], **options: Any) -> None:
+    """Commit rows and leave the run unfinished."""
+    with open_store(output, identity(), **options) as store:
+        for row in rows:
+            record(store, row)
+
+
+def pca_features(n: int, d: int, seed: int = 0) -> NDArray[np.float32]:
+    """Rows as fc6 gives them: not negative, a third zero, of unlike variances."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * np.linspace(3, 0.2, d) + rng.standard_normal(d)
+    return np.maximum(X, 0).astype(np.float32)
+
+
+def sample_basis() -> PcaBasis:
+    return fit({"fc6": lambda: [pca_features(20, 12)], "fc7": lambda: [pca_features(20, 6, seed=1)]}, 3)
+
+
+ROWS = sample_rows(5)
+
+
 def main(output: str, n: str, *options: str) -> None:
     """Write ``n`` videos.
 
     ``pause=S`` sleeps before each; ``hold=1`` waits for stdin to close, with the output open;
-    ``at=T`` opens at that time; ``die=before:2`` kills itself at the second file to be put in place;
+    ``wait=1`` waits for a line of stdin before that;
+    ``die=before:2`` kills itself at the second file to be put in place;
     ``limit=journal|finish`` lets no file grow any more, from soon after the start or from the end on.
     """
     chosen = dict(option.split("=") for option in options)
-    time.sleep(max(0.0, float(chosen.get("at", 0)) - time.time()))
+    if "wait" in chosen:
+        say("ready")
+        sys.stdin.readline()
     clips = Path(output).with_name("clips.h5")
     with open_store(Path(output), identity(), clips=clips, pca=4, l2=True) as store:
         say("open")

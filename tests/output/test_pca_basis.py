@@ -9,24 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from store_samples import pca_features as features
+from store_samples import sample_basis
 
 from c3d_extract.errors import PcaError
-from c3d_extract.output import load_basis, pca_basis, save_basis
-from c3d_extract.output.pca_basis import LayerBasis, PcaBasis, fit, fit_layer, l2_normalised
+from c3d_extract.output import pca_basis
+from c3d_extract.output.pca_basis import LayerBasis, PcaBasis, fit_layer, l2_normalised
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     Matrix = NDArray[np.float32]
-
-
-def features(n: int, d: int, seed: int = 0) -> Matrix:
-    """Rows as fc6 gives them: not negative, a third zero, of unlike variances."""
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, d)) * np.linspace(3, 0.2, d) + rng.standard_normal(d)
-    return np.maximum(X, 0).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -121,47 +114,19 @@ def test_l2_gives_unit_rows_and_leaves_zeros() -> None:
     np.testing.assert_allclose(l2_normalised(tiny), 0.5, rtol=1e-6)
 
 
-def two_layers() -> PcaBasis:
-    return fit({"fc6": lambda: [features(20, 12)], "fc7": lambda: [features(20, 6, seed=1)]}, 3)
-
-
-def test_a_saved_basis_comes_back_to_the_bit(tmp_path: Path) -> None:
-    basis = two_layers()
-    save_basis(tmp_path / "b.pca.h5", basis)
-    loaded = load_basis(tmp_path / "b.pca.h5")
-    assert loaded.sha256 == basis.sha256
-    assert loaded.name == "b.pca.h5"
-    assert loaded.n_components == 3
-    X = features(20, 12)
-    np.testing.assert_array_equal(loaded.layers["fc6"].apply(X), basis.layers["fc6"].apply(X))
-
-
 def test_the_sum_tells_bases_apart() -> None:
-    basis = two_layers()
+    basis = sample_basis()
     other = dict(basis.layers)
     fc6 = other["fc6"]
     components = fc6.components.copy()
     components[0, 0] = np.nextafter(components[0, 0], 1)
     other["fc6"] = LayerBasis(fc6.mean, components, fc6.explained_variance, fc6.total_variance, fc6.n_samples)
     assert PcaBasis(other).sha256 != basis.sha256
-    assert two_layers().sha256 == basis.sha256
-
-
-def test_a_damaged_basis_is_refused(tmp_path: Path) -> None:
-    import h5py
-
-    path = tmp_path / "b.pca.h5"
-    save_basis(path, two_layers())
-    with h5py.File(path, "r+") as file:
-        file["fc6/components"][0, 0] += 1e-9
-    with pytest.raises(PcaError, match="checksum"):
-        load_basis(path)
-    with pytest.raises(PcaError, match="cannot be read"):
-        load_basis(tmp_path / "none.h5")
+    assert sample_basis().sha256 == basis.sha256
 
 
 def test_layers_a_basis_lacks_are_named() -> None:
     with pytest.raises(PcaError, match="no basis for layer fc8, only for fc6, fc7"):
-        two_layers().check_takes({"fc8": 4})
+        sample_basis().check_takes({"fc8": 4})
     with pytest.raises(PcaError, match="fc6 takes 12 values, the features have 13"):
-        two_layers().check_takes({"fc6": 13})
+        sample_basis().check_takes({"fc6": 13})

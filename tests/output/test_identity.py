@@ -1,0 +1,50 @@
+"""Runs with other settings or weights are refused, and the differences named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_samples import identity, open_store, video_row, write
+
+from c3d_extract.errors import MismatchError
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_settings_are_refused_and_named(output: Path, complete: bool) -> None:
+    write(output, [video_row("a")], complete=complete)
+    others = identity(stride=8, tail="pad", extra=1)
+    other = replace(others, weights=others.weights | {"weights_sha256": "11"})
+    with pytest.raises(MismatchError, match="--overwrite") as caught:
+        open_store(output, other)
+    assert caught.value.differences == [
+        "stride: 16 → 8",
+        "tail: drop → pad",
+        "extra: none → 1",
+        "weights weights_sha256: 00ff → 11",
+    ]
+    open_store(output, replace(identity(), versions={"c3d-extract": "9"})).close()  # only informs
+
+
+def test_a_run_that_moved_to_a_machine_of_another_precision_is_told_how_to_go_on(output: Path) -> None:
+    write(output, [video_row("a")], complete=False, identity=identity(precision="bf16"))
+    with pytest.raises(MismatchError, match=r"precision: bf16 → fp32.*go on with --precision bf16"):
+        open_store(output, identity(precision="fp32"))
+
+
+@pytest.mark.parametrize("option", [{"l2": True}, {"pca": 1}, {"clips": Path("clips.h5")}])
+def test_what_the_store_itself_makes_different_is_compared_too(output: Path, option: dict[str, Any]) -> None:
+    write(output, [video_row("a")])
+    if "clips" in option:
+        option = {"clips": output.with_name("clips.h5")}
+    with pytest.raises(MismatchError, match=next(iter(option))):
+        open_store(output, identity(), **option)
+    assert not output.with_name("feats.h5.partial").exists()
+
+
+def test_layers_of_other_sizes_are_a_difference() -> None:
+    other = replace(identity(), layer_sizes={"fc6": 12, "fc7": 6})
+    assert identity().differences(other) == ["size of fc7: 5 → 6"]
+    assert identity().differences(identity()) == []
