@@ -6,9 +6,9 @@ process answers when the slot has been read. So memory is bounded whatever the l
 that the network cannot keep up with simply waits.
 
 A worker that crashes loses its video only. A worker that decodes no frame for `timeout_seconds` is killed,
-its video fails, and another takes its place. Waiting for the main process does not count: the worker says in
-shared memory that it waits, and when it last had a frame. Nor does time in which the main process itself was
-busy or suspended (Ctrl-Z): only silence during which the main process was listening counts.
+its video fails, and another takes its place. Shared memory holds when it last had a frame. Waiting for the
+main process does not count, nor does time in which the main process itself was busy or suspended (Ctrl-Z):
+only silence during which the main process was listening counts.
 
 Before its first video a worker checks that it can read videos at all. Where it cannot, or where workers die
 before they are ready, the run ends with one error, and no video is reported as failed.
@@ -74,8 +74,7 @@ class _Worker:
         self.task = task
         self.path = path
         self.started = time.monotonic()
-        self.memory.state.last_frame = self.started
-        self.memory.state.is_waiting = False
+        self.memory.last_frame.value = self.started
         self.connection.send((task, path))
 
     def mark_ready(self) -> None:
@@ -91,8 +90,9 @@ class _Worker:
         """
         passed = time.monotonic() - self._last_check
         self._last_check += passed
-        last_frame = float(self.memory.state.last_frame)
-        idle = self.task is None or bool(self.memory.state.is_waiting) or self.connection.poll()
+        last_frame = self.memory.last_frame.value
+        # A worker that waits for a free slot has sent messages that were not read yet: all slots are full.
+        idle = self.task is None or self.connection.poll()
         silent = not idle and last_frame == self._last_frame
         self._silent_seconds = self._silent_seconds + min(passed, longest_count) if silent else 0.0
         self._last_frame = last_frame

@@ -1,4 +1,4 @@
-"""The memory that a decoder process shares with the main process: a ring of slots, and a few words of state.
+"""The memory that a decoder process shares with the main process: a ring of slots, and a sign of life.
 
 Unlike `multiprocessing.shared_memory` it takes nothing of ``/dev/shm``. In containers that often has 64 MB,
 and a process that touches more of it than there is dies of SIGBUS.
@@ -25,12 +25,6 @@ __all__ = ["SlotMemory", "anonymous_file"]
 _N_SLOTS = 4  # one being written, one being read, two queued; of 16 frames 112x112 they take 2.4 MB
 
 
-class _State(ctypes.Structure):
-    """What the decoder process writes and the main process reads, without a lock: each field is one store."""
-
-    _fields_ = (("last_frame", ctypes.c_double), ("is_waiting", ctypes.c_bool))
-
-
 class SlotMemory:
     """A decoder's memory, as one of the two processes maps it.
 
@@ -43,9 +37,9 @@ class SlotMemory:
 
     Attributes
     ----------
-    state
-        ``last_frame``: when a frame was decoded last, in seconds of `time.monotonic`, which is the same
-        clock in every process. ``is_waiting``: whether the decoder waits for the main process.
+    last_frame
+        When a frame was decoded last, in seconds of `time.monotonic`, which is the same clock in every
+        process.
     slots
         uint8 (slots, frames, *shape of a frame).
     """
@@ -54,8 +48,10 @@ class SlotMemory:
         # Both views keep the mapping alive; it is unmapped when they are gone.
         memory = mmap.mmap(descriptor, self.n_bytes(options))
         shape = self._shape(options)
-        self.state = _State.from_buffer(memory)
-        self.slots = np.frombuffer(memory, np.uint8, prod(shape), ctypes.sizeof(_State)).reshape(shape)
+        # Written by the decoder and read by the main process without a lock: it is one aligned store.
+        self.last_frame = ctypes.c_double.from_buffer(memory)
+        slots = np.frombuffer(memory, np.uint8, prod(shape), ctypes.sizeof(ctypes.c_double))
+        self.slots = slots.reshape(shape)
 
     @staticmethod
     def _shape(options: DecodeOptions) -> tuple[int, ...]:
@@ -64,7 +60,7 @@ class SlotMemory:
     @classmethod
     def n_bytes(cls, options: DecodeOptions) -> int:
         """Return how large the file must be."""
-        return ctypes.sizeof(_State) + prod(cls._shape(options))
+        return ctypes.sizeof(ctypes.c_double) + prod(cls._shape(options))
 
 
 def anonymous_file(n_bytes: int) -> int:

@@ -108,7 +108,7 @@ class _SlotWriter:
 
     def note_frame(self) -> None:
         """Tell the main process, which looks at this from time to time, that a frame was decoded."""
-        self._memory.state.last_frame = time.monotonic()
+        self._memory.last_frame.value = time.monotonic()
 
     def next(self) -> NDArray[np.uint8]:
         """Wait for a free slot and return it; end this process where the main process has ended."""
@@ -120,14 +120,10 @@ class _SlotWriter:
         return slot
 
     def _wait_for_slot(self) -> None:
-        state = self._memory.state
         while self.n_free == 0 or self.connection.poll():
-            state.is_waiting = self.n_free == 0
             self.connection.recv()  # SLOT_FREE: nothing else is sent while a video is being decoded
             self.n_free += 1
-        # In this order: between the two stores the main process must not see an old time and no waiting.
-        self.note_frame()
-        state.is_waiting = False
+        self.note_frame()  # the wait does not count as silence
 
     def send_filled(self, task: int, times_seconds: list[float]) -> None:
         """Hand the current slot to the main process."""

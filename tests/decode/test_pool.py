@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
-N_LONG = 300
+N_LONG = 150
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of several times the frames that fit into a worker's slots, so that it has to wait."""
-    return write(tmp_path_factory.mktemp("long") / "long.avi", moving_frames(N_LONG))
+    """A video of more frames than fit into a worker's slots, of which each takes a moment to decode."""
+    frames = moving_frames(N_LONG, 240, 320)
+    return write(tmp_path_factory.mktemp("long") / "long.avi", frames, options={"qscale": "2"})
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def pool_of_one() -> Iterator[DecodePool]:
 @pytest.fixture
 def checked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pools check silent workers more often, so that timeouts can be short."""
-    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.1)
+    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.3)
 
 
 def run(
@@ -279,11 +281,11 @@ def test_a_slow_reader_is_no_hang(long: Path) -> None:
 
 @pytest.mark.usefixtures("checked_often")
 def test_a_reader_slow_at_the_end_is_no_hang_either(short: list[Path]) -> None:
-    """The worker has finished; its last message waits to be read for longer than the timeout."""
+    """The worker has finished; its last messages wait to be read for longer than the timeout."""
     with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
-        done = run(pool, short[1:2], lambda _: time.sleep(0.8))
+        done = run(pool, short[3:4], lambda _: time.sleep(0.7))
     assert isinstance(done[0][1], VideoRead)
-    assert len(done[0][0]) == 15
+    assert len(done[0][0]) == 17
 
 
 def test_a_slow_reader_gets_every_frame_unharmed(long: Path, pool_of_one: DecodePool) -> None:
@@ -394,16 +396,19 @@ def test_no_process_outlives_a_main_process_that_is_killed(
 @pytest.mark.usefixtures("checked_often")
 def test_a_stopped_main_process_finds_its_workers_well(long: Path) -> None:
     """Ctrl-Z stops all processes of a run; after `fg` it must not take that for a hang."""
-    with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
+    with DecodePool(1, OPTIONS, timeout_seconds=0.8) as pool:
         events = pool.run([(0, long)])
-        n = len(next(events).frames)  # type: ignore[union-attr]
+        read = [next(events)]
+        time.sleep(0.35)  # until the worker has filled its slots, and the next check is due
         worker = pid_of(pool)
         os.kill(worker, signal.SIGSTOP)
+        read += [next(events) for _ in range(3)]  # every slot that it has filled
         time.sleep(1.2)  # this process sleeps too, as Ctrl-Z would make it
-        os.kill(worker, signal.SIGCONT)
-        rest = list(events)
-    assert isinstance(rest[-1], VideoRead)
-    assert n + sum(len(e.times_seconds) for e in rest if isinstance(e, FramesDecoded)) == N_LONG
+        # `fg` continues all processes at once; here the worker comes last, and has no new frame yet.
+        threading.Timer(0.1, os.kill, (worker, signal.SIGCONT)).start()
+        read += list(events)
+    assert isinstance(read[-1], VideoRead)
+    assert sum(len(e.times_seconds) for e in read if isinstance(e, FramesDecoded)) == N_LONG
 
 
 def worker_facts(pool: DecodePool) -> dict[str, int]:
