@@ -1,4 +1,4 @@
-"""Small videos for tests: rendered here, so that nothing but PyAV is needed."""
+"""Small videos for tests, rendered here so that nothing but PyAV is needed, and ways to read them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import av
 import numpy as np
+import pytest
+
+from c3d_extract.decode import PyAVReader
+from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +54,36 @@ def write(
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
     return path
+
+
+def read(path: Path, **options: Any) -> tuple[list[NDArray[np.uint8]], PyAVReader]:
+    """Return copies of all frames, and the reader they came from."""
+    with PyAVReader(path, **options) as reader:
+        return [frame.bgr.copy() for frame in reader.frames()], reader
+
+
+def why_not(path: Path, **options: Any) -> str:
+    """Return the one line that refuses a file, on opening or on reading."""
+    with pytest.raises(VideoError) as caught, PyAVReader(path, **options) as reader:
+        list(reader.frames())
+    assert "\n" not in caught.value.reason
+    return caught.value.reason
+
+
+def cut(path: Path, share: float) -> Path:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path
+
+
+class MeanColour:
+    """A FrameTransform: the mean of each channel. Here, because decoder processes import it by its name."""
+
+    shape = (1, 1, 3)
+
+    def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return np.arange(height), np.arange(width)
+
+    def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        del size
+        mean: NDArray[np.uint8] = frame[..., :3].mean(axis=(0, 1), keepdims=True).astype(np.uint8)
+        return mean

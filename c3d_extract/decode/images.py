@@ -12,6 +12,7 @@ import numpy as np
 from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, one_line
 from c3d_extract.decode.safety import open_regular
 from c3d_extract.errors import VideoError
+from c3d_extract.sources.kinds import is_numbered_image
 
 if TYPE_CHECKING:
     import os
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.decode.base import Lines
 
-__all__ = ["FrameFolder", "frame_files", "read_frame_folder"]
+__all__ = ["FrameFolder", "read_frame_folder"]
 
 # By default Pillow tries every reader it has, and the one for EPS starts Ghostscript.
 _FORMATS = ("JPEG", "PNG")
@@ -42,7 +43,7 @@ class FrameFolder:
         self.n_frames = 0
         self._max_pixels = max_pixels
         try:
-            self._files = frame_files(self.path)
+            self._files = _numbered_images(self.path)
         except OSError as error:
             raise VideoError(f"cannot be listed: {error.strerror}", subject=self.path) from error
         if not self._files:
@@ -60,14 +61,14 @@ class FrameFolder:
         return len(self._files)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file is kept open."""
 
     def trouble(self) -> str | None:
-        """Say how many numbers are missing or doubled between the first and the last, or None."""
+        """Say how many numbers between the first and the last are missing or occur twice, or None."""
         numbers = [int(file.stem) for file in self._files]
-        doubled = len(numbers) - len(set(numbers))
-        if doubled:
-            return f"{doubled} images share their number with another"
+        n_twice = len(numbers) - len(set(numbers))
+        if n_twice:
+            return f"{n_twice} images share their number with another"
         missing = numbers[-1] - numbers[0] + 1 - len(numbers)
         return f"{missing} images missing between {numbers[0]} and {numbers[-1]}" if missing else None
 
@@ -79,7 +80,10 @@ class FrameFolder:
     ) -> Iterator[Frame]:
         """Yield the images from the ``first``, counted from 0, on.
 
-        One that cannot be decoded ends the video with a VideoError that names it.
+        Raises
+        ------
+        VideoError
+            Where an image cannot be decoded; it names the image.
         """
         for file in self._files[first:]:
             bgr = _read_image(file, self._max_pixels)
@@ -89,11 +93,10 @@ class FrameFolder:
             yield Frame(bgr, None)
 
 
-def frame_files(folder: Path) -> list[Path]:
+def _numbered_images(folder: Path) -> list[Path]:
     """Return the images of ``folder`` whose names are numbers, in numeric order."""
-    images = [f for f in folder.iterdir() if f.suffix.lower() in {".jpg", ".jpeg", ".png"}]
-    numbered = [f for f in images if f.stem.isdecimal() and f.stem.isascii()]
-    return sorted(numbered, key=lambda f: (int(f.stem), f.name))
+    numbered = [file for file in folder.iterdir() if is_numbered_image(file.name)]
+    return sorted(numbered, key=lambda file: (int(file.stem), file.name))
 
 
 def _read_image(file: Path, max_pixels: int) -> NDArray[np.uint8]:
@@ -122,7 +125,7 @@ def _check_image(image: Image, max_pixels: int) -> None:
 
 
 def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images of a folder as uint8 (H, W, 3), B, G, R, in numeric order."""
+    """Yield the images of a `FrameFolder` as uint8 (H, W, 3), B, G, R, in numeric order."""
     with FrameFolder(path) as folder:
         for frame in folder.frames():
             yield frame.bgr

@@ -24,8 +24,8 @@ CONTAINERS = (
     "smk,bink,roq,dfa,fli,flic,4xm,amv,avs,cavsvideo,avs2,avs3,ea,idcin,ipmovie,iv8,jv,kux,lmlm4,mm,mtv,mv,nuv,"
     "pva,r3d,rl2,rpl,smjpeg,thp,vivo,wc3movie,xmv,yop,dhav,cine,png_pipe,jpeg_pipe,webp_pipe,gif_pipe,bmp_pipe"
 )
-# How files begin that are no videos, in small letters, and what to say of them.
-_NO_VIDEOS = (
+# First bytes, in lower case, of files that are not videos, and what to report of them.
+_NOT_VIDEOS = (
     (
         (
             b"#extm3u",
@@ -45,7 +45,7 @@ _NO_VIDEOS = (
 
 
 def check_regular(path: Path) -> int:
-    """Return a file's size in bytes; raise VideoError where it is no regular file that can be looked at."""
+    """Return a file's size in bytes; raise VideoError where it is not a regular file that can be examined."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -62,12 +62,12 @@ def check_regular(path: Path) -> int:
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file to read its bytes; raise VideoError, without waiting, where it is anything else.
 
-    A pipe that takes the file's place after the first look is opened without waiting for a writer, and
-    then refused; a device is not opened, as that alone can do something.
+    A pipe that replaces the file after it was checked is opened without waiting for a writer, and then
+    refused. A device is not opened, because opening one can have an effect (a tape rewinds).
     """
     check_regular(path)
     try:
-        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
+        file = open(path, "rb", opener=_non_blocking)  # noqa: SIM115 - the caller's to close
     except OSError as error:
         raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -76,12 +76,12 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _non_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def why_not_opened(path: Path, error: Exception) -> str:
-    """Say why FFmpeg did not open a file, by what the file begins with."""
+    """Say why FFmpeg did not open a file, by the file's first bytes or else by FFmpeg's ``error``."""
     try:
         with open_regular(path) as file:
             head = file.read(64)
@@ -94,8 +94,8 @@ def why_not_opened(path: Path, error: Exception) -> str:
     if not head:
         return "an empty file"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for marks, why in _NO_VIDEOS:
-        if start.startswith(marks):
+    for beginnings, why in _NOT_VIDEOS:
+        if start.startswith(beginnings):
             return why
     if head[4:8] == b"ftyp" and not _has_box(path, {b"moov", b"moof", b"meta"}):
         return "cut off: it ends before its index (the moov box)"

@@ -60,7 +60,7 @@ class _FileBytes:
         head = self.at(offset, 16)
         if len(head) < 16 or any(head):
             return None
-        return f"not all there: only zeros from byte {offset} on, the file has {self.size}"
+        return f"incomplete: only zeros from byte {offset} on, the file has {self.size}"
 
 
 def why_truncated(path: Path, container: str, n_bytes: int) -> str | None:
@@ -234,13 +234,13 @@ def _transport_stream(data: _FileBytes) -> str | None:
     tail = data.at(start, 192 * 204)
     filled = tail.rstrip(b"\0")
     if len(tail) - len(filled) > 3 * 204 and (not filled or _last_packet(filled) is not None):
-        return f"not all there: only zeros from byte {start + len(filled)} on, the file has {data.size}"
+        return f"incomplete: only zeros from byte {start + len(filled)} on, the file has {data.size}"
     last = _last_packet(tail)
     if last is None:
         return None
     offset, size = last
-    n_there = len(tail) - offset
-    return None if n_there in (188, size) else f"cut: its last packet has {n_there} of {size} bytes"
+    n_present = len(tail) - offset
+    return None if n_present in (188, size) else f"cut: its last packet has {n_present} of {size} bytes"
 
 
 def _last_packet(tail: bytes) -> tuple[int, int] | None:

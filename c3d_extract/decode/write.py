@@ -1,4 +1,4 @@
-"""Writing videos: samples of our own."""
+"""Writing videos: the samples that this package renders."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]
     """
     codec, options = "mpeg4", {"qscale": "3"}
     if "libx264" in av.codecs_available:
-        # Left alone, x264 writes other bytes with AVX-512, and others in each run.
+        # By default x264 writes different bytes with AVX-512, and in every run.
         params = "cpu-independent=1"
         codec, options = "libx264", {"crf": "20", "preset": "veryfast", "x264-params": params}
     with av.open(os.path.abspath(path), "w", format="mp4") as container:  # noqa: PTH100
         stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(fps), options=options))
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # on more, the bytes would depend on how many
+        stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
         for index, rgb in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = rgb.shape[:2]
