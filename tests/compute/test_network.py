@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 import torch
+from checkpoint_writers import random_state
 from oracle import relative
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,9 +22,10 @@ from c3d_extract.compute.cuda import Transfers
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.reference import Fp32Reference
 from c3d_extract.errors import DeviceError
-from c3d_extract.models.c3d import C3D
+from c3d_extract.models.c3d import ARCHITECTURES, C3D
 from c3d_extract.pipeline import Extractor
-from c3d_extract.weights import Checkpoint, load_checkpoint
+from c3d_extract.preprocess.spec import Preprocessing
+from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +42,19 @@ GPU_OF_80_GB = SimpleNamespace(total_memory=80 << 30)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(narrow_weights: Path) -> Checkpoint:
-    return load_checkpoint(narrow_weights, layers=LAYERS, mean="90,98,102")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A narrow C3D for clips of 32 x 32, with a mean of three numbers."""
+    architecture = replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(16, 32, 32))
+    state = {name: torch.from_numpy(a) for name, a in random_state(architecture.state_shapes()).items()}
+    preprocessing = Preprocessing(resize=(36, 44), crop=(32, 32))
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, state, architecture, preprocessing, np.array([90.0, 98, 102]), name="small")
+    return load_checkpoint(path, layers=LAYERS)
 
 
 @pytest.fixture(scope="module")
 def clips() -> NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (6, 16, 112, 112, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (6, 16, 32, 32, 3), dtype=np.uint8)
 
 
 def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") -> Network:

@@ -13,7 +13,7 @@ from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture, Pool5
 from c3d_extract.preprocess.spec import Preprocessing
 
-NARROW = ARCHITECTURES["c3d"].scaled(1 / 16)
+NARROW = ARCHITECTURES["c3d"].scaled(1 / 64)
 # Shapes of reference prototxt, for 3x16x112x112.
 PROTOTXT_SHAPES = {
     "pool1": (64, 16, 56, 56),
@@ -31,7 +31,7 @@ def random_model(arch: Architecture) -> C3D:
 
 
 def windows(n: int, kind: str) -> list[list[int]]:
-    """The pool windows over seven lines that the two dialects mean."""
+    """The pool windows over seven lines of the two ways."""
     starts = range(0, n, 2) if kind == "ceil" else range(-1, n, 2)
     return [[i for i in (s, s + 1) if 0 <= i < n] for s in starts]
 
@@ -108,19 +108,19 @@ def test_asking_for_an_unknown_layer_names_the_known_ones() -> None:
         replace(NARROW, n_classes=None).check_layers(["prob"])
 
 
-def test_a_description_survives_json_and_a_lying_one_is_refused() -> None:
+def test_a_description_survives_json_and_a_wrong_one_is_refused() -> None:
     for arch in ARCHITECTURES.values():
         assert Architecture.from_json(arch.to_json()) == arch
-    lies = (
+    wrong = (
         {"filters": [[10**9]] * 5},
         {"depths": [3, 3]},
         {"pool5": "floor"},
         {"clip": [1, 1, 1]},
         {"hidden": "x"},
     )
-    for lie in lies:
+    for change in wrong:
         with pytest.raises(WeightsError):
-            Architecture.from_json(NARROW.to_json() | lie)
+            Architecture.from_json(NARROW.to_json() | change)
 
 
 def test_prob_sums_to_one() -> None:

@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 ALL_LAYERS = ("conv5b", "pool5", "fc6", "fc7", "fc8", "prob")
 SMALL = {
-    "c3d": ARCHITECTURES["c3d"].scaled(1 / 16),
-    "symmetric": replace(ARCHITECTURES["c3d"].scaled(1 / 16), pool5="symmetric"),
-    "depth-1": ARCHITECTURES["depth-1"].scaled(1 / 16),
-    "increasing": ARCHITECTURES["increasing"].scaled(1 / 16),
-    "32 frames": replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(32, 64, 96)),
-    "24 frames": replace(ARCHITECTURES["depth-3"].scaled(1 / 16), clip=(24, 50, 70)),
+    # Maps of 3 x 3 before pool5, whose two ways differ for odd sizes only, as for the whole network's 7 x 7.
+    "c3d": replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(16, 48, 48)),
+    "symmetric": replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(16, 48, 48), pool5="symmetric"),
+    "depth-1": replace(ARCHITECTURES["depth-1"].scaled(1 / 16), clip=(16, 48, 48)),
+    "increasing": replace(ARCHITECTURES["increasing"].scaled(1 / 16), clip=(16, 48, 48)),
+    "32 frames": replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(32, 32, 48)),
+    "24 frames": replace(ARCHITECTURES["depth-3"].scaled(1 / 16), clip=(24, 34, 38)),
     "wide enough to be filtered": replace(
-        ARCHITECTURES["c3d"].scaled(1 / 4), clip=(16, 48, 48), hidden=(64, 32)
+        ARCHITECTURES["c3d"].scaled(1 / 4), clip=(16, 32, 48), hidden=(64, 32)
     ),
 }
 
@@ -96,16 +97,16 @@ def test_filtered_clips_have_the_same_bits_wherever_they_stand(dtype: torch.dtyp
 def test_a_wide_network_on_a_cpu_takes_bytes_mean_and_colour_as_any_other(
     precision: Precision, bound: float
 ) -> None:
-    arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), hidden=(32, 32), n_classes=5)
+    arch = replace(ARCHITECTURES["c3d"].scaled(1 / 2), clip=(16, 48, 48), hidden=(32, 32), n_classes=5)
     state = {k: v.detach() for k, v in C3D(arch, ("fc6",)).state_dict().items()}
     checkpoint = SimpleNamespace(
         backbone=arch,
         state=state,
-        mean=np.full((3, 16, 112, 112), 100, np.float32),
-        preprocessing=SimpleNamespace(colour="rgb", crop=(112, 112), std=(2.0, 4.0, 8.0)),
+        mean=np.full((3, 16, 48, 48), 100, np.float32),
+        preprocessing=SimpleNamespace(colour="rgb", crop=(48, 48), std=(2.0, 4.0, 8.0)),
     )
     net = Network(checkpoint, ("fc6",), device=CPU, precision=precision, batch_size=2)  # type: ignore[arg-type]
-    clips = np.random.default_rng(1).integers(0, 256, (1, 16, 112, 112, 3), dtype=np.uint8)
+    clips = np.random.default_rng(1).integers(0, 256, (1, 16, 48, 48, 3), dtype=np.uint8)
     model = C3D(arch, ("fc6",)).eval()
     model.load_state_dict(state)
     bgr = (clips.astype(np.float32) - 100) / np.array([2, 4, 8], np.float32)

@@ -259,7 +259,7 @@ def test_a_file_arrives_whole_and_leaves_no_part(fault: str, server: Server, tmp
         ("long", "offers 3,000,004 bytes instead of 3,000,000"),
         ("endless", "sends more bytes than the file has"),
         ("truncated", "ended after 1,500,000 of 3,000,000 bytes"),
-        ("stalled", "silent for 0.3 s"),
+        ("stalled", "silent for 0.1 s"),
         ("page", "web page"),
         ("loop", "redirect"),
         ("garbage", "127.0.0.1"),
@@ -269,7 +269,7 @@ def test_no_fault_leaves_anything_under_the_final_name(
     fault: str, said: str, server: Server, tmp_path: Path
 ) -> None:
     with pytest.raises(FetchError, match=said) as caught:
-        fetch_file(remote(server, fault), tmp_path, timeout_seconds=0.3)
+        fetch_file(remote(server, fault), tmp_path, timeout_seconds=0.1)
     assert not (tmp_path / "file.bin").exists()
     text = str(caught.value)
     assert "\n" not in text
@@ -281,7 +281,7 @@ def test_no_fault_leaves_anything_under_the_final_name(
     "fault", ["missing", "wrong", "long", "endless", "truncated", "stalled", "page", "garbage"]
 )
 def test_the_next_mirror_makes_up_for_a_bad_one(fault: str, server: Server, tmp_path: Path) -> None:
-    path = fetch_file(remote(server, fault, "good"), tmp_path, timeout_seconds=0.3)
+    path = fetch_file(remote(server, fault, "good"), tmp_path, timeout_seconds=0.1)
     assert path.read_bytes() == CONTENT
     assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
 

@@ -48,8 +48,8 @@ CONTAINERS = [
 ]
 
 
-N_DAMAGED = 250
-"""Of each kind; all eleven with 1,000 take four times as long: ``checkpoint_fuzz.py FOLDER 1000 KIND…``."""
+N_DAMAGED = int(os.environ.get("C3D_FUZZED_FILES", "60"))
+"""Of each kind. Releases are tested with 1,000: ``C3D_FUZZED_FILES=1000 pytest tests/weights``."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's means")
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_hundreds_of_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed: Any) -> None:
+def test_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed: Any) -> None:
     result = fuzzed[container]
     assert result["others"] == []
     assert result["loaded"] + result["refused"] == N_DAMAGED

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from checkpoint_writers import State
     from numpy.typing import NDArray
 
-NARROW = replace(ARCHITECTURES["c3d"].scaled(1 / 32), n_classes=7)
+NARROW = replace(ARCHITECTURES["c3d"].scaled(1 / 64), n_classes=7)
 STATE = random_state(NARROW.state_shapes(), seed=1)
 MEAN = (100.0, 108.0, 107.0)
 MEAN_TEXT = "100,108,107"
