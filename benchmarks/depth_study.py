@@ -30,7 +30,7 @@ from embedded import extract, score
 from c3d_extract.errors import VideoError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.preprocess.spec import Preprocessing
-from c3d_extract.train import Plan, Recipe, Trainer, VideoList, VideoSource, read_videos
+from c3d_extract.train import Intervals, Recipe, Trainer, TrainingSetup, VideoClipSet, VideoList, read_videos
 from c3d_extract.train.recipes import RECIPES
 from c3d_extract.train.synthetic import REVERSALS, SyntheticClips
 
@@ -49,7 +49,7 @@ BACKWARDS = _swaps(*REVERSALS)
 
 
 class KeptClips:
-    """Clips made once and shared by all nets: a `ClipSource`.
+    """Clips made once and shared by all nets: a `ClipSet`.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def kept(kind: str, seed: int, n: int, size: int, folder: Path, *, views: bool =
 @torch.no_grad()
 def reversal_accuracy(trainer: Trainer, clips: KeptClips) -> float:
     """Accuracy on clips forwards and backwards, between the two classes of each pair."""
-    labels = trainer.plan.labels
+    labels = trainer.setup.labels
     partner = {f"motion {a}": f"motion {b}" for pair in REVERSALS for a, b in (pair, pair[::-1])}
     trainer.net.eval()
     right = []
@@ -130,30 +130,28 @@ def reversal_accuracy(trainer: Trainer, clips: KeptClips) -> float:
     return float(np.mean(right))
 
 
-def plan_for(
+def setup_for(
     net: str, labels: tuple[str, ...], recipe: Recipe, arguments: argparse.Namespace, *, seed: int, data: str
-) -> Plan:
+) -> TrainingSetup:
     size = arguments.size
     architecture = dataclasses.replace(
         ARCHITECTURES[net].scaled(arguments.width), clip=(16, size, size), n_classes=len(labels)
     )
     preprocessing = Preprocessing(resize=(size * 8 // 7, size * 171 // 112), crop=(size, size))
     mean = np.full((3, 1, 1, 1), 110, np.float32)
-    return Plan(architecture, preprocessing, mean, recipe, labels, {"data": data}, seed=seed)
+    return TrainingSetup(architecture, preprocessing, mean, recipe, labels, {"data": data}, seed=seed)
 
 
 def train(
-    folder: Path, plan: Plan, source: object, test: object, *, n_tests: int
+    folder: Path, setup: TrainingSetup, source: object, test: object, *, n_tests: int
 ) -> tuple[Trainer, list[float]]:
     """Train one net, or go on; return it and the test accuracies on the way."""
-    every = -(-plan.recipe.iterations // n_tests)
-    trainer = Trainer(folder, plan, source, test, test_every=every, report_every=every, save_every=every)  # type: ignore[arg-type]
-    for report in trainer.run():
-        print(
-            f"  {folder.name}: {report.iteration} loss {report.loss:.3f} test {report.test_clips}", flush=True
-        )
+    every = -(-setup.recipe.iterations // n_tests)
+    trainer = Trainer(folder, setup, source, test, intervals=Intervals(every, every, every))  # type: ignore[arg-type]
+    for entry in trainer.run():
+        print(f"  {folder.name}: {entry.iteration} loss {entry.loss:.3f} test {entry.test_clips}", flush=True)
     rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
-    column = rows[0].index("test_clips" if not isinstance(test, VideoSource) else "test_videos")
+    column = rows[0].index("test_clips" if not isinstance(test, VideoClipSet) else "test_videos")
     return trainer, [float(row[column]) for row in rows[1:] if row[column]]
 
 
@@ -171,9 +169,9 @@ def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]
     videos = sorted(arguments.videos.glob("*/*")) if arguments.videos else []
     for seed in range(arguments.seeds):
         for net in arguments.nets:
-            plan = plan_for(net, learn.labels, recipe, arguments, seed=seed, data="synthetic motion")
+            setup = setup_for(net, learn.labels, recipe, arguments, seed=seed, data="synthetic motion")
             run = arguments.output / f"motion-{net}-{seed}"
-            trainer, curve = train(run, plan, learn, test, n_tests=arguments.tests)
+            trainer, curve = train(run, setup, learn, test, n_tests=arguments.tests)
             found[net]["curves"].append(curve)
             found[net]["reversal"].append(reversal_accuracy(trainer, pairs))
             if videos:
@@ -182,7 +180,7 @@ def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]
     return found
 
 
-def decoded(source: VideoSource, n: int, seed: int) -> KeptClips:
+def decoded(source: VideoClipSet, n: int, seed: int) -> KeptClips:
     """``n`` training clips of videos, cut once."""
     rng, clips, classes = np.random.default_rng(seed), [], []
     for k in range(n):
@@ -210,15 +208,15 @@ def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
             )
             for k in (0, 1)
         ]
-        shape = plan_for("depth-3", every.labels, recipe, arguments, seed=0, data="").preprocessing
-        learn = decoded(VideoSource(parts[0], shape, recipe, seed=0), arguments.video_clips, seed=fold)
-        test = VideoSource(parts[1], shape, recipe, seed=0)
+        shape = setup_for("depth-3", every.labels, recipe, arguments, seed=0, data="").preprocessing
+        learn = decoded(VideoClipSet(parts[0], shape, recipe, seed=0), arguments.video_clips, seed=fold)
+        test = VideoClipSet(parts[1], shape, recipe, seed=0)
         fixed = recipe.fixed(len(learn.clips))
         for seed in range(arguments.seeds):
             for net in arguments.nets:
-                plan = plan_for(net, every.labels, fixed, arguments, seed=seed, data=f"videos, fold {fold}")
+                setup = setup_for(net, every.labels, fixed, arguments, seed=seed, data=f"videos, fold {fold}")
                 run = arguments.output / f"videos{fold}-{net}-{seed}"
-                found[net]["curves"].append(train(run, plan, learn, test, n_tests=1)[1])
+                found[net]["curves"].append(train(run, setup, learn, test, n_tests=1)[1])
     return found
 
 

@@ -16,21 +16,27 @@ from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from c3d_extract.models.c3d import Architecture
     from c3d_extract.preprocess.spec import Preprocessing
-    from c3d_extract.train.data import ClipSource
-    from c3d_extract.train.loop import Plan, Report, Trainer
+    from c3d_extract.train.data import ClipSet
+    from c3d_extract.train.loop import Trainer
     from c3d_extract.train.recipes import Recipe
+    from c3d_extract.train.report import LogEntry
+    from c3d_extract.train.state import TrainingSetup
     from c3d_extract.weights import Checkpoint
+
+    Options = dict[str, Any]
+    Say = Callable[[str], object]
 
 __all__ = ["command"]
 
-NUMBERS: tuple[tuple[str, Any, str], ...] = (
+RECIPE_OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("batch_size", int, "Clips an iteration, of all processes together."),
     ("iterations", int, "Iterations in all."),
     ("epochs", int, "Passes over the training clips, instead of --iterations."),
@@ -49,8 +55,9 @@ NUMBERS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def _numbers(function: Any) -> Any:
-    for name, kind, text in reversed(NUMBERS):
+def _recipe_options(function: Any) -> Any:
+    """Add an option for each number of a recipe."""
+    for name, kind, text in reversed(RECIPE_OPTIONS):
         option = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{text} Default: the recipe's.")
         function = option(function)
     return function
@@ -94,7 +101,7 @@ def _numbers(function: Any) -> Any:
 @click.option(
     "--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards."
 )
-@_numbers
+@_recipe_options
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything random."
 )
@@ -140,60 +147,69 @@ def command(data: str, folder: Path, **options: Any) -> None:
 
     if options["threads"]:
         torch.set_num_threads(options["threads"])
-    say = (lambda _: None) if options["quiet"] else note
     device = _device(options["device"])
     with Processes(device):
-        last = _train(data, folder, options, device=device, say=say)
+        last = _train(data, folder, options, device)
     if last is not None and options["as_json"]:
         put_json({"model": str(folder / "model.safetensors"), **last})
 
 
-def _train(
-    data: str, folder: Path, options: dict[str, Any], *, device: Any, say: Any
-) -> dict[str, Any] | None:
+def _train(data: str, folder: Path, options: Options, device: torch.device) -> dict[str, Any] | None:
+    """Train, and return the last measurements in the first process, None in the others."""
     from torch import distributed
 
-    from c3d_extract.train.loop import Trainer
+    from c3d_extract.train.loop import Intervals, Trainer
 
-    plan, source, test = _plan(data, options)
+    setup, clips, test = _setup(data, options)
     first = not distributed.is_initialized() or distributed.get_rank() == 0
-    say = say if first else (lambda _: None)
+    say = note if first and not options["quiet"] else _say_nothing
     if first:
-        _check_folder(folder, overwrite=options["overwrite"])
-    if options["overwrite"] and first:
-        for name in ("state.pt", "log.csv"):
-            (folder / name).unlink(missing_ok=True)
+        _prepare_folder(folder, overwrite=options["overwrite"])
     if distributed.is_initialized():
         distributed.barrier()
     trainer = Trainer(
-        folder, plan, source, test, device=device, precision=_precision(options["precision"], device),
-        n_workers=_workers(options["workers"]), report_every=options["report_every"],
-        test_every=options["test_every"], save_every=options["save_every"],
-    )  # fmt: skip
-    say(_headline(plan, source, trainer.iteration))
+        folder,
+        setup,
+        clips,
+        test,
+        device=device,
+        precision=_precision(options["precision"], device),
+        n_workers=_workers(options["workers"]),
+        intervals=Intervals(options["report_every"], options["test_every"], options["save_every"]),
+    )
+    say(_headline(setup, clips, trainer.iteration))
     if trainer.new_tensors:
-        say(f"New, not from {plan.start_name}: {', '.join(trainer.new_tensors)}")
-    report = None
-    with _stopping(trainer, loud=first and not options["quiet"]):
-        for report in trainer.run():
-            _tell(report, plan.recipe, say)
+        say(f"New, not from {setup.start_name}: {', '.join(trainer.new_tensors)}")
+    entry = _run(trainer, say)
+    return _finish(trainer, entry, say, half=options["half"]) if first else None
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _run(trainer: Trainer, say: Say) -> LogEntry | None:
+    """Train to the end, and return the last log entry, if there was one; exit where it was stopped."""
+    entry = None
+    with _stopping(trainer, loud=say is note):
+        for entry in trainer.run():
+            _tell(entry, trainer.setup.recipe, say)
     if not trainer.finished:
         say(f"Stopped after iteration {trainer.iteration}; the same command goes on from there.")
         sys.exit(EXIT_INTERRUPTED)
-    if not first:
-        return None
-    trainer.write_model(
-        folder / "model.safetensors", name=folder.resolve().name, dtype="fp16" if options["half"] else "fp32"
-    )
-    say(f"Model: {folder / 'model.safetensors'}")
-    _draw(folder, say)
-    return (
-        {} if report is None else {name: value for name, value in vars(report).items() if name != "failures"}
-    )
+    return entry
 
 
-def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse what would wait for ever, and a model that is not this run's."""
+def _finish(trainer: Trainer, entry: LogEntry | None, say: Say, *, half: bool) -> dict[str, Any]:
+    """Write the model and the curve, and return the last measurements."""
+    trainer.write_model("fp16" if half else "fp32")
+    say(f"Model: {trainer.folder / 'model.safetensors'}")
+    _draw(trainer.folder, say)
+    return {} if entry is None else {key: value for key, value in vars(entry).items() if key != "failures"}
+
+
+def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse what would wait for ever, and a model that is not this run's; remove a run to overwrite."""
     if folder.exists() and not folder.is_dir():
         raise StoreError("is no folder", subject=folder)
     for name in ("state.pt", "model.safetensors", "log.csv", "curve.png"):
@@ -205,6 +221,9 @@ def _check_folder(folder: Path, *, overwrite: bool) -> None:
             subject=folder / "model.safetensors",
             hint="name another folder, or --overwrite",
         )
+    if overwrite:
+        for name in ("state.pt", "log.csv"):
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -229,7 +248,7 @@ def _stopping(trainer: Trainer, *, loud: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _device(name: str) -> Any:
+def _device(name: str) -> torch.device:
     """Choose a device; under torchrun each process takes a GPU of its own."""
     import torch
 
@@ -251,7 +270,7 @@ def _device(name: str) -> Any:
     return device
 
 
-def _precision(asked: str, device: Any) -> str:
+def _precision(asked: str, device: torch.device) -> str:
     from c3d_extract.compute.precision import choose_precision, has_bf16
 
     if asked == "auto":
@@ -270,36 +289,36 @@ def _workers(asked: int | None) -> int:
     return max(1, usable_cores() - 1) if asked is None else asked
 
 
-def _plan(data: str, options: dict[str, Any]) -> tuple[Plan, ClipSource, ClipSource | None]:
-    """Put together what is trained, on what, and what it is tested on."""
+def _setup(data: str, options: Options) -> tuple[TrainingSetup, ClipSet, ClipSet | None]:
+    """Put together what is trained, the clips it learns from, and what it is tested on."""
     import dataclasses
 
-    from c3d_extract.train.loop import Plan
+    from c3d_extract.train.state import TrainingSetup
 
     start = _start(options)
     name, recipe = _recipe(data, options)
     preprocessing = _preprocessing(options) if start is None else start.preprocessing
-    source, test, told = _sources(data, options, preprocessing, recipe)
+    clips, test, description = _clip_sets(data, options, preprocessing, recipe)
     architecture = _architecture(options, preprocessing.crop) if start is None else start.architecture
-    architecture = dataclasses.replace(architecture, n_classes=len(source.labels))
+    architecture = dataclasses.replace(architecture, n_classes=len(clips.labels))
     architecture.check()
-    plan = Plan(
-        architecture,
-        preprocessing,
-        _mean(options["mean"] or "110,110,110", preprocessing, architecture.clip[0])
+    setup = TrainingSetup(
+        architecture=architecture,
+        preprocessing=preprocessing,
+        mean=_mean(options["mean"] or "110,110,110", preprocessing, architecture.clip[0])
         if start is None
         else start.mean,
-        recipe.fixed(source.n_items),
-        source.labels,
-        told | {"recipe": name},
+        recipe=recipe.fixed(clips.n_items),
+        labels=clips.labels,
+        data=description | {"recipe": name},
         seed=options["seed"],
         start={} if start is None else start.state,
         start_name=None if start is None else f"{start.name}, sha256 {start.sha256}",
     )
-    return plan, source, test
+    return setup, clips, test
 
 
-def _start(options: dict[str, Any]) -> Checkpoint | None:
+def _start(options: Options) -> Checkpoint | None:
     from c3d_extract.weights import load_checkpoint
 
     if options["start"] is None:
@@ -314,7 +333,7 @@ def _start(options: dict[str, Any]) -> Checkpoint | None:
     return load_checkpoint(options["start"])
 
 
-def _recipe(data: str, options: dict[str, Any]) -> tuple[str, Recipe]:
+def _recipe(data: str, options: Options) -> tuple[str, Recipe]:
     from c3d_extract.train.recipes import RECIPES
 
     usual = "finetune" if options["start"] else "synthetic" if data.startswith("synthetic") else "ucf101"
@@ -323,11 +342,11 @@ def _recipe(data: str, options: dict[str, Any]) -> tuple[str, Recipe]:
         raise UsageError(f"unknown; known: {', '.join(RECIPES)}", subject=f"--recipe {name}")
     batch_norm = False if options["start"] else options["batch_norm"]
     return name, RECIPES[name].with_changes(
-        {key: options[key] for key, _, _ in NUMBERS} | {"batch_norm": batch_norm}
+        {key: options[key] for key, _, _ in RECIPE_OPTIONS} | {"batch_norm": batch_norm}
     )
 
 
-def _preprocessing(options: dict[str, Any]) -> Preprocessing:
+def _preprocessing(options: Options) -> Preprocessing:
     from c3d_extract.errors import WeightsError
     from c3d_extract.preprocess.spec import Preprocessing
 
@@ -355,7 +374,7 @@ def _mean(text: str, preprocessing: Preprocessing, n_frames: int) -> NDArray[np.
         raise UsageError("not three numbers B,G,R", subject=f"--mean {text}") from error
 
 
-def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architecture:
+def _architecture(options: Options, crop: tuple[int, int]) -> Architecture:
     import dataclasses
 
     from c3d_extract.models.c3d import ARCHITECTURES
@@ -370,70 +389,66 @@ def _architecture(options: dict[str, Any], crop: tuple[int, int]) -> Architectur
     return dataclasses.replace(architecture, spatial=int(options["spatial"] or 3), clip=(16, *crop))
 
 
-def _sources(
-    data: str, options: dict[str, Any], preprocessing: Any, recipe: Recipe
-) -> tuple[ClipSource, ClipSource | None, dict[str, Any]]:
+def _clip_sets(
+    data: str, options: Options, preprocessing: Preprocessing, recipe: Recipe
+) -> tuple[ClipSet, ClipSet | None, dict[str, Any]]:
+    """Return what to learn from, what to test on, and a description for the record."""
     if data == "synthetic" or data.startswith("synthetic:"):
         return _synthetic(data.partition(":")[2] or "all", options, preprocessing.crop)
-    from c3d_extract.train.data import VideoSource
+    from c3d_extract.train.data import VideoClipSet
     from c3d_extract.train.lists import read_videos
 
     train = read_videos(Path(data), root=options["root"])
     if train.n_missing and not options["quiet"]:
         note(f"{train.n_missing} videos of {data} are not there and are left out.")
-    source = VideoSource(train, preprocessing, recipe, seed=options["seed"])
-    told: dict[str, Any] = {
-        "list": Path(data).name,
-        "videos": len(train.videos),
-        "classes": len(train.labels),
-    }
+    clips = VideoClipSet(train, preprocessing, recipe, seed=options["seed"])
+    n_videos, n_classes = len(train.videos), len(train.labels)
+    description = {"list": Path(data).name, "videos": n_videos, "classes": n_classes}
     if options["test_data"] is None:
-        return source, None, told
+        return clips, None, description
     test = read_videos(Path(options["test_data"]), root=options["root"], labels=train.labels)
     each_once = recipe.with_changes({"clips_per_video": 1})
-    return source, VideoSource(test, preprocessing, each_once, seed=0), told
+    return clips, VideoClipSet(test, preprocessing, each_once, seed=0), description
 
 
-def _synthetic(
-    kind: str, options: dict[str, Any], crop: tuple[int, int]
-) -> tuple[ClipSource, ClipSource, dict[str, Any]]:
-    from c3d_extract.train.data import SyntheticSource
+def _synthetic(kind: str, options: Options, crop: tuple[int, int]) -> tuple[ClipSet, ClipSet, dict[str, Any]]:
+    from c3d_extract.train.data import SyntheticClipSet
     from c3d_extract.train.synthetic import SyntheticClips
 
     if options["test_data"] is not None:
         raise UsageError("synthetic data is tested on clips of another seed", subject="--test")
     seed, size = options["seed"], (16, *crop)
-    train = SyntheticSource(SyntheticClips(kind, 2 * seed, size))
-    test = SyntheticSource(SyntheticClips(kind, 2 * seed + 1, size), n_items=options["n_test"])
+    train = SyntheticClipSet(SyntheticClips(kind, 2 * seed, size))
+    test = SyntheticClipSet(SyntheticClips(kind, 2 * seed + 1, size), n_items=options["n_test"])
     return train, test, {"synthetic": kind, "seed": 2 * seed, "test_seed": 2 * seed + 1}
 
 
-def _headline(plan: Plan, source: ClipSource, done: int) -> str:
-    arch, recipe = plan.architecture, plan.recipe
+def _headline(setup: TrainingSetup, clips: ClipSet, done: int) -> str:
+    arch, recipe = setup.architecture, setup.recipe
     cost = sum(arch.multiply_adds().values()) / 1e9
     size = "x".join(map(str, arch.clip))
-    clips = "endless clips" if source.n_items is None else f"{source.n_items} clips"
+    n_clips = "endless clips" if clips.n_items is None else f"{clips.n_items} clips"
     begun = f", from iteration {done}" if done else ""
     return (
         f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip; "
-        f"{len(plan.labels)} classes, {clips}; "
+        f"{len(setup.labels)} classes, {n_clips}; "
         f"{recipe.iterations:,} iterations of {recipe.batch_size}{begun}"
     )
 
 
-def _tell(report: Report, recipe: Recipe, say: Any) -> None:
+def _tell(entry: LogEntry, recipe: Recipe, say: Say) -> None:
     line = (
-        f"{report.iteration:>7}/{recipe.iterations}  loss {report.loss:.3f}  accuracy {report.accuracy:.3f}  "
-        f"{report.clips_per_second:.1f} clips/s"
+        f"{entry.iteration:>7}/{recipe.iterations}  loss {entry.loss:.3f}  accuracy {entry.accuracy:.3f}  "
+        f"{entry.clips_per_second:.1f} clips/s"
     )
-    if report.test_clips is not None:
-        line += f"  test: clips {report.test_clips:.3f}, videos {report.test_videos:.3f}"
+    if entry.test_clips is not None:
+        line += f"  test: clips {entry.test_clips:.3f}, videos {entry.test_videos:.3f}"
     say(line)
-    for failure in dict.fromkeys(report.failures):
+    for failure in dict.fromkeys(entry.failures):
         say(f"  left out: {failure}")
 
 
-def _draw(folder: Path, say: Any) -> None:
+def _draw(folder: Path, say: Say) -> None:
     from c3d_extract.train.report import draw_curve
 
     try:

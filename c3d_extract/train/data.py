@@ -11,12 +11,13 @@ import os
 import signal
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from c3d_extract.decode import FrameFolder, open_video
 from c3d_extract.decode.process import end_with_parent
@@ -36,25 +37,27 @@ if TYPE_CHECKING:
     from c3d_extract.train.synthetic import SyntheticClips
 
 __all__ = [
-    "Batch",
-    "ClipSource",
-    "SyntheticSource",
+    "ClipSet",
+    "LabelledClip",
+    "SyntheticClipSet",
     "TestVideos",
+    "TrainingBatch",
     "TrainingClips",
-    "VideoSource",
+    "VideoClipSet",
     "collate",
-    "send",
     "start_worker",
+    "training_batches",
 ]
 
 _TEST_CLIPS = 10
 _MANY_FRAMES = 1000  # resized 66 MB, which are held; of longer videos the clips are searched
 
-Clip = tuple["NDArray[np.uint8]", tuple[int, ...]]
+LabelledClip = tuple["NDArray[np.uint8]", tuple[int, ...]]
+"""Frames uint8 (T, H, W, 3), B, G, R, and the classes that are right for them."""
 
 
-class ClipSource(Protocol):
-    """Where clips come from: uint8 (T, H, W, 3), B, G, R, at the network's size, with their classes."""
+class ClipSet(Protocol):
+    """Clips to learn from or to test on, at the network's size, with their classes."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -64,15 +67,15 @@ class ClipSource(Protocol):
     def n_items(self) -> int | None:
         """Clips an epoch; None: endless."""
 
-    def clip(self, item: int, rng: np.random.Generator) -> Clip:
-        """Return clip ``item``, cut and mirrored by chance."""
+    def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
+        """Return clip ``item``, cut and mirrored at random."""
 
-    def test_clips(self, item: int) -> list[Clip]:
-        """Return clips that show all of video ``item``, cut from the centre, nothing by chance."""
+    def test_clips(self, item: int) -> list[LabelledClip]:
+        """Return clips that show all of video ``item``, cut from the centre, nothing at random."""
 
 
 @dataclass(frozen=True)
-class SyntheticSource:
+class SyntheticClipSet:
     """Clips made on the spot; ``n_items`` limits a set that is tested on."""
 
     clips: SyntheticClips
@@ -83,17 +86,17 @@ class SyntheticSource:
         """Names of the classes."""
         return self.clips.labels
 
-    def clip(self, item: int, rng: np.random.Generator) -> Clip:
-        """Return clip ``item``, which has all its chance inside."""
+    def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
+        """Return clip ``item``, whose random numbers come from the number alone."""
         del rng
         return self.clips.clip(item)
 
-    def test_clips(self, item: int) -> list[Clip]:
+    def test_clips(self, item: int) -> list[LabelledClip]:
         """Return the one clip."""
         return [self.clips.clip(item)]
 
 
-class VideoSource:
+class VideoClipSet:
     """Clips cut from videos.
 
     Parameters
@@ -101,7 +104,7 @@ class VideoSource:
     videos
         What to cut from.
     preprocessing
-        Frames are resized to ``resize``; the crop is placed by chance.
+        Frames are resized to ``resize``; the crop is placed at random.
     recipe
         ``mirror``, ``clips_per_video`` and ``segment_seconds`` are used.
     seed
@@ -126,7 +129,7 @@ class VideoSource:
         self._crop, self._centre = preprocessing.crop, preprocessing.offset
         self._resize = FrameSampler(Preprocessing(resize=preprocessing.resize, crop=preprocessing.resize))
 
-    def clip(self, item: int, rng: np.random.Generator) -> Clip:
+    def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
         """Return 16 consecutive frames from a random place, a random crop, perhaps mirrored."""
         number, segment = divmod(item, self._recipe.clips_per_video)
         path, labels = self.videos[number]
@@ -138,7 +141,7 @@ class VideoSource:
         mirrored = rng.random() < self._recipe.mirror
         return np.ascontiguousarray(clip[:, :, ::-1] if mirrored else clip), labels
 
-    def test_clips(self, item: int) -> list[Clip]:
+    def test_clips(self, item: int) -> list[LabelledClip]:
         """Return up to ten clips spread evenly over the video, cut from the centre."""
         path, labels = self.videos[item]
         return [(self._cut(frames, *self._centre), labels) for frames in self._spread(path)]
@@ -216,7 +219,7 @@ def _since(reader: PyAVReader | FrameFolder, start: int) -> Iterator[Frame]:
     return reader.frames(start_seconds=(start - 0.5) / _fps(reader))
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """What the network gets: clips uint8 (N, T, H, W, 3), targets float32 (N, classes), failures."""
 
     clips: torch.Tensor
@@ -225,7 +228,7 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class SentBatch:
+class ArrayBatch:
     """A batch on its way from a worker: arrays go through a pipe, where tensors would go through /dev/shm.
 
     In containers /dev/shm often has 64 MB, and a worker that touches more of it than there is dies.
@@ -235,29 +238,29 @@ class SentBatch:
     targets: NDArray[np.float32]
     failures: list[str]
 
-    def tensors(self) -> Batch:
+    def tensors(self) -> TrainingBatch:
         """Return the batch, on the same memory."""
-        return Batch(torch.from_numpy(self.clips), torch.from_numpy(self.targets), self.failures)
+        return TrainingBatch(torch.from_numpy(self.clips), torch.from_numpy(self.targets), self.failures)
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> TrainingBatch:
         """Return the batch in page-locked memory; the loader calls it where there is a GPU."""
         clips, targets, failures = self.tensors()
-        return Batch(clips.pin_memory(), targets.pin_memory(), failures)
+        return TrainingBatch(clips.pin_memory(), targets.pin_memory(), failures)
 
 
 class TrainingClips(Dataset[Any]):
     """Position p of a run → the clip at p: epoch p // n in an order of its own, item p % n of it."""
 
-    def __init__(self, source: ClipSource, seed: int) -> None:
-        self.source = source
+    def __init__(self, clips: ClipSet, seed: int) -> None:
+        self.clips = clips
         self._seed = seed
         self._order: tuple[int, NDArray[np.intp]] | None = None
 
-    def __getitem__(self, position: int) -> Clip | str:
+    def __getitem__(self, position: int) -> LabelledClip | str:
         """Return the clip, or why there is none."""
-        item = position if self.source.n_items is None else self._item(position, self.source.n_items)
+        item = position if self.clips.n_items is None else self._item(position, self.clips.n_items)
         try:
-            return self.source.clip(item, np.random.default_rng((self._seed, position, 1)))
+            return self.clips.clip(item, np.random.default_rng((self._seed, position, 1)))
         except VideoError as error:
             return str(error)
 
@@ -273,38 +276,55 @@ class TestVideos(Dataset[Any]):
 
     __test__ = False  # for pytest, which takes it for tests
 
-    def __init__(self, source: ClipSource) -> None:
-        self.source = source
+    def __init__(self, clips: ClipSet) -> None:
+        self.clips = clips
 
     def __len__(self) -> int:
-        return self.source.n_items or 0
+        return self.clips.n_items or 0
 
-    def __getitem__(self, item: int) -> list[Clip] | str:
+    def __getitem__(self, item: int) -> list[LabelledClip] | str:
         """Return the clips, or why there are none."""
         try:
-            return self.source.test_clips(item)
+            return self.clips.test_clips(item)
         except VideoError as error:
             return str(error)
 
 
-def collate(found: Sequence[Clip | str], n_classes: int) -> Batch:
-    """Make a batch; a clip that could not be had is left out, and its row with it.
+def training_batches(
+    clips: ClipSet, positions: Iterable[list[int]], *, seed: int, n_workers: int, pinned: bool
+) -> Iterator[TrainingBatch]:
+    """Yield the batch of each list of positions of a run, made by ``n_workers`` processes or, for 0, here.
+
+    ``pinned`` brings them to page-locked memory.
+    """
+    loader = DataLoader(
+        TrainingClips(clips, seed),
+        batch_sampler=positions,
+        num_workers=n_workers,
+        collate_fn=partial(_collate_arrays, n_classes=len(clips.labels)),
+        pin_memory=pinned,
+        worker_init_fn=start_worker,
+    )
+    for batch in loader:
+        yield batch if isinstance(batch, TrainingBatch) else batch.tensors()
+
+
+def collate(found: Sequence[LabelledClip | str], n_classes: int) -> TrainingBatch:
+    """Make a batch; a clip that could not be read, of which there is the reason, has no row.
 
     A clip with several right classes asks for each of them in equal parts.
     """
+    return _collate_arrays(found, n_classes).tensors()
+
+
+def _collate_arrays(found: Sequence[LabelledClip | str], n_classes: int) -> ArrayBatch:
     failures = [clip for clip in found if isinstance(clip, str)]
     clips = [clip for clip in found if not isinstance(clip, str)]
     targets = np.zeros((len(clips), n_classes), np.float32)
     for row, (_, labels) in zip(targets, clips, strict=True):
         row[list(labels)] = 1 / len(labels)
     pixels = np.stack([frames for frames, _ in clips]) if clips else np.zeros((0, 1, 1, 1, 3), np.uint8)
-    return Batch(torch.from_numpy(pixels), torch.from_numpy(targets), failures)
-
-
-def send(found: Sequence[Clip | str], n_classes: int) -> SentBatch:
-    """Make a batch that a worker can hand over."""
-    batch = collate(found, n_classes)
-    return SentBatch(batch.clips.numpy(), batch.targets.numpy(), batch.failures)
+    return ArrayBatch(pixels, targets, failures)
 
 
 def start_worker(worker: int) -> None:

@@ -30,7 +30,7 @@ _STEP_TIMEOUT = timedelta(days=1)
 
 
 class Processes:
-    """The processes that torchrun, or whoever set its variables, started for one run; a context.
+    """A context: the processes that torchrun, or whoever set its variables, started for one run.
 
     A process that fails says so, and the others, which wait for its gradient and would wait for ever, end
     within seconds. With one process alone nothing happens.
@@ -50,8 +50,8 @@ class Processes:
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return self
         store, rank, world = next(rendezvous("env://", timeout=_JOIN_TIMEOUT))
-        self._store, self._rank = _connected_anew(store), rank
-        threading.Thread(target=self._watch, args=(_connected_anew(store),), daemon=True).start()
+        self._store, self._rank = _reconnected(store), rank
+        threading.Thread(target=self._watch, args=(_reconnected(store),), daemon=True).start()
         gpu = self._device.type == "cuda"
         distributed.init_process_group(
             "nccl" if gpu else "gloo", store=store, rank=rank, world_size=world, timeout=_STEP_TIMEOUT,
@@ -70,7 +70,7 @@ class Processes:
             self._fail(self._store, error)
 
     def _leave(self) -> None:
-        """Part all at once.
+        """Leave the group, all at the same time.
 
         The first still tests and writes when the others are done. One that ended then could meet Python's end
         while gloo's threads hold its tensors, and abort (pytorch#179291).
@@ -102,7 +102,7 @@ class Processes:
                 os._exit(1)
 
 
-def _connected_anew(store: Any) -> Any:
+def _reconnected(store: Any) -> Any:
     """Return the same store by a connection of its own, for a thread that must not wait for another's."""
     if hasattr(store, "clone"):
         return store.clone()

@@ -1,19 +1,19 @@
-"""The record of a run: a CSV line for each report, and the curve drawn from it."""
+"""The record of a run: what is measured while it trains, a CSV of it, and the curve drawn from that."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from c3d_extract.train.loop import Report
-
-__all__ = ["TrainingLog", "draw_curve"]
+__all__ = ["Evaluation", "LogEntry", "TrainingLog", "draw_curve"]
 
 COLUMNS = (
     "iteration",
@@ -28,15 +28,60 @@ COLUMNS = (
 )
 
 
+class Evaluation(NamedTuple):
+    """Mean loss, and accuracy on single clips and on each video's mean; why videos could not be read."""
+
+    loss: float
+    clips: float
+    videos: float
+    failures: list[str]
+
+
+@dataclass
+class LogEntry:
+    """What happened since the last one: a line of ``log.csv``.
+
+    Attributes
+    ----------
+    iteration
+        Iterations done.
+    loss, accuracy
+        Mean over the clips learned from since the last entry; accuracy is the share of clips whose top
+        class is right (for clips with a motion and a shape: of both, each among its kind).
+    rate, clips_per_second
+        Learning rate and speed.
+    failures
+        Videos that could not be read since the last entry: one line each.
+    test_loss, test_clips, test_videos
+        Mean loss, and accuracy on single clips and on the mean prediction of each video's clips; None where
+        nothing was tested.
+    """
+
+    iteration: int
+    loss: float
+    accuracy: float
+    rate: float
+    clips_per_second: float
+    failures: list[str] = field(default_factory=list)
+    test_loss: float | None = None
+    test_clips: float | None = None
+    test_videos: float | None = None
+
+    def add_test(self, found: Evaluation) -> None:
+        """Fill in what a test found."""
+        self.test_loss, self.test_clips, self.test_videos = found.loss, found.clips, found.videos
+        self.failures.extend(found.failures)
+
+
 class TrainingLog:
-    """``log.csv`` of a run: one line a report, empty fields where nothing was tested."""
+    """``log.csv`` of a run: one line an entry, empty fields where nothing was tested."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, report: Report) -> None:
+    def add(self, entry: LogEntry) -> None:
         """Append a line."""
-        values = dataclasses.asdict(report) | {"n_failures": len(report.failures)}
+        values = dataclasses.asdict(entry) | {"n_failures": len(entry.failures)}
         new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -45,7 +90,7 @@ class TrainingLog:
             writer.writerow(["" if values[name] is None else _short(values[name]) for name in COLUMNS])
 
     def cut_after(self, iteration: int) -> None:
-        """Drop the lines that a resumed run will write again; StoreError where the file is none of ours."""
+        """Drop the lines that a resumed run will write again; StoreError where the file is another's."""
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -56,7 +101,8 @@ class TrainingLog:
         if head.strip() != ",".join(COLUMNS):
             raise StoreError("is no log of a training", subject=self.path, hint="name another folder")
         kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= iteration]
-        self.path.write_text(head + "".join(kept), encoding="utf-8")
+        with replacing(self.path) as file:
+            file.write((head + "".join(kept)).encode())
 
     def read(self) -> dict[str, list[float | None]]:
         """Return the columns by name."""
@@ -80,21 +126,22 @@ def draw_curve(log: Path, picture: Path) -> None:
     columns = TrainingLog(log).read()
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, names in ((left, ("loss", "test_loss")), (right, ("accuracy", "test_clips", "test_videos"))):
-        for name in names:
-            points = [
-                (x, y) for x, y in zip(columns["iteration"], columns[name], strict=True) if y is not None
-            ]
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True),
-                    label=name.replace("_", " "),
-                    marker="." if "test" in name else None,
-                )
-        axes.set_xlabel("iteration")
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend()
+    _draw_lines(left, columns, ("loss", "test_loss"))
+    _draw_lines(right, columns, ("accuracy", "test_clips", "test_videos"))
     left.set_ylabel("loss")
     right.set_ylim(0, 1)
     right.set_ylabel("accuracy")
-    figure.savefig(picture, dpi=120)
+    with replacing(picture) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _draw_lines(axes: Any, columns: dict[str, list[float | None]], names: tuple[str, ...]) -> None:
+    for name in names:
+        pairs = zip(columns["iteration"], columns[name], strict=True)
+        points = [(x, y) for x, y in pairs if y is not None]
+        if points:
+            marker = "." if "test" in name else None
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker=marker)
+    axes.set_xlabel("iteration")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()

@@ -1,0 +1,147 @@
+"""What is trained, and the state of a run on the disk: to go on from, and to use.
+
+``state.pt`` holds the weights, the optimizer and the number of iterations done; everything random comes from
+that number and the seed, so no other state is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from c3d_extract.errors import MismatchError, StoreError
+from c3d_extract.files import replacing
+from c3d_extract.weights import save_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.preprocess.spec import Preprocessing
+    from c3d_extract.train.network import TrainingNet
+    from c3d_extract.train.recipes import Recipe
+
+__all__ = ["TrainingSetup", "load_state", "save_state", "write_model"]
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What is trained: all that decides the resulting numbers.
+
+    Attributes
+    ----------
+    architecture, preprocessing, mean
+        The network and what it is fed; ``mean`` float32 as `preprocess.fit_mean` gives it.
+    recipe
+        In iterations, see `Recipe.fixed`.
+    labels
+        Class names, in the order of the network's outputs.
+    data
+        A description of the clips, for the record and to notice other ones on resume.
+    seed
+        Decides the initial weights, the order, every jitter and dropout.
+    start
+        Tensors to start from, by name; those missing or of another shape stay new.
+    start_name
+        What they are.
+    """
+
+    architecture: Architecture
+    preprocessing: Preprocessing
+    mean: NDArray[np.float32]
+    recipe: Recipe
+    labels: tuple[str, ...]
+    data: Mapping[str, Any]
+    seed: int = 0
+    start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    start_name: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that two equal setups share."""
+        plain = {
+            "architecture": self.architecture.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "mean": np.asarray(self.mean).mean(axis=(1, 2, 3)).round(3).tolist(),
+            "recipe": self.recipe.to_json(),
+            "labels": list(self.labels),
+            "data": dict(self.data),
+            "seed": self.seed,
+            "start": self.start_name,
+        }
+        result: dict[str, Any] = json.loads(json.dumps(plain))
+        return result
+
+
+def save_state(
+    path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write ``state.pt`` with one rename; StoreError where it cannot be written."""
+    state = {
+        "plan": json.dumps(setup.to_json()),
+        "iteration": iteration,
+        "net": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    try:
+        with replacing(path) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"cannot be written: {error}", subject=path) from error
+
+
+def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: torch.optim.Optimizer) -> int:
+    """Bring a network and its optimizer to a saved state and return the number of iterations done.
+
+    Raises
+    ------
+    StoreError
+        For a file that is no state.
+    MismatchError
+        For the state of another setup.
+    """
+    try:
+        # On the CPU: loading copies each tensor to where it belongs, and AdamW counts its steps there.
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        was, now = json.loads(saved["plan"]), setup.to_json()
+    except Exception as error:  # torch raises whatever its reader meets
+        raise StoreError(f"not a training state that can be read ({error})", subject=path) from error
+    different = [f"{key}: {was.get(key)} → {now[key]}" for key in now if was.get(key) != now[key]]
+    if different:
+        raise MismatchError(
+            "the run here was started with other settings",
+            differences=different,
+            subject=path.parent,
+            hint="use another folder, or --overwrite",
+        )
+    net.load_state_dict(saved["net"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["iteration"])
+
+
+def write_model(
+    path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, *, name: str, dtype: Any = "fp32"
+) -> None:
+    """Write a network as a plain C3D net (``.safetensors``) with all that using it needs.
+
+    ``dtype`` is ``fp32`` or ``fp16``; ``name`` is the checkpoint's.
+    """
+    described = setup.to_json()
+    extra = {key: described[key] for key in ("recipe", "data", "seed", "start")}
+    save_checkpoint(
+        path,
+        net.plain_state(),
+        setup.architecture,
+        setup.preprocessing,
+        setup.mean,
+        name=name,
+        labels=setup.labels,
+        extra={**extra, "iterations_done": iteration},
+        dtype=dtype,
+    )
