@@ -113,7 +113,7 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
 
 
 def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Precision, size: int) -> float:
-    """Rate with two batches under way, as in a run."""
+    """Clips a second with two batches in flight, as in a run."""
     import numpy as np
 
     from c3d_extract.compute.network import Network

@@ -1,4 +1,4 @@
-"""``c3d-tools demo``: a few short sample videos, made on the spot."""
+"""``c3d-tools demo``: render a few short sample videos."""
 
 from __future__ import annotations
 

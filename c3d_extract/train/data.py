@@ -76,7 +76,7 @@ class ClipSet(Protocol):
 
 @dataclass(frozen=True)
 class SyntheticClipSet:
-    """Clips made on the spot; ``n_items`` limits a set that is tested on."""
+    """Synthetic clips, rendered when they are asked for; ``n_items`` limits a set that is tested on."""
 
     clips: SyntheticClips
     n_items: int | None = None
@@ -191,7 +191,7 @@ class VideoClipSet:
         return frames if len(frames) == n_frames else self._last(path)
 
     def _last(self, path: Path) -> list[NDArray[np.uint8]]:
-        # The video is shorter than it said.
+        # The video is shorter than its container says, so only decoding all of it finds its end.
         with open_video(path) as reader:
             return self._padded(list(deque(self._resized(reader.frames()), maxlen=self._n_frames)))
 

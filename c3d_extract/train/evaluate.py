@@ -123,6 +123,7 @@ def _test_group(
     targets = batch.targets.to(scores.device)
     loss = float(cross_entropy(scores, targets))
     sizes = [len(video) for video in videos]
+    # The paper's prediction for a video is the mean of its clips' probabilities (Section 3.3).
     mean = torch.stack([part.softmax(1).mean(0) for part in torch.split(scores, sizes)])
     first = torch.stack([part[0] for part in torch.split(targets, sizes)])
     of_clips = Sums(loss, len(targets), *count_correct(scores, targets, labels))

@@ -103,7 +103,7 @@ def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
     for path in classes:
         if path.name not in names:
             raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
-        # A link in a class's folder is there on purpose, and nobody would hear that it was skipped.
+        # Links in a class's folder are there on purpose, and that they were skipped would go unnoticed.
         found = find_videos([path], frame_folders=True, follow_links=True).videos
         videos += [LabelledVideo(source.path, (names.index(path.name),)) for source in found]
     return VideoList(tuple(videos), names)

@@ -104,6 +104,7 @@ class Recipe:
         """Learning rate of an iteration, counted from 0."""
         if self.schedule == "step":
             return self.rate * self.gamma ** (iteration // self.every)
+        # A warm-up, as AdamW's second moments are noise in its first steps.
         warm = max(1, self.iterations // 20)
         rise = min(1.0, (iteration + 1) / warm)
         return self.rate * rise * 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))

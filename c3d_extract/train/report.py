@@ -98,8 +98,10 @@ class TrainingLog:
             self.path.unlink()
             return
         head, *lines = text.splitlines(keepends=True)
+        # What another wrote stays: the file is refused, not replaced.
         if head.strip() != ",".join(COLUMNS):
             raise StoreError("is no log of a training", subject=self.path, hint="name another folder")
+        # A line without its end was cut off by a kill, in the middle of an append.
         kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= iteration]
         with replacing(self.path) as file:
             file.write((head + "".join(kept)).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,35 +16,39 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure for a moment only."""
-    monkeypatch.setattr(bench, "_MODEL_SECONDS", 0.1)
-    monkeypatch.setattr(bench, "_DECODE_SECONDS", 0.2)
-    monkeypatch.setattr(bench, "_SAMPLES", (("320x240", (16, 240, 320)),))
-
-
-def words(narrow_weights: Path) -> list[str]:
-    return ["--weights", str(narrow_weights), "--mean", MEAN, "--device", "cpu", "--precision", "fp32"]
-
-
-@pytest.mark.usefixtures("brief")
-def test_json_holds_consistent_rates_and_a_verdict(narrow_weights: Path) -> None:
-    result = CliRunner().invoke(bench.command, [*words(narrow_weights), "--json"])
+@pytest.fixture(scope="module")
+def findings(narrow_weights: Path) -> dict[str, Any]:
+    """What the command finds when it measures for a moment only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "_MODEL_SECONDS", 0.05)
+        patch.setattr(bench, "_DECODE_SECONDS", 0.1)
+        patch.setattr(bench, "_SAMPLES", (("320x240", (16, 240, 320)),))
+        weights = ["--weights", str(narrow_weights), "--mean", MEAN]
+        arguments = [*weights, "--device", "cpu", "--precision", "fp32", "--json"]
+        result = CliRunner().invoke(bench.command, arguments)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    rates = found["network"]["rates"]
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_json_holds_consistent_rates_and_a_verdict(findings: dict[str, Any]) -> None:
+    rates = findings["network"]["rates"]
     assert [row["batch"] for row in rates] == sorted({row["batch"] for row in rates})
     for row in rates:
         assert row["frames_per_second"] == pytest.approx(16 * row["clips_per_second"], rel=0.02)
-    assert all(row["frames_per_second"] > 0 for row in found["decoding"])
-    assert found["verdict"]["batch_size"] in {row["batch"] for row in rates}
-    assert found["verdict"]["bound_by"]["320x240"] in {"the network", "decoding"}
+    assert all(row["frames_per_second"] > 0 for row in findings["decoding"])
+    assert findings["verdict"]["batch_size"] in {row["batch"] for row in rates}
+    assert findings["verdict"]["bound_by"]["320x240"] in {"the network", "decoding"}
 
 
-@pytest.mark.usefixtures("brief")
-def test_the_table_fits_eighty_columns(narrow_weights: Path) -> None:
-    result = CliRunner().invoke(bench.command, words(narrow_weights))
+def test_the_table_fits_eighty_columns(
+    findings: dict[str, Any], narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_network", lambda *_: findings["network"])
+    monkeypatch.setattr(bench, "_decoding", lambda _: findings["decoding"])
+    monkeypatch.setattr(bench, "_SAMPLES", (("320x240", (16, 240, 320)),))
+    arguments = ["--weights", str(narrow_weights), "--mean", MEAN, "--device", "cpu"]
+    result = CliRunner().invoke(bench.command, arguments)
     assert result.exit_code == 0, result.output
     assert max(len(line) for line in result.output.splitlines()) <= 80
     assert "Suggested: --workers 1 --batch-size" in result.output

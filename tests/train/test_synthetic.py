@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,13 @@ def test_actions_are_no_easier_to_tell_by_brightness_than_by_chance() -> None:
     everything = np.concatenate(list(levels.values()))
     # Means of about 30 clips each; their spread must be what chance gives (standard error), not more.
     assert np.std(means) < 2 * everything.std() / np.sqrt(450 / len(levels))
+
+
+def test_synthetic_clips_need_neither_torch_nor_the_training_loop() -> None:
+    code = """
+import sys
+from c3d_extract.train.synthetic import render_video
+render_video("walk", 0, size=(2, 16, 16), seconds=1)
+print(*sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "av", "h5py", "c3d_extract.train.loop"} & set(done.stdout.split())

@@ -91,8 +91,8 @@ def record(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
         return _exposed(pixels, gain, offset)
     # Cut from one long run of normal numbers, a fresh place for each frame: drawing anew costs tenfold.
     strength = np.float32(rng.uniform(0.5, 9.0))
-    places = max(_noise().size - pixels[:, 0].size, 0) + 1
-    starts = [int(rng.integers(0, places)) for _ in range(pixels.shape[1])]
+    n_starts = max(_noise().size - pixels[:, 0].size, 0) + 1
+    starts = [int(rng.integers(0, n_starts)) for _ in range(pixels.shape[1])]
     return _exposed(pixels, gain, offset, noise=(strength, starts))
 
 
@@ -152,14 +152,11 @@ def _noise() -> Floats:
 
 
 def _exposed(
-    pixels: Floats,
-    gain: np.float32,
-    offset: np.float32,
-    noise: tuple[np.float32, list[int]] = (np.float32(0), []),
+    pixels: Floats, gain: np.float32, offset: np.float32, noise: tuple[np.float32, list[int]] | None = None
 ) -> NDArray[np.uint8]:
-    # ``noise``: its strength in levels, and where each frame's begins in the long run; none: no noise.
+    # ``noise``: its strength in levels, and where each frame's begins in the long run.
     n_frames, *size = pixels.shape[1:]
-    strength, starts = noise
+    strength, starts = noise or (np.float32(0), [])
     run, n_levels = _noise(), pixels[:, 0].size
     if run.size < n_levels:
         run = np.resize(run, n_levels)

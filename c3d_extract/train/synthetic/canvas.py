@@ -96,7 +96,8 @@ class Canvas:
         x, y, across, down, radius, lean = (values[box] for values in (x, y, across, down, radius, lean))
 
         def edge(side: int) -> Array:
-            # A row ends with the disc about that point of the line whose disc reaches furthest to the side.
+            # A row ends with the disc about that point of the line whose disc reaches furthest to the side:
+            # the derivative of x + along·across ± sqrt(radius² - distance²) in ``along`` is 0 there.
             along = np.clip((rows - y) / down + side * lean, 0, 1)
             half2 = radius**2 - (rows - y - along * down) ** 2
             edge: Array = x + along * across + side * np.sqrt(np.maximum(half2, 0))

@@ -205,7 +205,7 @@ def paint_figures(
     scene = Scene(time, rng, Pose(n_frames), Pose(n_frames))
     ACTIONS[action](scene)
     if scene.gap is None and rng.random() < 0.5:
-        scene.gap = np.full(n_frames, rng.uniform(0.5, 1.3))  # somebody stands by
+        scene.gap = np.full(n_frames, rng.uniform(0.5, 1.3))  # a bystander
     camera = Camera(camera_shake(n_frames, height, rng), np.ones(n_frames))
     background = random_background(rng, int(height * 1.15), int(width * 1.15))
     canvas = Canvas(camera.view(background, (height, width)))
