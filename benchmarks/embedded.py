@@ -66,8 +66,8 @@ def score(features: np.ndarray, videos: list[Path]) -> np.ndarray:
     sequences = [v.stem.split("_")[2] for v in videos]
     samples = Samples(features, [v.parent.name for v in videos], sequences)
     splits = leave_one_out_splits(samples)
-    found = [cross_validate(samples, splits, ClassifierSettings(c=c)).labels for c in (1.0, None)]
-    return np.array([(truth == predicted).mean() for truth, predicted in found])
+    settings = [ClassifierSettings(c=c) for c in (1.0, None)]
+    return np.array([cross_validate(samples, splits, each).pooled_accuracy for each in settings])
 
 
 def main() -> None:

@@ -23,14 +23,7 @@ from c3d_extract._lazy import lazy_names
 from c3d_extract.errors import C3DError
 
 if TYPE_CHECKING:
-    from c3d_extract.analysis.aslan import (
-        SIMILARITIES,
-        Pairs,
-        PairsEvaluation,
-        evaluate_pairs,
-        pair_similarities,
-        read_pairs,
-    )
+    from c3d_extract.analysis.aslan import PairsEvaluation, evaluate_pairs, read_pairs
     from c3d_extract.analysis.charts import draw_evaluation
     from c3d_extract.analysis.classifier_file import LinearClassifier, load_classifier, save_classifier
     from c3d_extract.analysis.classify import (
@@ -40,9 +33,8 @@ if TYPE_CHECKING:
         fit_classifier,
         pca_curve,
     )
-    from c3d_extract.analysis.experiment import Experiment, Partition, prepare_experiment
+    from c3d_extract.analysis.experiment import Experiment, ExperimentOptions, prepare_experiment
     from c3d_extract.analysis.features import read_layer, require_same_features
-    from c3d_extract.analysis.labels import LabelSource
     from c3d_extract.analysis.splits import (
         Samples,
         Split,
@@ -52,13 +44,12 @@ if TYPE_CHECKING:
     )
 
 _NAMES_OF = {
-    "aslan": "SIMILARITIES Pairs PairsEvaluation evaluate_pairs pair_similarities read_pairs",
+    "aslan": "PairsEvaluation evaluate_pairs read_pairs",
     "charts": "draw_evaluation",
     "classifier_file": "LinearClassifier load_classifier save_classifier",
     "classify": "ClassifierSettings Evaluation cross_validate fit_classifier pca_curve",
-    "experiment": "Experiment Partition prepare_experiment",
+    "experiment": "Experiment ExperimentOptions prepare_experiment",
     "features": "read_layer require_same_features",
-    "labels": "LabelSource",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
 }
 _EXTRAS = {
@@ -69,15 +60,12 @@ _EXTRAS = {
 """Library → the package to install, and our extra that brings it."""
 
 __all__ = [
-    "SIMILARITIES",
     "ClassifierSettings",
     "Evaluation",
     "Experiment",
-    "LabelSource",
+    "ExperimentOptions",
     "LinearClassifier",
-    "Pairs",
     "PairsEvaluation",
-    "Partition",
     "Samples",
     "Split",
     "cross_validate",
@@ -87,7 +75,6 @@ __all__ = [
     "grouped_splits",
     "leave_one_out_splits",
     "load_classifier",
-    "pair_similarities",
     "pca_curve",
     "prepare_experiment",
     "read_layer",

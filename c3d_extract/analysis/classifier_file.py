@@ -99,24 +99,25 @@ def _assemble(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]
     """Build a classifier from a file's parts; LookupError, TypeError or ValueError if they do not fit."""
     if {key: facts[key] for key in FORMAT} != FORMAT:
         raise ValueError(f"{facts['format']} version {facts['version']}")
-    classifier = LinearClassifier(
-        classes=tuple(facts["classes"]),
+    classes, size = tuple(facts["classes"]), arrays["coef"].shape[1]
+    n_planes = 1 if len(classes) == 2 else len(classes)
+    shapes = {"coef": (n_planes, size), "intercept": (n_planes,)}
+    if len(arrays) > len(shapes):
+        n_features = len(arrays["pca_mean"])
+        shapes |= {"pca_mean": (n_features,), "pca_components": (size, n_features)}
+    numbers = [float(facts["c"]), *(np.abs(array).max() for array in arrays.values())]
+    if {name: array.shape for name, array in arrays.items()} != shapes or not np.isfinite(numbers).all():
+        raise ValueError("its arrays do not fit together or are not finite")
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its class names are not two or more texts")
+    return LinearClassifier(
+        classes=classes,
         c=float(facts["c"]),
         l2=bool(facts["l2"]),
         converged=bool(facts["converged"]),
         provenance=dict(facts["features"]),
-        **{name: arrays[name] for name in ARRAYS if name in arrays},
+        coef=arrays["coef"],
+        intercept=arrays["intercept"],
+        pca_mean=arrays.get("pca_mean"),
+        pca_components=arrays.get("pca_components"),
     )
-    classes, size = classifier.classes, classifier.coef.shape[1]
-    n_planes = 1 if len(classes) == 2 else len(classes)
-    shapes = {"coef": (n_planes, size), "intercept": (n_planes,)}
-    if "pca_mean" in arrays or "pca_components" in arrays:
-        n_features = len(arrays["pca_mean"])
-        shapes |= {"pca_mean": (n_features,), "pca_components": (size, n_features)}
-    if {name: array.shape for name, array in arrays.items()} != shapes:
-        raise ValueError("its arrays do not fit together")
-    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise ValueError("its class names are not two or more texts")
-    if not np.isfinite([classifier.c, *(np.abs(array).max() for array in arrays.values())]).all():
-        raise ValueError("its numbers are not finite")
-    return classifier

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    classification_report,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer
@@ -51,6 +56,9 @@ class ClassifierSettings:
     c: float | None = 1.0
     l2: bool = True
     pca: int | None = None
+
+
+DEFAULTS = ClassifierSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +105,11 @@ class Evaluation:
         return float(np.std([fold.accuracy for fold in self.folds]))
 
     @property
+    def pooled_accuracy(self) -> float:
+        """Share of all tests that were right, whatever their fold."""
+        return float(accuracy_score(*self.labels))
+
+    @property
     def confusion(self) -> NDArray[np.intp]:
         """Counts over all folds, (n_classes, n_classes): row = truth, column = prediction."""
         counts: NDArray[np.intp] = confusion_matrix(*self.labels, labels=self.classes)
@@ -112,14 +125,9 @@ class Evaluation:
     @property
     def class_table(self) -> str:
         """The same as text, names cut to 36 characters, with scikit-learn's averages."""
-        names = [printable(name[:36]) for name in self.classes]
+        names = [printable(name)[:36] for name in self.classes]
         options = {"labels": self.classes, "target_names": names, "digits": 3, "zero_division": np.nan}
         return str(classification_report(*self.labels, **options))
-
-    @property
-    def n_unconverged(self) -> int:
-        """Folds whose solver stopped before its tolerance."""
-        return sum(not fold.converged for fold in self.folds)
 
 
 def linear_svm(c: float) -> LinearSVC:
@@ -128,7 +136,7 @@ def linear_svm(c: float) -> LinearSVC:
 
 
 def cross_validate(
-    samples: Samples, splits: Sequence[Split], settings: ClassifierSettings | None = None
+    samples: Samples, splits: Sequence[Split], settings: ClassifierSettings = DEFAULTS
 ) -> Evaluation:
     """Train and test once for every split.
 
@@ -137,7 +145,7 @@ def cross_validate(
     """
     for split in splits:
         _check(split, samples)
-    folds = tuple(_test(split, samples, settings or ClassifierSettings()) for split in splits)
+    folds = tuple(_test(split, samples, settings) for split in splits)
     return Evaluation(tuple(samples.counts), folds)
 
 
@@ -151,12 +159,11 @@ def pca_curve(
 
 def fit_classifier(
     samples: Samples,
-    settings: ClassifierSettings | None = None,
+    settings: ClassifierSettings = DEFAULTS,
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> LinearClassifier:
     """Fit one classifier on all rows; ``provenance`` says of which features they are (`LayerFeatures`)."""
-    settings = settings or ClassifierSettings()
     fitted = _fit(samples, settings)
     svm, basis = fitted["svm"], None if settings.pca is None else fitted["pca"].basis_
     return LinearClassifier(
@@ -188,7 +195,7 @@ def _fit(samples: Samples, settings: ClassifierSettings) -> Pipeline:
     norm = Normalizer() if settings.l2 else "passthrough"
     pca = "passthrough" if settings.pca is None else PcaTransformer(settings.pca)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `Evaluation.n_unconverged`
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `FoldResult.converged`
         steps = [("norm", norm), ("pca", pca), ("svm", linear_svm(settings.c or 1.0))]
         # Without a memory, the basis of an inner fold would be fitted again for each C.
         model = Pipeline(steps, memory=folder if settings.pca and settings.c is None else None)

@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from c3d_extract.analysis import labels, splits
 from c3d_extract.analysis.features import LayerFeatures, read_layer, require_same_features
-from c3d_extract.analysis.labels import pattern_values
-from c3d_extract.analysis.splits import (
-    Samples,
-    Split,
-    grouped_splits,
-    leave_one_out_splits,
-    stratified_splits,
-)
+from c3d_extract.analysis.splits import Samples, Split
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,25 +17,53 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from c3d_extract.analysis.labels import LabelSource, VideoLabels
-
-__all__ = ["Experiment", "Partition", "prepare_experiment"]
+__all__ = ["Experiment", "ExperimentOptions", "prepare_experiment"]
 
 DEFAULT_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Partition:
-    """What is tested on, unless the labels come with official splits: another file, or folds of this one.
+class ExperimentOptions:
+    """What trains and what tests: the options of ``c3d-tools classify``, whose help explains them.
 
-    ``groups`` is a regular expression on the name: videos of one group stay together. Without ``folds``,
-    ``groups`` or ``leave_one_out`` leave one group (or video) out at a time.
+    ``labels`` is a CSV; ``label_pattern`` and ``groups`` are regular expressions on a video's name.
     """
 
+    features: Path
+    layer: str = "fc6"
     test: Path | None = None
+    labels: Path | None = None
+    label_pattern: str | None = None
+    ucf101_lists: Path | None = None
+    split: int | None = None
     groups: str | None = None
     folds: int | None = None
-    leave_one_out: bool = False
+    protocol: str | None = None
+    skip_missing: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError for options that contradict each other or have no effect."""
+        self._at_most_one("what the labels are", "labels", "label_pattern", "ucf101_lists")
+        self._at_most_one("what is tested on", "test", "folds", "ucf101_lists")
+        lists, protocol = self.ucf101_lists, self.protocol
+        if protocol == "ucf101" and not lists:
+            raise UsageError(
+                "needs --ucf101-lists, the folder of the official lists", subject="--protocol ucf101"
+            )
+        if protocol == "ucf101" and self.split:
+            raise UsageError("takes all three splits; leave --split out", subject="--protocol ucf101")
+        if protocol == "leave-one-out" and (self.test or self.folds or lists):
+            reason = "goes with none of --test, --folds and --ucf101-lists"
+            raise UsageError(reason, subject="--protocol leave-one-out")
+        if self.split and not lists:
+            raise UsageError("needs --ucf101-lists", subject="--split")
+        if self.skip_missing and not (self.labels or lists):
+            raise UsageError("needs --labels or --ucf101-lists", subject="--missing skip")
+
+    def _at_most_one(self, what: str, *names: str) -> None:
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} both say {what}; give one of them")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,68 +83,87 @@ class Experiment:
     notes: list[str]
 
 
-def prepare_experiment(
-    features: Path, layer: str, source: LabelSource, partition: Partition | None = None
-) -> Experiment:
-    """Read a feature file, label its videos and make the splits.
+def prepare_experiment(options: ExperimentOptions) -> Experiment:
+    """Read the files, label the videos and make the splits.
 
     Raises UsageError, StoreError or MismatchError, in one line that says what does not fit.
     """
-    partition = partition or Partition()
-    table, n_train, notes = _read_features(features, layer, partition.test)
-    found = source.label(table.videos)
-    kept = np.flatnonzero([label is not None for label in found.labels])
+    options.check()
+    table, n_train, notes = _read_features(options)
+    found, lists = _label(options, table.videos, notes)
+    kept = np.flatnonzero([label is not None for label in found])
     if not len(kept):
-        raise UsageError("no video is left with a label", subject=features)
+        raise UsageError("no video is left with a label", subject=options.features)
     videos = [table.videos[i] for i in kept]
-    groups = None if partition.groups is None else pattern_values(videos, partition.groups, what="group")
-    samples = Samples(table.X[kept], [label for label in found.labels if label is not None], groups)
+    groups = None if options.groups is None else labels.pattern_values(videos, options.groups, what="group")
+    samples = Samples(table.X[kept], [label for label in found if label is not None], groups)
     if len(samples.counts) < 2:
         reason = f"all videos are of class {samples.labels[0]}; a classifier needs at least 2 classes"
         raise UsageError(reason)
-    if partition.test is not None:
-        splits = [Split("test", np.flatnonzero(kept < n_train), np.flatnonzero(kept >= n_train))]
-        protocol = f"trained on {features.name}, tested on {partition.test.name}"
+    if options.test is not None:
+        parts = [Split("test", np.flatnonzero(kept < n_train), np.flatnonzero(kept >= n_train))]
+        protocol = f"trained on {options.features.name}, tested on {options.test.name}"
     else:
-        splits, protocol = _official(found, kept) if found.lists else _cross_validation(partition, samples)
-    fixed = len(splits) == 1  # no other fold trains on what this one tests
-    train_rows = splits[0].train if fixed else np.arange(len(videos))
-    return Experiment(samples, videos, splits, protocol, train_rows, table.provenance, [*notes, *found.notes])
+        parts, protocol = _official(lists, videos) if lists else _cross_validation(options, samples)
+    # Of several splits, each trains on what another one tests: a classifier to keep may use all rows.
+    train_rows = parts[0].train if len(parts) == 1 else np.arange(len(videos))
+    return Experiment(samples, videos, parts, protocol, train_rows, table.provenance, notes)
 
 
-def _read_features(path: Path, layer: str, test_path: Path | None) -> tuple[LayerFeatures, int, list[str]]:
+def _read_features(options: ExperimentOptions) -> tuple[LayerFeatures, int, list[str]]:
     """Return the rows of the training and the test file as one, the number of the former, and notes."""
-    train = read_layer(path, layer)
-    if test_path is None:
+    train = read_layer(options.features, options.layer)
+    if options.test is None:
         return train, len(train.videos), []
-    test = read_layer(test_path, layer)
-    require_same_features(train.provenance, test.provenance, subject=test_path)
+    test = read_layer(options.test, options.layer)
+    require_same_features(train.provenance, test.provenance, subject=options.test)
     n_shared = len(set(train.videos) & set(test.videos))
     note = f"names that both files have: {n_shared}; the same videos on both sides would flatter"
     both = LayerFeatures(np.concatenate([train.X, test.X]), train.videos + test.videos, train.provenance)
     return both, len(train.videos), [note] if n_shared else []
 
 
-def _official(found: VideoLabels, kept: NDArray[np.intp]) -> tuple[list[Split], str]:
+def _label(
+    options: ExperimentOptions, videos: list[str], notes: list[str]
+) -> tuple[list[str | None], dict[int, labels.Ucf101Split]]:
+    """Return the label of each video (None: ignored), and UCF101's lists by number if they gave them."""
+    lists: dict[int, labels.Ucf101Split] = {}
+    if options.labels is not None:
+        names, source, known = videos, options.labels, labels.read_label_csv(options.labels)
+    elif options.ucf101_lists is not None:
+        names, source = labels.video_keys(videos), options.ucf101_lists
+        numbers = (1, 2, 3) if options.protocol == "ucf101" else (options.split or 1,)
+        lists = {number: labels.read_ucf101_split(source, number) for number in numbers}
+        known = {key: label for split in lists.values() for part in split for key, label in part.items()}
+    elif options.label_pattern is not None:
+        return [*labels.pattern_values(videos, options.label_pattern)], lists
+    else:
+        return [*labels.folder_labels(videos)], lists
+    matched = labels.match_labels(names, known, skip=options.skip_missing, source=source)
+    notes += [f"{what}, ignored: {n}" for what, n in matched.ignored.items() if n]
+    return matched.labels, lists
+
+
+def _official(lists: dict[int, labels.Ucf101Split], videos: list[str]) -> tuple[list[Split], str]:
     """Return UCF101's splits and what they are called."""
-    splits = []
-    for number, lists in found.lists.items():
-        train, test = (np.flatnonzero([found.keys[i] in part for i in kept]) for part in lists)
-        splits.append(Split(str(number), train, test))
-    one = f"official split {splits[0].name}"
-    return splits, f"UCF101, {one if len(splits) == 1 else 'the three official splits'}"
+    keys, parts = labels.video_keys(videos), []
+    for number, official in lists.items():
+        train, test = (np.flatnonzero([key in part for key in keys]) for part in official)
+        parts.append(Split(str(number), train, test))
+    one = f"official split {parts[0].name}"
+    return parts, f"UCF101, {one if len(parts) == 1 else 'the three official splits'}"
 
 
-def _cross_validation(partition: Partition, samples: Samples) -> tuple[list[Split], str]:
+def _cross_validation(options: ExperimentOptions, samples: Samples) -> tuple[list[Split], str]:
     """Return the folds of a cross-validation and what they are called."""
     singles = [name for name, n in samples.counts.items() if n == 1]
     if singles:  # whichever fold tests it, no video of the class is left to train on
         what = "class" if len(singles) == 1 else f"{len(singles)} classes, the first"
         raise UsageError(f"{what} {singles[0]} has 1 video; cross-validation needs 2 to train and test on")
-    k, grouped = partition.folds, samples.groups is not None
-    if partition.leave_one_out or (grouped and k is None):
-        return leave_one_out_splits(samples), f"one {'group' if grouped else 'video'} left out at a time"
-    if grouped and k is not None:
-        return grouped_splits(samples, k), f"{k} folds of whole groups"
+    k, unit = options.folds, "video" if samples.groups is None else "group"
+    if options.protocol == "leave-one-out" or (samples.groups is not None and k is None):
+        return splits.leave_one_out_splits(samples), f"one {unit} left out at a time"
+    if samples.groups is not None and k is not None:
+        return splits.grouped_splits(samples, k), f"{k} folds of whole groups"
     k = k or min(DEFAULT_FOLDS, *samples.counts.values())
-    return stratified_splits(samples, k), f"{k} folds of single videos"
+    return splits.stratified_splits(samples, k), f"{k} folds of single videos"

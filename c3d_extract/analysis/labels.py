@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -19,10 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "LabelSource",
     "MatchedLabels",
     "Ucf101Split",
-    "VideoLabels",
     "folder_labels",
     "match_labels",
     "pattern_values",
@@ -30,17 +27,17 @@ __all__ = [
     "read_lines",
     "read_ucf101_split",
     "video_key",
+    "video_keys",
 ]
 
 Value = TypeVar("Value")
 
 
 class MatchedLabels(NamedTuple):
-    """A label for each video, None where the table has none, and what did not match."""
+    """A label for each video, None where the table has none, and how much of what did not match."""
 
     labels: list[str | None]
-    n_without_label: int
-    n_without_video: int
+    ignored: dict[str, int]
 
 
 class Ucf101Split(NamedTuple):
@@ -48,69 +45,6 @@ class Ucf101Split(NamedTuple):
 
     train: dict[str, str]
     test: dict[str, str]
-
-
-class VideoLabels(NamedTuple):
-    """What a `LabelSource` says of videos.
-
-    Attributes
-    ----------
-    keys
-        The name of each video in the source.
-    labels
-        Its label; None where the source has none and that is allowed.
-    lists
-        The official splits by number; none unless the source is UCF101's lists.
-    notes
-        What was ignored.
-    """
-
-    keys: list[str]
-    labels: list[str | None]
-    lists: dict[int, Ucf101Split]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """Where labels come from; the parent folder unless one of the first three is given.
-
-    Attributes
-    ----------
-    table
-        A CSV of ``video,label``.
-    pattern
-        A regular expression on the name.
-    ucf101_lists, ucf101_splits
-        Folder of the official lists, and which of the three splits.
-    skip_missing
-        Ignore videos without a label and labels without a video, instead of raising UsageError.
-    """
-
-    table: Path | None = None
-    pattern: str | None = None
-    ucf101_lists: Path | None = None
-    ucf101_splits: tuple[int, ...] = (1,)
-    skip_missing: bool = False
-
-    def label(self, videos: list[str]) -> VideoLabels:
-        """Return the labels of ``videos``; UsageError for those without one and for a broken source."""
-        if self.ucf101_lists is not None:
-            folder = self.ucf101_lists
-            lists = {number: read_ucf101_split(folder, number) for number in self.ucf101_splits}
-            known = {key: label for split in lists.values() for part in split for key, label in part.items()}
-            return self._matched(_unique_keys(videos), known, lists, folder)
-        if self.table is not None:
-            return self._matched(videos, read_label_csv(self.table), {}, self.table)
-        found = folder_labels(videos) if self.pattern is None else pattern_values(videos, self.pattern)
-        return VideoLabels(videos, [*found], {}, [])
-
-    def _matched(
-        self, keys: list[str], known: Mapping[str, str], lists: dict[int, Ucf101Split], source: Path
-    ) -> VideoLabels:
-        matched = match_labels(keys, known, skip=self.skip_missing, source=source)
-        counts = zip(("videos without label", "labels without video"), matched[1:], strict=True)
-        return VideoLabels(keys, matched.labels, lists, [f"{what}, ignored: {n}" for what, n in counts if n])
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:
@@ -171,18 +105,10 @@ def read_label_csv(path: Path) -> dict[str, str]:
 def match_labels(
     names: Sequence[str], table: Mapping[str, str], *, skip: bool = False, source: object
 ) -> MatchedLabels:
-    """Put a table's labels to videos.
+    """Find the labels of videos in a table of video → label.
 
-    Parameters
-    ----------
-    names
-        Videos of one or more feature files.
-    table
-        Video → label.
-    skip
-        Allow videos without a label and labels without a video; otherwise they are a UsageError.
-    source
-        What to call the table in an error: its path.
+    A video without a label, and a label without a video, is a UsageError that names ``source``, the table's
+    file, unless ``skip`` is set.
     """
     present = set(names)
     labels = [table.get(name) for name in names]
@@ -194,7 +120,8 @@ def match_labels(
     if not skip and no_video:
         reason = f"no video for {len(no_video)} of {len(table)} labels, the first is of {no_video[0]}"
         raise _missing(reason, source)
-    return MatchedLabels(labels, len(no_label), len(no_video))
+    ignored = {"videos without label": len(no_label), "labels without video": len(no_video)}
+    return MatchedLabels(labels, ignored)
 
 
 def video_key(name: str) -> str:
@@ -206,8 +133,9 @@ def video_key(name: str) -> str:
     return PurePosixPath(name).stem.lower()
 
 
-def _unique_keys(videos: Sequence[str]) -> list[str]:
-    keys = [video_key(video) for video in videos]
+def video_keys(names: Sequence[str]) -> list[str]:
+    """Return the `video_key` of each name; UsageError where two names have the same."""
+    keys = [video_key(name) for name in names]
     if repeated := [key for key, n in Counter(keys).items() if n > 1]:
         raise UsageError(f"{len(repeated)} names belong to more than one video, the first is {repeated[0]}")
     return keys

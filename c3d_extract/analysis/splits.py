@@ -7,12 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import (
+    BaseCrossValidator,
+    LeaveOneGroupOut,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+)
 
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -63,14 +68,14 @@ def leave_one_out_splits(samples: Samples) -> list[Split]:
 
 def grouped_splits(samples: Samples, k: int) -> list[Split]:
     """Put whole groups into ``k`` folds of about the same mixture of classes."""
-    n_groups, most = len(set(samples.groups or ())), max(samples.counts.values())
-    if k > min(n_groups, most):
-        reason = f"{k} folds of {n_groups} groups and at most {most} videos per class"
-        raise UsageError(reason, hint=f"at most {min(n_groups, most)} folds are possible")
+    n_groups, n_largest = len(set(samples.groups or ())), max(samples.counts.values())
+    if k > (most := min(n_groups, n_largest)):
+        reason = f"{k} folds of {n_groups} groups and at most {n_largest} videos per class"
+        raise UsageError(reason, hint=f"at most {most} folds are possible")
     with warnings.catch_warnings():
         # Of classes too rare for k folds; `cross_validate` refuses a fold that tests what it does not train.
         warnings.simplefilter("ignore", UserWarning)
-        return _numbered(StratifiedGroupKFold(k).split(samples.X, samples.labels, samples.groups), k)
+        return _numbered(StratifiedGroupKFold(k), samples)
 
 
 def stratified_splits(samples: Samples, k: int) -> list[Split]:
@@ -79,19 +84,19 @@ def stratified_splits(samples: Samples, k: int) -> list[Split]:
     if n < k:
         reason = f"{k} folds, and class {name} has {n} video{'s' * (n > 1)}"
         raise UsageError(reason, hint="ask for fewer folds or leave the class out")
-    folds = StratifiedKFold(k, shuffle=True, random_state=0)
-    return _numbered(folds.split(samples.X, samples.labels), k)
+    return _numbered(StratifiedKFold(k, shuffle=True, random_state=0), samples)
 
 
 def inner_splits(samples: Samples) -> list[Split]:
     """Return the folds inside a training part that C is chosen on: of whole groups where there are groups."""
     counts, groups = samples.counts.values(), samples.groups
     n_units = min(counts) if groups is None else min(len(set(groups)), max(counts))
+    unit, make = (
+        ("videos of every class", stratified_splits) if groups is None else ("groups", grouped_splits)
+    )
     if n_units < 2:
-        unit = "videos of every class" if groups is None else "groups"
         reason = f"choosing C needs at least 2 {unit} in the training part"
         raise UsageError(reason, hint="give --c a value")
-    make = stratified_splits if groups is None else grouped_splits
     splits = make(samples, min(INNER_FOLDS, n_units))
     if any(len({samples.labels[i] for i in split.train}) < 2 for split in splits):
         reason = "choosing C leaves groups out, and only one class is left to train on"
@@ -99,5 +104,6 @@ def inner_splits(samples: Samples) -> list[Split]:
     return splits
 
 
-def _numbered(folds: Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]], k: int) -> list[Split]:
-    return [Split(f"{number}/{k}", train, test) for number, (train, test) in enumerate(folds, start=1)]
+def _numbered(folds: BaseCrossValidator, samples: Samples) -> list[Split]:
+    parts = folds.split(samples.X, samples.labels, samples.groups)
+    return [Split(f"{i}/{folds.n_splits}", train, test) for i, (train, test) in enumerate(parts, start=1)]

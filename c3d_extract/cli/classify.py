@@ -14,7 +14,7 @@ from c3d_extract.cli.options import debug_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from c3d_extract.analysis import ClassifierSettings, Evaluation, Experiment, LabelSource
+    from c3d_extract.analysis import ClassifierSettings, Evaluation, Experiment
 
 __all__ = ["command"]
 
@@ -101,23 +101,24 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 @guarded
 def command(**options: Any) -> None:
     """Evaluate FEATURES, a feature file, with a linear SVM: accuracy, classes, confusions."""
-    _check(options)
     from c3d_extract.analysis import (
         ClassifierSettings,
-        Partition,
+        ExperimentOptions,
         cross_validate,
         pca_curve,
         prepare_experiment,
     )
 
-    partition = Partition(
-        test=options["test"],
-        groups=options["groups"],
-        folds=options["folds"],
-        leave_one_out=options["protocol"] == "leave-one-out",
-    )
     settings = ClassifierSettings(c=options["c"], l2=options["l2"], pca=options["pca"])
-    experiment = prepare_experiment(options["features"], options["layer"], _label_source(options), partition)
+    fixed = options["test"] or options["ucf101_lists"]
+    if fixed and options["groups"] and settings.c is not None:
+        reason = "does nothing here: what is tested is given, and C is not chosen"
+        raise UsageError(reason, subject="--groups")
+    if options["pca"] and options["pca_curve"]:
+        raise UsageError("--pca and --pca-curve exclude each other")
+    names = set(ExperimentOptions.__dataclass_fields__) & set(options)
+    chosen = {name: options[name] for name in names}
+    experiment = prepare_experiment(ExperimentOptions(**chosen, skip_missing=options["missing"] == "skip"))
     samples, splits = experiment.samples, experiment.splits
     evaluation = cross_validate(samples, splits, settings)
     curve = pca_curve(samples, splits, options["pca_curve"], settings)
@@ -132,51 +133,6 @@ def command(**options: Any) -> None:
         _plot(experiment, evaluation, curve, options["plot"])
 
 
-def _check(options: dict[str, Any]) -> None:
-    """Raise UsageError for options that contradict each other or have no effect."""
-    _at_most_one(options, "what the labels are", "labels", "label_pattern", "ucf101_lists")
-    _at_most_one(options, "what is tested on", "test", "folds", "ucf101_lists")
-    lists, test, folds, split = (options[name] for name in ("ucf101_lists", "test", "folds", "split"))
-    protocol, skip = options["protocol"], options["missing"] == "skip"
-    ucf101, alone = protocol == "ucf101", protocol == "leave-one-out"
-    fixed = test or lists
-    problems = {
-        ("--protocol ucf101", "needs --ucf101-lists, the folder of the official lists"): ucf101 and not lists,
-        ("--protocol ucf101", "takes all three splits; leave --split out"): ucf101 and split,
-        (f"--protocol {protocol}", "goes with none of --test, --folds and --ucf101-lists"): alone
-        and (fixed or folds),
-        ("--split", "needs --ucf101-lists"): split and not lists,
-        ("--missing skip", "needs --labels or --ucf101-lists"): skip and not (lists or options["labels"]),
-        # Groups matter there only for choosing C.
-        ("--groups", "does nothing here: what is tested is given, and C is not chosen"): fixed
-        and options["groups"]
-        and options["c"] is not None,
-    }
-    for (subject, reason), found in problems.items():
-        if found:
-            raise UsageError(reason, subject=subject)
-    if options["pca"] and options["pca_curve"]:
-        raise UsageError("--pca and --pca-curve exclude each other")
-
-
-def _at_most_one(options: dict[str, Any], what: str, *names: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} both say {what}; give one of them")
-
-
-def _label_source(options: dict[str, Any]) -> LabelSource:
-    from c3d_extract.analysis import LabelSource
-
-    return LabelSource(
-        table=options["labels"],
-        pattern=options["label_pattern"],
-        ucf101_lists=options["ucf101_lists"],
-        ucf101_splits=(1, 2, 3) if options["protocol"] == "ucf101" else (options["split"] or 1,),
-        skip_missing=options["missing"] == "skip",
-    )
-
-
 def _warn(experiment: Experiment, evaluation: Evaluation) -> None:
     for line in experiment.notes:
         note(f"Note: {printable(line)}.")
@@ -185,8 +141,8 @@ def _warn(experiment: Experiment, evaluation: Evaluation) -> None:
     if untested:
         shown = ", ".join(map(printable, untested[:5])) + (", …" if len(untested) > 5 else "")
         note(f"Note: {len(untested)} of {len(evaluation.classes)} classes have no test video: {shown}.")
-    if evaluation.n_unconverged:
-        note(f"Note: the SVM of {evaluation.n_unconverged} folds did not converge; try a smaller --c.")
+    if n_unconverged := sum(not fold.converged for fold in evaluation.folds):
+        note(f"Note: the SVM of {n_unconverged} folds did not converge; try a smaller --c.")
 
 
 def _save(experiment: Experiment, settings: ClassifierSettings, path: Path) -> None:
@@ -225,7 +181,10 @@ def _as_json(
             {"name": f.name, "n_train": f.n_train, "n_test": len(f.test), "accuracy": f.accuracy, "c": f.c}
             for f in evaluation.folds
         ],
-        "classes": _classes(evaluation),
+        "classes": [
+            {"name": name, "n_test": int(n), "precision": _number(p), "recall": _number(r), "f1": _number(f1)}
+            for name, (p, r, f1, n) in zip(evaluation.classes, evaluation.per_class.tolist(), strict=True)
+        ],
         "confusion": evaluation.confusion.tolist(),
         "pca_curve": [{"dimensions": k, **_figures(curve[k])} for k in sorted(curve)],
         "predictions": [
@@ -236,21 +195,9 @@ def _as_json(
     }
 
 
-def _classes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    keys = ("precision", "recall", "f1")
-    return [
-        {"name": name, "n_test": int(n), **dict(zip(keys, map(_number, figures), strict=True))}
-        for name, (*figures, n) in zip(evaluation.classes, evaluation.per_class.tolist(), strict=True)
-    ]
-
-
 def _figures(evaluation: Evaluation) -> dict[str, float | None]:
-    truth, predicted = evaluation.labels
-    return {
-        "accuracy": evaluation.accuracy,
-        "accuracy_std": _number(evaluation.accuracy_std),
-        "pooled_accuracy": float((truth == predicted).mean()),
-    }
+    std, pooled = _number(evaluation.accuracy_std), evaluation.pooled_accuracy
+    return {"accuracy": evaluation.accuracy, "accuracy_std": std, "pooled_accuracy": pooled}
 
 
 def _number(value: float) -> float | None:

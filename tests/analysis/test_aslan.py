@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from c3d_extract.analysis import (
+from c3d_extract.analysis.aslan import (
     SIMILARITIES,
     Pairs,
     evaluate_pairs,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from labelled_features import blobs, feature_file, write_ucf101_lists
 
-from c3d_extract.analysis import LabelSource, Partition, prepare_experiment, read_layer
+from c3d_extract.analysis import ExperimentOptions, prepare_experiment, read_layer
 from c3d_extract.errors import StoreError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def features(tmp_path: Path) -> Path:
 
 
 def test_without_options_it_is_five_folds_of_single_videos(features: Path) -> None:
-    experiment = prepare_experiment(features, "fc6", LabelSource())
+    experiment = prepare_experiment(ExperimentOptions(features))
     assert experiment.protocol == "5 folds of single videos"
     assert [len(split.test) for split in experiment.splits] == [12] * 5
     assert experiment.train_rows.tolist() == list(range(60))
@@ -31,7 +32,7 @@ def test_without_options_it_is_five_folds_of_single_videos(features: Path) -> No
 def test_a_test_file_is_tested_and_never_fitted(tmp_path: Path, features: Path) -> None:
     samples, names = blobs(seed=1)
     test = feature_file(tmp_path / "test.h5", {"fc6": samples.X[::5]}, names[::5])
-    experiment = prepare_experiment(features, "fc6", LabelSource(), Partition(test=test))
+    experiment = prepare_experiment(ExperimentOptions(features, test=test))
     (split,) = experiment.splits
     assert split.train.tolist() == experiment.train_rows.tolist() == list(range(60))
     assert split.test.tolist() == list(range(60, 72))
@@ -43,8 +44,8 @@ def test_the_official_splits_are_followed(tmp_path: Path, features: Path) -> Non
     names = [name.replace("v_", f"v_{name.split('/')[0]}_") for name in names]
     feature_file(features, {"fc6": samples.X}, [name.replace(".avi", ".mp4") for name in names])
     write_ucf101_lists(tmp_path, names)
-    source = LabelSource(ucf101_lists=tmp_path, ucf101_splits=(1, 2, 3))
-    experiment = prepare_experiment(features, "fc6", source)
+    options = ExperimentOptions(features, ucf101_lists=tmp_path, protocol="ucf101")
+    experiment = prepare_experiment(options)
     assert experiment.protocol == "UCF101, the three official splits"
     for n, split in enumerate(experiment.splits, start=1):
         assert [
@@ -52,7 +53,7 @@ def test_the_official_splits_are_followed(tmp_path: Path, features: Path) -> Non
         ] == split.test.tolist()
         assert not set(split.train) & set(split.test)
         assert len(split.train) == 48
-    second = prepare_experiment(features, "fc6", LabelSource(ucf101_lists=tmp_path, ucf101_splits=(2,)))
+    second = prepare_experiment(replace(options, protocol=None, split=2))
     assert second.splits[0].test.tolist() == experiment.splits[1].test.tolist()
     assert second.train_rows.tolist() == second.splits[0].train.tolist()
 

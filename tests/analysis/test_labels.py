@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from c3d_extract.analysis.labels import (
-    LabelSource,
     folder_labels,
     match_labels,
     pattern_values,
     read_label_csv,
     read_ucf101_split,
+    video_keys,
 )
 from c3d_extract.errors import UsageError
 
@@ -67,7 +67,9 @@ def test_labels_must_fit_the_videos_unless_skipping_is_wanted() -> None:
         match_labels(["a", "b"], {"a": "x"}, source="L")
     with pytest.raises(UsageError, match=r"no video for 1 of 2 labels, the first is of c"):
         match_labels(["a"], {"a": "x", "c": "y"}, source="L")
-    assert match_labels(["a", "b"], {"a": "x", "c": "y"}, skip=True, source="L") == (["x", None], 1, 1)
+    matched = match_labels(["a", "b", "d"], {"a": "x", "c": "y"}, skip=True, source="L")
+    assert matched.labels == ["x", None, None]
+    assert matched.ignored == {"videos without label": 2, "labels without video": 1}
 
 
 def write_lists(folder: Path, **changed: str) -> None:
@@ -113,10 +115,9 @@ def test_a_missing_list_is_named(tmp_path: Path) -> None:
         read_ucf101_split(tmp_path, 1)
 
 
-def test_videos_that_the_lists_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
-    write_lists(tmp_path)
+def test_videos_that_the_lists_cannot_tell_apart_are_refused() -> None:
     with pytest.raises(UsageError, match="1 names belong to more than one video, the first is v_g01"):
-        LabelSource(ucf101_lists=tmp_path).label(["hug/v_g01.avi", "copy/V_g01.mp4"])
+        video_keys(["hug/v_g01.avi", "copy/V_g01.mp4", "v_g02.avi"])
 
 
 def test_the_real_videos_are_of_six_classes_and_ten_sequences(shared_data: Path) -> None:
