@@ -345,7 +345,7 @@ with DecodePool(2, DecodeOptions(FrameSampler(Preprocessing()), 16)) as pool:
             if sys.argv[1] == "stay":
                 print(*[w.process.pid for w in pool._workers], flush=True)
                 time.sleep(60)
-print("frames", n, flush=True)
+print("frames", n, "av" in sys.modules, flush=True)
 """
 
 
@@ -371,11 +371,11 @@ def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.stdout.close()
 
 
-def test_a_script_without_a_main_guard_can_use_the_pool(
+def test_a_script_without_a_main_guard_can_use_the_pool_and_imports_no_ffmpeg(
     short: list[Path], script: Callable[..., subprocess.Popen[str]]
 ) -> None:
     out, _ = script("go", *short).communicate(timeout=60)
-    assert out.split("\n") == ["imported", "start", f"frames {1 + 15 + 16 + 17 + 40 + 70}", ""]
+    assert out.split("\n") == ["imported", "start", f"frames {1 + 15 + 16 + 17 + 40 + 70} False", ""]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
