@@ -42,14 +42,19 @@ GPU_OF_80_GB = SimpleNamespace(total_memory=80 << 30)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow C3D for clips of 32 x 32, with a mean of three numbers."""
     architecture = replace(ARCHITECTURES["c3d"].scaled(1 / 16), clip=(16, 32, 32))
     state = {name: torch.from_numpy(a) for name, a in random_state(architecture.state_shapes()).items()}
     preprocessing = Preprocessing(resize=(36, 44), crop=(32, 32))
     path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
     save_checkpoint(path, state, architecture, preprocessing, np.array([90.0, 98, 102]), name="small")
-    return load_checkpoint(path, layers=LAYERS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_weights: Path) -> Checkpoint:
+    return load_checkpoint(small_weights, layers=LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -397,11 +402,11 @@ def test_what_the_last_digits_depend_on_is_known_of_a_run() -> None:
 
 @pytest.mark.parametrize(("first", "then", "alike"), [(2, 1, False), (8, 16, True)])
 def test_a_run_that_goes_on_with_other_batches_has_the_same_bits_or_says_so(
-    narrow_weights: Path, videos: Path, tmp_path: Path, first: int, then: int, alike: bool
+    small_weights: Path, videos: Path, tmp_path: Path, first: int, then: int, alike: bool
 ) -> None:
     def extractor(batch_size: int) -> Extractor:
         return Extractor.from_weights(
-            str(narrow_weights), mean="90,98,102", device="cpu", precision="fp32", batch_size=batch_size
+            str(small_weights), device="cpu", precision="fp32", batch_size=batch_size
         )
 
     whole, output = tmp_path / "whole.h5", tmp_path / "feats.h5"
