@@ -33,7 +33,7 @@ except SystemExit as end:
     assert end.code == 0, end.code
 print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])
 """
-    words = [
+    arguments = [
         *videos,
         "--weights",
         str(weights),
@@ -45,7 +45,9 @@ print([line.split()[1] for line in open('/proc/self/status') if line.startswith(
         "cpu",
         "-q",
     ]
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     return int(re.findall(r"\d+", done.stdout)[-1]) / 1024
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--videos", type=int, default=1000)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     from survival import make_weights
 
     rng = np.random.default_rng(0)
@@ -65,14 +67,14 @@ def main() -> None:
         folder = Path(name)
         make_weights(folder / "narrow.pickle")
         peaks = {}
-        for minutes in (1, words.minutes):
+        for minutes in (1, arguments.minutes):
             path = folder / f"{minutes}min.mp4"
             write_video(path, islice(cycle(frames), minutes * 60 * 25), fps=25)
             peaks[minutes] = peak_mib([str(path)], folder / "narrow.pickle", folder / f"{minutes}.h5")
             print(f"{minutes} minutes of 320x240: peak {peaks[minutes]:.0f} MiB", flush=True)
-        print(f"ratio {peaks[words.minutes] / peaks[1]:.3f} (bar 1.1)", flush=True)
+        print(f"ratio {peaks[arguments.minutes] / peaks[1]:.3f} (bar 1.1)", flush=True)
         write_video(folder / "short.mp4", frames[:16], fps=25)
-        for n in (10, words.videos):
+        for n in (10, arguments.videos):
             many = folder / f"many{n}"
             many.mkdir()
             for i in range(n):

@@ -69,11 +69,11 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(words.weights, layers=("fc6",), mean="100.61,108.05,107.81")
+    checkpoint = load_checkpoint(arguments.weights, layers=("fc6",), mean="100.61,108.05,107.81")
     model = plain(checkpoint)
-    shape = (words.batch, 16, 112, 112, 3)
+    shape = (arguments.batch, 16, 112, 112, 3)
     clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     x = torch.from_numpy(clips).float().permute(0, 4, 1, 2, 3).contiguous() - 100
     contenders: dict[str, tuple[Callable[[], object] | None, float]] = {
@@ -82,13 +82,13 @@ def main() -> None:
     has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
     for precision in ("fp32", "bf16") if has_bf16 else ("fp32",):
         contenders |= at(checkpoint, precision, clips)
-    report(measure(contenders, words.rounds))
+    report(measure(contenders, arguments.rounds))
 
 
 def at(
     checkpoint: Checkpoint, precision: Precision, clips: np.ndarray
 ) -> dict[str, tuple[Callable[[], object] | None, float]]:
-    """Ours, OpenVINO and a matrix product at one precision, each with the clips that one run is worth."""
+    """This package, OpenVINO and a matrix product at one precision, each with the clips that one run is worth."""
     n = len(clips)
     net = Network(checkpoint, ("fc6",), device=torch.device("cpu"), precision=precision, batch_size=n)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -119,15 +119,15 @@ def measure(
 
 
 def report(seconds: dict[str, list[float]]) -> None:
-    """One line a contender: time, rate, and times ours in each precision (medians of the rounds' ratios)."""
-    ours = [name for name in seconds if name.startswith("c3d-extract")]
-    columns = "".join(f"{'x ' + name.split()[-1]:>8}" for name in ours)
-    print(f"{'one core, processor time':32} {'ms/clip':>8} {'GFLOP/s':>8} {'frames/s':>9}{columns}")
+    """One line a contender: time, rate, and times this package in each precision (medians of the rounds' ratios)."""
+    own = [name for name in seconds if name.startswith("c3d-extract")]
+    headings = "".join(f"{'x ' + name.split()[-1]:>8}" for name in own)
+    print(f"{'one core, processor time':32} {'ms/clip':>8} {'GFLOP/s':>8} {'frames/s':>9}{headings}")
     for name, found in seconds.items():
-        ratios = [median(t / o for t, o in zip(found, seconds[our], strict=True)) for our in ours]
-        told = "".join(f"{ratio:8.2f}" for ratio in ratios)
+        ratios = [median(t / o for t, o in zip(found, seconds[base], strict=True)) for base in own]
+        columns = "".join(f"{ratio:8.2f}" for ratio in ratios)
         clip = median(found)
-        print(f"{name:32} {clip * 1e3:8.0f} {GFLOP_A_CLIP / clip:8.0f} {16 / clip:9.1f}{told}")
+        print(f"{name:32} {clip * 1e3:8.0f} {GFLOP_A_CLIP / clip:8.0f} {16 / clip:9.1f}{columns}")
     print(
         f"{'the paper, K40 GPU':32} {16e3 / PAPER_FRAMES_A_SECOND:8.0f} {'':8} {PAPER_FRAMES_A_SECOND:9.1f}"
     )

@@ -1,7 +1,8 @@
 """Loads damaged copies of a checkpoint in a process of its own: ``checkpoint_fuzz.py FOLDER N WRITER...``.
 
 Prints JSON, by writer: how many loaded, how many ended in a WeightsError, every other exception, and by
-how much the memory grew. The address space is limited, so an allocation by a lying header fails and counts.
+how much the memory grew. The address space is limited, so that an allocation that a
+wrong header asks for fails and counts.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TINY = replace(ARCHITECTURES["c3d"].scaled(1 / 512), n_classes=5)  # 4 filters a
 HEADROOM = 1 << 30  # bytes of address space beyond what is used before the first load
 
 
-def write_ours(path: Path) -> None:
+def write_native(path: Path) -> None:
     state = {name: torch.from_numpy(array) for name, array in random_state(TINY.state_shapes()).items()}
     save_checkpoint(path, state, TINY, Preprocessing(), np.array([1.0, 2.0, 3.0]), name="tiny")
 
@@ -75,8 +76,8 @@ def limit_address_space() -> None:
 
 def fuzz(folder: Path, writer: str, n: int) -> dict[str, object]:
     path, order = folder / "checkpoint", None
-    if writer == "ours":
-        write_ours(path)
+    if writer == "native":
+        write_native(path)
     else:
         _, order, write = WRITERS[writer]
         write(path, random_state(TINY.state_shapes()))

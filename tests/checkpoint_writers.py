@@ -60,9 +60,9 @@ def write_torch(
     renamed: dict[str, Any] = {}
     for name, array in state.items():
         layer, part = name.rsplit(".", 1)
-        theirs = names.get(layer, layer)
-        before = prefix.replace("backbone.", "") if theirs.startswith("cls_head") else prefix
-        renamed[f"{before}{theirs}.{part}"] = torch.from_numpy(array)
+        stored = names.get(layer, layer)
+        before = prefix.replace("backbone.", "") if stored.startswith("cls_head") else prefix
+        renamed[f"{before}{stored}.{part}"] = torch.from_numpy(array)
     content = {wrapper: renamed, "epoch": 7, "meta": {"note": "text"}} if wrapper else renamed
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
 

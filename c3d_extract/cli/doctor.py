@@ -135,7 +135,7 @@ def _would_use(problems: list[str]) -> dict[str, str]:
         precision: str = choose_precision("auto", device)
     except DeviceError as error:
         problems.append(str(error))
-        precision = "cannot be told"
+        precision = "unknown"
     return {
         "device": str(device),
         "precision": precision,

@@ -27,8 +27,8 @@ def batch_size_for(
 ) -> int:
     """Return how many clips a pass takes: as many as ``asked``, or what suits the device.
 
-    It follows from the model of a GPU and not from the memory that happens to be free: other batches take
-    other kernels, which round otherwise, and a resumed run must have those of the run that it goes on with.
+    It follows from the model of a GPU and not from the memory that happens to be free: other batch
+    sizes take other kernels, which round differently, and a resumed run must use those of the run before.
     """
     if device.type == "cuda":
         return asked or _gpu_batch(backbone, device, precision)

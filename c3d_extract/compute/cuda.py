@@ -50,12 +50,12 @@ class SentBack(NamedTuple):
 
 
 class Transfers:
-    """Copies between host and device; on a GPU they happen beside its work, and nobody waits for them.
+    """Copies between host and device; on a GPU they overlap with its work, and no thread waits for them.
 
     Attributes
     ----------
     page_locked
-        Whether host memory is page-locked, so that a GPU copies from and to it by itself.
+        Whether host memory is page-locked, so that a GPU copies from and to it without the processor.
     warnings
         Why copies are slower than they could be, if they are.
     """
@@ -67,7 +67,7 @@ class Transfers:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def host_memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return memory that a GPU copies from and to by itself, or ordinary memory where there is none."""
+        """Return memory that a GPU copies without the processor, or ordinary memory where there is none."""
         if self.page_locked:
             try:
                 with torch.cuda.device(self._device):  # every thread starts with the first GPU as its current

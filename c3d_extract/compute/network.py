@@ -50,7 +50,7 @@ class Pending:
         self._parts = parts
 
     def done(self) -> bool:
-        """Say whether `result` would return without waiting for a device that works by itself."""
+        """Say whether `result` would return without waiting for a device that works asynchronously."""
         with device_errors(self._network.device):
             return all(part.sent.is_done() for part in self._parts)
 
@@ -144,7 +144,7 @@ class Network:
         return redone + self._notes + self._transfers.warnings
 
     def new_batch(self) -> NDArray[np.uint8]:
-        """Return a buffer for a batch, uint8 (batch_size, *clip_shape), that a GPU can copy by itself.
+        """Return a buffer for a batch, uint8 (batch_size, *clip_shape), page-locked for a GPU.
 
         torch keeps page-locked memory that was given back, so that every batch after the first few is
         written into the same pages. May be called in any thread.
@@ -167,7 +167,7 @@ class Network:
         return self.submit(clips).result()
 
     def submit(self, clips: NDArray[np.uint8], n: int | None = None) -> Pending:
-        """Start on ``clips`` and return at once where the device works by itself (CUDA).
+        """Start on ``clips`` and return at once where the device works asynchronously (CUDA).
 
         ``n`` says how many count, from the first; what else stands in a batch changes nothing. When a
         GPU's memory runs out, the batch is halved and ``batch_size`` with it.

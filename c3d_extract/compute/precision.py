@@ -1,4 +1,4 @@
-"""Precisions: which a device has, which a name means, and how torch is told to keep to them."""
+"""Precisions: which a device has, which a name means, and the flags of torch that they need."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def fp32_products(*, tf32: bool) -> Iterator[None]:
 
     torch's defaults differ between convolutions and matrix products, and between releases. The flags are
     the process's: a thread that wants others waits until this one has set them back. On a GPU they count
-    while work is handed to it, not while it is done, so that nobody waits for a GPU here.
+    while work is handed to it, not while it is done, so that no thread waits for a GPU here.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags: list[tuple[Any, str, Any]] = [

@@ -9,8 +9,8 @@ Four things make it fast, each measured in ``benchmarks/RESULTS.md``:
 - The early layers run clip by clip and a few frames at a time, so that a map is pooled while it is in
   cache. A whole map of conv1a is 51 MB: writing it to fresh memory costs more than computing it.
 - conv1a sees its three frames as nine channels of one image: three channels fill no vector.
-- Each core takes whole clips, by itself. Cores that share each product wait for each other at every
-  one of some 60 a clip, which is dear where a decoder takes a core's time in between.
+- Each core computes whole clips. Cores that share each product wait for each other at every one of some
+  60 a clip, which is slow where a decoder takes a core's time in between.
 
 Maps are float32 (N, T, H, W, C), contiguous; in bf16 only what is multiplied and the product are rounded
 to it, and every sum between them is in fp32. Every convolution sees the same shapes whatever the batch, so

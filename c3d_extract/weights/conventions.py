@@ -1,6 +1,6 @@
 """The conventions of a checkpoint's network: as registered, or as its layout and classes make likely.
 
-Of C3D alone, as every layout that is read is: files of other backbones say theirs.
+Only for C3D, as are all layouts that are read.
 
 Sources: the feature extraction example of C3D v1.0 (ceil, B,G,R, a mean cube); jfzhang95's training code
 (symmetric, B,G,R, mean 90,98,102); mmaction2's C3D config (symmetric, R,G,B, mean 104,117,128, no divisor).

@@ -93,7 +93,7 @@ def load_checkpoint(
     Raises
     ------
     WeightsError
-        Where the file cannot be had, is not a C3D network, or does not say enough.
+        Where the file is not available, is not a C3D network, or does not say enough.
     UsageError
         Where the network lacks one of the layers.
     """

@@ -58,7 +58,7 @@ def find_mean(
     Raises
     ------
     WeightsError
-        Where it is none of these, cannot be had, or is not a mean.
+        Where it is none of these, cannot be fetched, or is not a mean.
     """
     numbers = _numbers(str(wanted))
     if numbers is not None:
@@ -101,7 +101,7 @@ def _local_mean(
 def read_mean(path: Path) -> NamedMean:
     """Read a binaryproto or npy file; known cubes get their registered names, others the file's."""
     try:
-        if path.exists() and not path.is_file():  # a FIFO would keep us for ever
+        if path.exists() and not path.is_file():  # reading a FIFO would never end
             raise WeightsError("not a mean: no regular file", subject=path)
         size = path.stat().st_size
         content = path.read_bytes() if size <= _LARGEST_FILE else b""

@@ -65,13 +65,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 scheme = fault.removeprefix("to-")
                 self.send_header("Location", f"{scheme}://{state.address.partition('://')[2]}/good")
                 self.end_headers()
-            case "drip":
+            case "trickle":
                 self.send_response(200)
                 self.end_headers()
-                self._drip(b"x")
-            case "drip-of-headers":
+                self._trickle(b"x")
+            case "headers-trickle":
                 self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
-                self._drip(b"x")
+                self._trickle(b"x")
             case "page":
                 self._send(b"<html>confirm</html>", 0, kind="text/html")
             case "wrong":
@@ -96,7 +96,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case _:
                 self._send(CONTENT, start)
 
-    def _drip(self, byte: bytes) -> None:
+    def _trickle(self, byte: bytes) -> None:
         """Send a byte now and then, so that no read ever times out."""
         with suppress(OSError):
             while not self.server.state.release.wait(0.02):
@@ -207,9 +207,10 @@ def test_a_mirror_is_asked_over_http_or_https_alone(address: str, server: Server
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("drip", "sends too slowly"), ("drip-of-headers", r"did not answer within 0\.3 s")]
+    ("fault", "said"),
+    [("trickle", "sends too slowly"), ("headers-trickle", r"did not answer within 0\.3 s")],
 )
-def test_a_server_that_only_drips_is_given_up(
+def test_a_server_that_only_trickles_is_given_up(
     fault: str, said: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "_FIRST_BYTE_SECONDS", 0.3)

@@ -34,7 +34,7 @@ NARROW = ARCHITECTURES["c3d"].scaled(1 / 64)
 STATE = random_state(NARROW.state_shapes())
 
 CONTAINERS = [
-    "ours",
+    "native",
     "jfzhang95",
     "DavideA, before zip",
     "mmaction2, fine-tuned",
@@ -70,7 +70,7 @@ def test_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed:
     assert result["others"] == []
     assert result["loaded"] + result["refused"] == N_DAMAGED
     assert result["refused"] > N_DAMAGED / 2  # the damage is real
-    # Tiny files of 20 kB; caches of parsers take a few MiB, a believed length would take hundreds.
+    # Tiny files of 20 kB; caches of parsers take a few MiB, a trusted length would take hundreds.
     assert result["grew_mib"] < 32
 
 
@@ -98,7 +98,7 @@ def test_an_npy_dictionary_that_would_run_code_does_not(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "x.npy")
     assert not mark.exists()
     assert np.load(tmp_path / "x.npy", allow_pickle=True) is not None
-    assert mark.exists()  # the trap was real
+    assert mark.exists()  # it would have run
 
 
 def test_an_npy_dictionary_cannot_reach_what_surrounds_the_reader(tmp_path: Path) -> None:
@@ -118,14 +118,11 @@ def test_a_legacy_file_cannot_make_torch_allocate_what_it_does_not_hold(tmp_path
     content = (tmp_path / "x").read_bytes()
     size = NARROW.state_shapes()["fc6.weight"]
     n = size[0] * size[1]
-    honest, lie = (
-        b"J" + struct.pack("<i", n),
-        b"J" + struct.pack("<i", 2**31 - 1),
-    )  # BININT: elements of fc6.weight
-    honest_short = b"M" + struct.pack("<H", n)  # BININT2 where it fits
-    found = honest if honest in content else honest_short
-    assert found in content
-    (tmp_path / "x").write_bytes(content.replace(found, lie, 1))
+    # The elements of fc6.weight, as BININT, or as BININT2 where that holds them.
+    as_int, as_short = b"J" + struct.pack("<i", n), b"M" + struct.pack("<H", n)
+    stored = as_int if as_int in content else as_short
+    assert stored in content
+    (tmp_path / "x").write_bytes(content.replace(stored, b"J" + struct.pack("<i", 2**31 - 1), 1))
     with pytest.raises(WeightsError, match="claim more than the file holds"):
         load_checkpoint(tmp_path / "x")
 
@@ -225,8 +222,8 @@ def test_a_pickle_of_python_objects_under_an_npy_name_is_refused(tmp_path: Path)
         load_checkpoint(tmp_path / "x")
 
 
-def write_ours(path: Path, **changes: Any) -> None:
-    """Write a checkpoint of ours, then change its description."""
+def write_native(path: Path, **changes: Any) -> None:
+    """Write a native checkpoint, then change its description."""
     state = {name: torch.from_numpy(array) for name, array in STATE.items()}
     save_checkpoint(path, state, NARROW, Preprocessing(), np.array([1.0, 2.0, 3.0]), name="x", mean_name="m")
     with safe_open(path, framework="pt") as file:
@@ -318,7 +315,7 @@ def test_a_description_that_no_network_can_follow_is_refused(
         text = json.dumps(header).replace('"deep"', "[" * 100_000 + "]" * 100_000)
         save_file({"a": torch.zeros(1)}, tmp_path / "x", metadata={"c3d_extract": text})
     else:
-        write_ours(tmp_path / "x", **changes)
+        write_native(tmp_path / "x", **changes)
     with pytest.raises(WeightsError, match=said) as caught:
         load_checkpoint(tmp_path / "x")
     assert "\n" not in str(caught.value)
@@ -328,7 +325,7 @@ NASTY = "evil\n\x1b[31mred\x1b[0m\r\u202egnp.exe\x9b2J[bold]"
 
 
 def test_names_out_of_checkpoints_cannot_fool_a_terminal(tmp_path: Path) -> None:
-    write_ours(tmp_path / "x", name=NASTY, mean_name=NASTY)
+    write_native(tmp_path / "x", name=NASTY, mean_name=NASTY)
     result = CliRunner().invoke(
         weights_cli.command, ["convert", str(tmp_path / "x"), str(tmp_path / "y.safetensors")]
     )

@@ -101,7 +101,7 @@ def test_weights_that_are_not_here_say_what_to_fetch_and_where_to_put_it(cache: 
     assert str(cache) in str(caught.value)
 
 
-def test_listing_the_zoo_imports_no_torch() -> None:
+def test_reading_the_registry_imports_no_torch() -> None:
     code = "import sys, c3d_extract.weights as w; w.load_registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
