@@ -55,12 +55,10 @@ MAX_TEXT = 1 << 26  # characters of all attributes together
 MAX_NAME = 1 << 16  # bytes of one row's text; a path has at most 4,096
 MAX_READ = 1 << 30  # bytes of text read at once where its length is not known
 MAX_CHUNK = 1 << 26  # bytes that HDF5 would allocate to read one value
-# No deflated byte stands for more than 1,032; lzf does less.
+# A deflated byte expands to at most 1,032 (https://zlib.net/zlib_tech.html), one of lzf to fewer.
 MAX_EXPANSION = 1100
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 """Filters that are compiled in; for any other HDF5 would look for a plug-in and run it."""
-
-
 TEXT = h5py.string_dtype("utf-8")
 """The type of a dataset of text of any length."""
 LIBRARY_VERSIONS = ("earliest", "v110")  # fixed: a later HDF5 writes the same bytes, and old ones read them
@@ -160,7 +158,7 @@ class _ErrorKeepingFile(io.FileIO):
 
 
 def member_names(group: h5py.Group) -> list[str]:
-    """Return the names in a group, all of them of things that lie in this file."""
+    """Return the names in a group, after a check that none is a link to another file."""
     if group.id.get_num_objs() > MAX_MEMBERS:
         raise RefusedError(f"{_where(group)} holds {group.id.get_num_objs():,} things")
     names = list(group)
@@ -204,7 +202,7 @@ def group_in(parent: h5py.Group, name: str) -> h5py.Group:
 
 
 def numbers_in(parent: h5py.Group, name: str, *, n_axes: int | None = None) -> h5py.Dataset:
-    """Return an array of plain numbers that lies in this file, and is as large as it says."""
+    """Return an array of plain numbers that is stored in this file, in the size that it states."""
     dataset = _dataset_in(parent, name)
     if dataset.dtype.kind not in "biuf" or dataset.dtype.shape:
         raise RefusedError(f"{name} holds no plain numbers")
@@ -214,7 +212,7 @@ def numbers_in(parent: h5py.Group, name: str, *, n_axes: int | None = None) -> h
 
 
 def names_in(parent: h5py.Group, name: str) -> h5py.Dataset:
-    """Return a column of text (N) that lies in this file, none of them of absurd length."""
+    """Return a column of text (N) that is stored in this file, each at most 65,536 bytes long."""
     dataset = _dataset_in(parent, name)
     kind = h5py.check_string_dtype(dataset.dtype)
     if kind is None or kind.length is not None or len(dataset.shape) != 1:
@@ -241,7 +239,7 @@ def _dataset_in(parent: h5py.Group, name: str) -> h5py.Dataset:
 def _check_storage(dataset: h5py.h5d.DatasetID, name: str) -> None:
     how = dataset.get_create_plist()
     if how.get_layout() == h5py.h5d.VIRTUAL:
-        raise RefusedError(f"{name} is a virtual dataset, whose values lie in other files")
+        raise RefusedError(f"{name} is a virtual dataset, whose values are in other files")
     if how.get_external_count():
         raise RefusedError(f"{name} has its values in another file, {_shown(how.get_external(0)[0])}")
     filters = {how.get_filter(i)[0] for i in range(how.get_nfilters())}
@@ -275,7 +273,7 @@ def _check_lengths(dataset: h5py.Dataset, name: str) -> None:
 
 
 def _longest_stated(dataset: h5py.Dataset) -> Iterator[int]:
-    # A row's text is stored as its length in four bytes, and the place where it lies.
+    # HDF5 stores variable-length text as its length in four bytes, and its place in the file's global heap.
     (n_rows,) = dataset.chunks
     for start in range(0, len(dataset), n_rows):
         _, content = dataset.id.read_direct_chunk((start,))
@@ -284,7 +282,7 @@ def _longest_stated(dataset: h5py.Dataset) -> Iterator[int]:
 
 
 def _longest_read(dataset: h5py.Dataset) -> Iterator[int]:
-    # Written anew by another program, compressed perhaps. No text is longer than its file.
+    # Of a file that another program rewrote, compressed perhaps. No text is longer than its file.
     at_once = max(1, MAX_READ // _file_size(dataset))
     for start in range(0, len(dataset), at_once):
         yield max(map(len, dataset[start : start + at_once]))

@@ -38,11 +38,17 @@ class UnsyncedConnection(sqlite3.Connection):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
-    """What fsync protects against, a loss of power, happens in no test; that it is called, one test sees."""
+    """What fsync protects against, a loss of power, happens in no test; two tests see that it is called."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=UnsyncedConnection))
         yield
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """The feature file of a run that has not begun."""
+    return tmp_path / "feats.h5"
 
 
 @pytest.fixture(scope="session")
@@ -109,12 +115,6 @@ def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "narrow.pickle"
     torch.save(state, path)
     return path
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    """Where a test writes its feature file."""
-    return tmp_path / "feats.h5"
 
 
 @pytest.fixture(scope="session")

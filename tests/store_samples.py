@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,17 @@ def sample_basis() -> PcaBasis:
 ROWS = sample_rows(5)
 
 
+def half_done_runs(root: Path) -> dict[str, Path]:
+    """Make the folders of a whole run, of one left after three of five videos, and of one killed there."""
+    folders = {name: root / name for name in ("whole", "left", "killed")}
+    write(folders["whole"] / "feats.h5", ROWS, clips=folders["whole"] / "clips.h5")
+    with open_store(folders["left"] / "feats.h5", identity(), clips=folders["left"] / "clips.h5") as store:
+        for row in ROWS[:3]:
+            record(store, row)
+        shutil.copytree(folders["left"], folders["killed"])  # what kill -9 leaves
+    return folders
+
+
 def main(output: str, n: str, *options: str) -> None:
     """Write ``n`` videos.
 
@@ -182,7 +194,7 @@ def main(output: str, n: str, *options: str) -> None:
             sys.stdin.read()
             return
         if chosen.get("limit") == "journal":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
         for row in sample_rows(int(n)):
             if is_done(store, row) is None:
                 time.sleep(float(chosen.get("pause", 0)))

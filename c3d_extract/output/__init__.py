@@ -12,7 +12,7 @@
 - ``basis_file.py`` PCA basis files, and whether a basis fits features
 - ``feature_file.py`` reads feature and clip files
 - ``report.py`` the report
-- ``resume.py`` which files of earlier runs are ours, fit, and are kept
+- ``resume.py`` what of the files of earlier runs is kept
 - ``assemble.py`` from the journal to the files
 - ``store.py`` `RunStore`: one run's output
 - ``derive.py`` files made from finished files

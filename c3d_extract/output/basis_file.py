@@ -76,7 +76,7 @@ def _read_layer(group: Group, layer: str) -> LayerBasis:
     )
     k, size = components.shape
     if not 1 <= k <= size or mean.shape != (size,) or variance.shape != (k,):
-        raise RefusedError(f"the arrays of {layer} do not fit together")
+        raise RefusedError(f"the arrays of {layer} have shapes that do not match")
     total, n = attributes.get("total_variance"), attributes.get("n_samples")
     if not isinstance(total, float) or type(n) is not int:
         raise RefusedError(f"{layer} does not say total_variance and n_samples")

@@ -26,7 +26,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is in a feature, clip or basis file, as values that go into JSON.
 
     Of a feature file also the totals, and from the report beside it how many videos have which status
-    and why some failed. Raises `StoreError` where the file is missing, damaged or not ours.
+    and why some failed. Raises `StoreError` where the file is missing, damaged or of another program.
     """
     if kind_of(path) == "pca":
         return _describe_basis(Path(path))

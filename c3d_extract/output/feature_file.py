@@ -31,7 +31,7 @@ _SCALARS_AT_ONCE = 2**12
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """Return ``features``, ``clips`` or ``pca``; `StoreError` where a file is missing or not ours."""
+    """Return ``features``, ``clips`` or ``pca``; `StoreError` where there is no such file."""
     with errors_as(StoreError, "cannot be read", path), open_hdf5(path) as file:
         attributes = own_attributes(file)
     if attributes.get("format") != FORMAT or attributes.get("kind") not in {"features", "clips", "pca"}:
@@ -40,7 +40,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
-    """Return the attributes of a file of ours, {} where there is none; `StoreError` for anything else."""
+    """Return the attributes of a file of that kind, {} where none is there; `StoreError` for others."""
     if not path.exists():
         return {}
     hint = "only files of c3d-extract are replaced: move it away, or take another name"
@@ -50,7 +50,8 @@ def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
         with FeatureFile(path) as file:
             attributes = file.attributes
     except (StoreError, PcaError) as error:
-        raise StoreError(f"exists but is not ours ({error.reason})", subject=path, hint=hint) from error
+        reason = f"exists but is not a file of c3d-extract ({error.reason})"
+        raise StoreError(reason, subject=path, hint=hint) from error
     if attributes["kind"] != kind:
         raise StoreError(f"exists but holds {attributes['kind']}, not {kind}", subject=path, hint=hint)
     return attributes
@@ -60,9 +61,9 @@ class FeatureFile:
     """A feature file or a clip file, open for reading.
 
     ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N.
-    Raises `StoreError` where the file is missing, damaged or not ours, states sizes that it does not hold, or
-    would have other files opened (links, virtual datasets, external storage). Before the first values are
-    returned, rows are checked to be sorted by video and unique.
+    Raises `StoreError` where the file is missing, damaged or of another program, states sizes that it does
+    not hold, or would have other files opened (links, virtual datasets, external storage). Before the first
+    values are returned, rows are checked to be sorted by video and unique.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

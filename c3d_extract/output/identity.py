@@ -50,7 +50,7 @@ class RunIdentity:
 
     @classmethod
     def from_attributes(cls, attributes: dict[str, Any]) -> RunIdentity:
-        """Return the identity that a feature file's attributes tell."""
+        """Return the identity that is recorded in a feature file's attributes."""
         names = ("settings", "weights", "layer_sizes", "versions")
         return cls(**{name: attributes.get(name, {}) for name in names})
 
@@ -71,7 +71,7 @@ class RunIdentity:
 
 
 NO_IDENTITY = RunIdentity({}, {}, {}, {})
-"""Of a preview whose weights are not here yet; see `RunStore.preview`."""
+"""Of a preview whose weights are not downloaded yet; see `RunStore.preview`."""
 
 
 def refuse_differences(earlier: RunIdentity, identity: RunIdentity | None, path: Path) -> None:

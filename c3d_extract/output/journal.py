@@ -28,7 +28,7 @@ from c3d_extract.output.lock import (
     journal_damaged,
     locked_connection,
     locked_error,
-    sqlite_errors_as_ours,
+    store_errors,
 )
 from c3d_extract.output.schema import (
     CLIP_COLUMNS,
@@ -154,7 +154,7 @@ class Journal:
         folder = tempfile.TemporaryDirectory(prefix="c3d-extract-")
         copy = Path(folder.name) / path.name
         try:
-            with sqlite_errors_as_ours(path):
+            with store_errors(path):
                 for ending in ("", *SIDE_FILES):
                     with contextlib.suppress(FileNotFoundError):
                         shutil.copyfile(f"{path}{ending}", f"{copy}{ending}")
@@ -164,7 +164,7 @@ class Journal:
             raise
 
     def _prepare(self) -> None:
-        """Delete the rows that are damaged; `StoreError` where more than rows is, or it is not ours."""
+        """Delete the rows that are damaged; `StoreError` where more than rows is, or it is no journal."""
         try:
             with self._errors():
                 has_tables = self._has_our_tables()
@@ -460,7 +460,7 @@ class Journal:
                 yield from rows
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
-        return sqlite_errors_as_ours(self.path)
+        return store_errors(self.path)
 
 
 def _refuse_foreign_side_files(path: Path) -> None:
@@ -470,10 +470,10 @@ def _refuse_foreign_side_files(path: Path) -> None:
     begins = {"-wal": (b"\x37\x7f\x06",), "-journal": (b"\xd9\xd5\x05\xf9", b"\0\0\0\0")}
     for ending in SIDE_FILES:
         side = path.with_name(f"{path.name}{ending}")
-        with sqlite_errors_as_ours(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
+        with store_errors(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
             if (head := file.read(4)) and not head.startswith(begins[ending]):
                 hint = "move it away, or take another -o"
-                raise StoreError("exists but is not ours", subject=side, hint=hint)
+                raise StoreError("exists but was not written by SQLite", subject=side, hint=hint)
 
 
 def _digest(*values: Any) -> bytes:

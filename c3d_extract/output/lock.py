@@ -29,7 +29,7 @@ __all__ = [
     "locked_connection",
     "locked_error",
     "partial_path",
-    "sqlite_errors_as_ours",
+    "store_errors",
 ]
 
 _PARTIAL = ".partial"
@@ -69,7 +69,7 @@ def has_locks(folder: Path) -> bool:
 def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
     """Open or create the database at ``path`` and hold its lock until it is closed.
 
-    Without ``locks`` it is opened where the file system has none. Raises `LockedError` while another
+    Without ``locks`` it is opened on a file system that has no locks. Raises `LockedError` while another
     process, or another connection of this one, holds it.
     """
     while True:
@@ -80,7 +80,7 @@ def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
 
 def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
     """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
-    with sqlite_errors_as_ours(path):
+    with store_errors(path):
         # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
@@ -146,7 +146,7 @@ class ClipLock:
 
 
 @contextlib.contextmanager
-def sqlite_errors_as_ours(path: Path) -> Iterator[None]:
+def store_errors(path: Path) -> Iterator[None]:
     """Raise errors of SQLite and of the system as `StoreError`."""
     try:
         yield
@@ -178,7 +178,7 @@ def journal_damaged(path: Path, why: object) -> StoreError:
     return StoreError(
         f"the journal is damaged ({why})",
         subject=path,
-        hint="move it away and run again: what it held is done anew, the feature file stays",
+        hint="move it away and run again: what it held is done again, the feature file stays",
     )
 
 

@@ -70,7 +70,7 @@ class OutputPaths:
 
     @property
     def _same_report(self) -> Path | None:
-        """The one other output whose report would have the same name, if any can."""
+        """The one other output whose report would have the same name, None where there is none."""
         name, suffix = self.features.name, self.features.suffix
         if suffix == ".h5":
             return self.features.with_suffix("") if Path(self.features.stem).suffix else None

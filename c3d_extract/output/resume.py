@@ -1,4 +1,4 @@
-"""Resuming: are the files of earlier runs ours, do they fit this run, and what of them is kept.
+"""Resuming: were the files of earlier runs written by this package, do they fit this run, and what is kept.
 
 A run either *starts afresh* (there was no output, or ``--overwrite``, or such a run is resumed): all its rows
 are in the journal. Or it *extends* a feature file: rows of the file that the journal does not have are copied
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
 
 
 class EarlierFiles:
-    """The files of an output before a run; raises `StoreError` for any that is not ours."""
+    """The files of an output before a run; raises `StoreError` for one that this package did not write."""
 
     def __init__(self, paths: OutputPaths, *, pca: bool) -> None:
         self.paths = paths
@@ -92,7 +92,7 @@ class EarlierFiles:
             refuse_differences(RunIdentity.from_attributes(self.features), identity, self.paths.features)
 
     def _refuse_foreign_files(self, journal: Journal) -> None:
-        """Refuse to replace files of other runs and programs that have the names of ours."""
+        """Refuse to replace files that another run or program wrote under the names of this output."""
         known = {*journal.meta("written"), *journal.meta("base")}
         found = [(self.paths.features, self.features), (self.paths.clips, self.clips)]
         if not journal.meta("extends"):  # else the basis is kept, and may be older than both runs
@@ -104,10 +104,10 @@ class EarlierFiles:
                 raise StoreError("belongs to another run", subject=path, hint=hint)
         path = self.paths.report
         if path.exists() and not (self.features or report.looks_like_a_report(path)):
-            raise StoreError("exists but is no report of ours", subject=path, hint=hint)
+            raise StoreError("exists but is not a report of c3d-extract", subject=path, hint=hint)
 
     def _keep(self, journal: Journal, identity: RunIdentity | None) -> Kept:
-        """Tell the journal which videos earlier runs finished; return what else is kept."""
+        """Add to the journal which videos earlier runs finished; return what else is kept."""
         self._refuse_other_settings(identity)
         if self.paths.clips and not self.clips:
             raise StoreError(

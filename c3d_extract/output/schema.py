@@ -39,7 +39,7 @@ JOURNAL_VERSION = 2
 """Of the journal's tables; a run resumes only a journal of its own version."""
 
 Kind: TypeAlias = Literal["features", "clips", "pca"]
-"""What an HDF5 file of ours holds: a row a video, a row a clip, or a PCA basis."""
+"""What an HDF5 file holds: a row a video, a row a clip, or a PCA basis."""
 Status: TypeAlias = Literal["ok", "partial", "failed"]
 
 
@@ -54,6 +54,7 @@ class Column:
     source: str
     """Where its value comes from."""
     hdf5: bool
+    """Whether it is a dataset; of text, only ``video`` may be."""
     report: Literal["null", "zero"] | None
     """None where the report leaves it out, else what the report says of a file that was not read."""
     total: bool

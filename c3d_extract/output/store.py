@@ -83,8 +83,8 @@ class RunStore:
         Raises
         ------
         StoreError
-            An output cannot be written, or is not ours; `LockedError` while another run writes it,
-            `MismatchError` where it, or the basis, was made with other settings or weights.
+            An output cannot be written, or is of another program; `LockedError` while another run writes
+            it, `MismatchError` where it, or the basis, was made with other settings or weights.
         PcaError
             The basis, or the number of components, does not fit the layers.
         UsageError
@@ -109,7 +109,7 @@ class RunStore:
         """Look at an output as `open` would, and raise what it would, without changing anything there.
 
         Not for writing: what it does goes into a copy of the journal, which is deleted at the end. Without
-        an identity (where the weights are not here yet), no settings are compared.
+        an identity (where the weights are not downloaded yet), no settings are compared.
         """
         paths = options.paths()
         paths.check()
@@ -284,7 +284,8 @@ class RunStore:
         of_skipped = sorted((path, report.line_of_skipped(path, why)) for path, why in skipped)
         streams = (of_journal, self._journal.earlier_lines(), of_skipped)
         latest = None
-        for video, line in heapq.merge(*streams, key=lambda pair: pair[0]):  # equal names in this order
+        # heapq.merge is stable: of equal names the journal's line comes first, and the others are dropped.
+        for video, line in heapq.merge(*streams, key=lambda pair: pair[0]):
             if video != latest:
                 yield line
             latest = video

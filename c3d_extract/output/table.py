@@ -90,7 +90,7 @@ def write_table(
 
 
 def put_attributes(file: File, kind: Kind, attributes: Mapping[str, JSON]) -> None:
-    """Write attributes, and those that every file of ours has, after them."""
+    """Write attributes, and after them those that every file has."""
     own = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
     for name, value in {**attributes, **own}.items():
         plain = isinstance(value, (str, bool, int, float))

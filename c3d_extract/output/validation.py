@@ -38,7 +38,7 @@ TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false", dict: "
 
 
 def own_attributes(file: File) -> dict[str, Any]:
-    """Return a file's attributes; `RefusedError` where one of ours has another type than we write."""
+    """Return a file's attributes; `RefusedError` where a known one has another type than `TYPES` says."""
     attributes = attributes_of(file, known=TYPES)
     for name, expected in TYPES.items():
         if name in attributes and type(attributes[name]) is not expected:
@@ -53,7 +53,7 @@ def table_columns(file: File, columns: Mapping[str, Column], layers: Mapping[str
     """Return the datasets of a row table, ``video`` first, all of one length and of the types we write."""
     if not 0 < len(layers) <= MAX_LAYERS:
         raise RefusedError(f"it has {len(layers)} layers")
-    member_names(file)  # whatever else lies beside them: no links
+    member_names(file)  # refuses links, also under names that are not read
     found = {"video": names_in(file, "video")}
     n = len(found["video"])
     for name, column in columns.items():

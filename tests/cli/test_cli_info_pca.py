@@ -243,12 +243,18 @@ def test_a_basis_or_features_of_unknown_make_are_refused_even_where_both_are(
         (["fit", "feats.h5", "-k", "17", "-o", "b.h5"], "fc6: cannot take 17 components from 16 rows of 12"),
         (["fit", "feats.h5", "-k", "2", "--layer", "fc8", "-o", "b.h5"], "has no layer fc8, only fc6, fc7"),
         (["fit", "feats.h5", "-k", "2", "-o", "feats.h5"], "is the input as well"),
-        (["fit", "feats.h5", "-k", "2", "-o", "clips.h5", "--overwrite"], "exists but is not ours"),
+        (
+            ["fit", "feats.h5", "-k", "2", "-o", "clips.h5", "--overwrite"],
+            "exists but is not a file of c3d-extract",
+        ),
         (["fit", "projected.h5", "-k", "2", "-o", "b.h5"], "its rows are projected already, with p.h5"),
         (["apply", "feats.h5", "--basis", "clips.h5", "-o", "o.h5"], "is not a PCA basis"),
         (["apply", "feats.h5", "--basis", "p.h5", "-o", "projected.h5"], "exists already"),
         (["apply", "projected.h5", "--basis", "p.h5", "-o", "o.h5"], "its rows are projected already"),
-        (["apply", "feats.h5", "--basis", "p.h5", "-o", "p.h5", "--overwrite"], "exists but is not ours"),
+        (
+            ["apply", "feats.h5", "--basis", "p.h5", "-o", "p.h5", "--overwrite"],
+            "exists but is not a file of c3d-extract",
+        ),
     ],
 )
 def test_wrong_use_is_one_line(

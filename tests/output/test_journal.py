@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from store_samples import ROWS, begin, identity, is_done, open_store, record, video_row, write
+from store_samples import ROWS, begin, half_done_runs, identity, is_done, open_store, record, video_row, write
 
 from c3d_extract.errors import StoreError
 
@@ -37,6 +37,11 @@ def test_somebody_elses_database_is_no_journal(output: Path) -> None:
     database.close()
     with pytest.raises(StoreError, match="is not a journal of this version"):
         open_store(output, identity(), overwrite=True)
+
+
+@pytest.fixture(scope="module")
+def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return half_done_runs(tmp_path_factory.mktemp("journals"))
 
 
 def go_on(folder: Path) -> tuple[int, list[str]]:

@@ -56,7 +56,7 @@ def test_how_rows_are_cut_into_blocks_does_not_change_a_bit(n: int) -> None:
     assert whole.sha256 == pieces.sha256
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(start=st.integers(0, 60), length=st.integers(1, 30))
 def test_a_row_is_projected_to_the_same_bits_whatever_stands_beside_it(start: int, length: int) -> None:
     X = features(90, 64)

@@ -126,7 +126,7 @@ def test_a_report_of_others_is_not_replaced_unless_asked(output: Path, content: 
     report = output.with_name("feats.report.jsonl")
     report.write_text(content)
     with pytest.raises(
-        StoreError, match=r"feats\.report\.jsonl: exists but is no report of ours.*--overwrite"
+        StoreError, match=r"feats\.report\.jsonl: exists but is not a report of c3d-extract.*--overwrite"
     ):
         open_store(output, identity())
     assert report.read_text() == content

@@ -16,6 +16,7 @@ from store_samples import (
     ROWS,
     begin,
     datasets,
+    half_done_runs,
     identity,
     is_done,
     names,
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of a run of 60 videos that nobody disturbed."""
+    """The files of a run of 25 videos that nobody disturbed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert said(start_writer(folder / "feats.h5", 60))[-1] == "finished"
+    assert said(start_writer(folder / "feats.h5", 25))[-1] == "finished"
     return folder
 
 
@@ -127,13 +128,13 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(tmp_path: Path, u
     rng = random.Random(4)
     lines: list[str] = []
     for _ in range(6):
-        writer = start_writer(tmp_path / "feats.h5", 60, "pause=0.01")
+        writer = start_writer(tmp_path / "feats.h5", 25, "pause=0.02")
         assert writer.stdout is not None
         heard = [writer.stdout.readline().strip()]
         time.sleep(rng.uniform(0, 0.25))
         writer.kill()
         lines += heard + said(writer)
-    lines += said(start_writer(tmp_path / "feats.h5", 60))
+    lines += said(start_writer(tmp_path / "feats.h5", 25))
     assert lines[-1] == "finished"
     assert lines.count("open") == 7
     finished: set[str] = set()
@@ -149,12 +150,12 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(tmp_path: Path, u
 def test_killed_around_each_rename_a_run_ends_as_if_undisturbed(
     tmp_path: Path, uninterrupted: Path, when: str, n_files: int
 ) -> None:
-    assert said(start_writer(tmp_path / "feats.h5", 60, f"die={when}:{n_files}"))[-1] != "finished"
+    assert said(start_writer(tmp_path / "feats.h5", 25, f"die={when}:{n_files}"))[-1] != "finished"
     if (tmp_path / "feats.h5").exists():
         assert (when, n_files) == ("after", 4)
         assert_same_datasets(tmp_path, uninterrupted)
     with open_store(tmp_path / "feats.h5", identity(), clips=tmp_path / "clips.h5", pca=4, l2=True) as store:
-        assert all(is_done(store, row) == row.status for row in samples.sample_rows(60))
+        assert all(is_done(store, row) == row.status for row in samples.sample_rows(25))
         store.finish(complete=True)
     assert_same_datasets(tmp_path, uninterrupted)
     assert not list(tmp_path.glob("*.partial*"))
@@ -165,18 +166,23 @@ def test_killed_around_each_rename_a_run_ends_as_if_undisturbed(
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     tmp_path: Path, uninterrupted: Path, limit: str
 ) -> None:
-    lines = said(start_writer(tmp_path / "feats.h5", 60, f"limit={limit}"))
+    lines = said(start_writer(tmp_path / "feats.h5", 25, f"limit={limit}"))
     assert lines[-1].startswith("StoreError: ")
     assert "free space and run again" in lines[-1]
     assert "safe in" in lines[-1]
     assert not (tmp_path / "feats.h5").exists()
     assert not list(tmp_path.glob("*.tmp"))
     done_before = {line for line in lines if line.startswith("done ")}
-    again = said(start_writer(tmp_path / "feats.h5", 60))
+    again = said(start_writer(tmp_path / "feats.h5", 25))
     assert again[-1] == "finished"
     assert done_before
     assert not done_before & set(again)
     assert_same_datasets(tmp_path, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return half_done_runs(tmp_path_factory.mktemp("journals"))
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int, bytes]]:

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    import h5py
     from numpy.typing import NDArray
 
+    from c3d_extract.hdf5 import Dataset, File, Group
     from c3d_extract.weights.registry import Fc6Order
 
 __all__ = ["LAYOUT"]
@@ -55,7 +55,7 @@ def _damage_as_weights_error() -> AbstractContextManager[None]:
     return errors_as(WeightsError, "not a readable Keras h5 file")
 
 
-def _contents(file: h5py.File, fc6_order: Fc6Order | None) -> Contents:
+def _contents(file: File, fc6_order: Fc6Order | None) -> Contents:
     root = group_in(file, "model_weights") if "model_weights" in member_names(file) else file
     names = layer_names()
     arrays = [
@@ -78,7 +78,7 @@ def _contents(file: h5py.File, fc6_order: Fc6Order | None) -> Contents:
     return Contents("keras-theano", to_sources(pairs, fc6_order or "chw"))
 
 
-def _datasets(group: h5py.Group, seen: set[h5py.Group], depth: int = 0) -> Iterator[h5py.Dataset]:
+def _datasets(group: Group, seen: set[Group], depth: int = 0) -> Iterator[Dataset]:
     """Yield the arrays in a group and in those inside it, each group once: groups may hold each other."""
     if group in seen:
         return
@@ -90,7 +90,7 @@ def _datasets(group: h5py.Group, seen: set[h5py.Group], depth: int = 0) -> Itera
             yield from _datasets(group_in(group, name), seen, depth + 1)
 
 
-def _read(dataset: h5py.Dataset) -> NDArray[np.floating[Any]]:
+def _read(dataset: Dataset) -> NDArray[np.floating[Any]]:
     with _damage_as_weights_error():
         if dataset.dtype.kind != "f":
             raise RefusedError(f"{dataset.name} holds {dataset.dtype}, not floating-point numbers")
