@@ -95,19 +95,21 @@ class VideoRow:
     features: dict[str, NDArray[np.float32]]
     """Layer → float32 (D), the plain average over the clips; empty when the video failed."""
     n_clips: int = field(metadata=stored("int64", "clips averaged", "network", report="zero", total=True))
-    n_frames: int = field(metadata=stored("int64", "frames decoded", "decoder", report="zero", total=True))
+    n_frames: int = field(
+        metadata=stored("int64", "frames after --fps", "decoder", report="zero", total=True)
+    )
     n_padded_frames: int = field(
         metadata=stored("int64", "frames repeated to fill clips", "settings", report="zero", total=True)
     )
     n_decode_errors: int = field(
         metadata=stored("int64", "errors while decoding", "decoder", report="zero", total=True)
     )
-    fps: float = field(metadata=stored("float64", "frames/s, NaN if not stated", "container"))
+    fps: float = field(metadata=stored("float64", "average frames/s, NaN if not stated", "container"))
     duration_seconds: float = field(
         metadata=stored("float64", "duration in s, NaN if not stated", "container", total=True)
     )
-    width: int = field(metadata=stored("int32", "width of a frame in pixels", "decoder"))
-    height: int = field(metadata=stored("int32", "height of a frame in pixels", "decoder"))
+    width: int = field(metadata=stored("int32", "frame width in pixels", "decoder"))
+    height: int = field(metadata=stored("int32", "frame height in pixels", "decoder"))
     size_bytes: int = field(
         metadata=stored("int64", "size of the file in bytes", "file system", report="null")
     )

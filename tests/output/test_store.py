@@ -30,7 +30,7 @@ from store_samples import (
 )
 
 from c3d_extract.errors import LockedError, StoreError
-from c3d_extract.output import load_basis, read_report
+from c3d_extract.output import RunStore, load_basis, read_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,3 +233,34 @@ def test_a_preview_during_a_run_does_not_break_its_lock(output: Path) -> None:
             preview_store(output, identity())
         assert said(start_writer(output, 0))[0].startswith("LockedError")
     preview_store(output, identity()).close()
+
+
+# Opening
+
+
+@pytest.mark.parametrize("broken", ["_earlier_versions", "_remove_temporary_files", "_begin"])
+def test_an_output_that_could_not_be_opened_is_not_left_locked(
+    output: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreError("cannot be read")
+
+    clips = output.with_name("clips.h5")
+    begin(output, [video_row("a")], clips=clips)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, broken, fail)
+        with pytest.raises(StoreError, match="cannot be read") as caught:  # keeps the store alive
+            open_store(output, identity(), clips=clips)
+    with open_store(output, identity(), clips=clips) as store:
+        assert is_done(store, video_row("a")) == "ok"
+    assert caught.value.reason == "cannot be read"
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_resumed_run_knows_the_versions_that_it_was_begun_with(output: Path, complete: bool) -> None:
+    write(output, [video_row("a")], complete=complete)
+    newer = replace(identity(), versions={"c3d-extract": "9"})
+    with open_store(output, newer) as store:
+        assert store.versions_before == identity().versions
+    with open_store(output, newer, overwrite=True) as store:
+        assert store.versions_before == {}
