@@ -129,6 +129,7 @@ class CpuC3D:
 
         A thread's number of OpenMP threads is what was set when it started, not what is set later.
         """
+        # A thread that waits at the barrier takes no second task, so that n tasks start n threads.
         begun = Barrier(n + 1)
         for _ in range(n):
             self._pool.submit(begun.wait)

@@ -187,11 +187,13 @@ def _part_file(remote: RemoteFile, folder: Path) -> Iterator[_Part]:
     path = folder / f"{remote.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        file = path.open("a+b")  # what an earlier try fetched stays
     except OSError as error:
         raise FetchError(f"cannot be written: {error.strerror}", subject=path) from error
     with file:
         if fcntl is not None:
+            # Two processes that start with the same weights: the second waits, and finds the file there. The
+            # lock goes with the file descriptor, so that a killed process leaves none.
             fcntl.flock(file, fcntl.LOCK_EX)
         yield _Part(remote, path, file)
 
@@ -229,7 +231,8 @@ class _Part:
                 answer = f"{host}: {_why(error, timeout_seconds)}"
             else:
                 return None
-            if self.n_bytes == start:  # brought nothing, and nothing kept from before was thrown away
+            # It sent nothing, and nothing of an earlier try was discarded: another try changes nothing.
+            if self.n_bytes == start:
                 break
         return answer
 
@@ -254,6 +257,7 @@ class _Part:
         with self._answer(request, timeout_seconds) as response:
             if response.headers.get_content_type() == "text/html":
                 raise WeightsError("answered with a web page instead of the file")
+            # 200 instead of 206 (Partial Content): a server without ranges sends the whole file again.
             if response.status != 206 or not _resumes_at(response, start):
                 self.file.truncate(0)
             n_expected = self._size_of(response)
@@ -297,7 +301,7 @@ class _Part:
         except WeightsError:
             self.file.truncate(0)
             raise
-        os.fsync(self.file.fileno())
+        os.fsync(self.file.fileno())  # before it gets its name: after a crash the name must not hold less
 
     def _check(self, check: Callable[[Path], None] | None) -> None:
         wrong = _mismatch(self.path, self.remote)

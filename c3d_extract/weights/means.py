@@ -119,6 +119,7 @@ def read_mean(path: Path) -> NamedMean:
 
 def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     try:
+        # Mapped: nothing is allocated for a shape that the file does not hold.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy parses the header as Python, which raises many kinds
         raise WeightsError(f"not a readable npy file ({one_line(error)})") from error

@@ -205,6 +205,7 @@ def _run(
 ) -> dict[Pool5, tuple[NDArray[np.float32], NDArray[np.int64] | None]]:
     """Return fc6 float32 (N, D), and the top classes (N,) where there is fc8, for either pooling."""
     last = checkpoint.architecture.conv_names[-1][-1]
+    # The convolutions take nearly all of the time and do not depend on pool5: one run for both poolings.
     trunk, heads = _network(checkpoint, "ceil"), {pool5: _network(checkpoint, pool5) for pool5 in _POOLINGS}
     mean = torch.from_numpy(checkpoint.mean)
     found: dict[Pool5, list[dict[str, torch.Tensor]]] = {pool5: [] for pool5 in _POOLINGS}

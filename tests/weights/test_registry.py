@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -239,6 +241,23 @@ def test_a_state_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
         save_checkpoint(
             tmp_path / "nowhere/x", tensors(), NARROW, Preprocessing(), np.array([1.0, 2, 3]), name="x"
         )
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(name: str) -> None:
+        save_checkpoint(tmp_path / "x", tensors(), NARROW, Preprocessing(), np.array([1.0, 2, 3]), name=name)
+
+    def disk_full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save("first")
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(WeightsError, match=r"x: cannot be written: No space left on device$"):
+        save("second")
+    assert load_checkpoint(tmp_path / "x").name == "first"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["x"]
 
 
 def test_an_embedded_checkpoint_describes_itself_and_is_named_when_missing(

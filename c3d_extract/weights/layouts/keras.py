@@ -108,7 +108,7 @@ def _channels_first(pairs: dict[str, tuple[Array, Array]]) -> bool:
 
 
 def _last(array: Array, flipped: bool) -> NDArray[np.floating[Any]]:
-    kernel = np.moveaxis(array.read(), (0, 1), (4, 3))
+    kernel = np.moveaxis(array.read(), (0, 1), (4, 3))  # (out, in, T, H, W) to (T, H, W, in, out)
     return kernel[::-1, ::-1, ::-1] if flipped else kernel
 
 

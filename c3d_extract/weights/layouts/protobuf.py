@@ -61,6 +61,7 @@ def varints(packed: memoryview) -> list[int]:
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = 0
+    # Seven bits a byte, the lowest first; ten bytes hold 64 bits.
     for shift, byte in zip(range(0, 70, 7), message[position : position + 10], strict=False):
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
