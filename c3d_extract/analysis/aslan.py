@@ -31,8 +31,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from c3d_extract.analysis.classify import MAX_ITERATIONS, linear_svm
-from c3d_extract.analysis.labels import read_lines
 from c3d_extract.errors import UsageError
+from c3d_extract.files import read_text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -241,7 +241,7 @@ def read_pairs(path: Path, names: Sequence[str], *, skip: bool = False) -> Pairs
 
 def _read_csv(path: Path) -> list[_ListedPair]:
     table = []
-    for number, row in enumerate(csv.reader(read_lines(path)), start=1):
+    for number, row in enumerate(csv.reader(read_text_lines(path, UsageError)), start=1):
         fields = [field.strip() for field in row]
         if not any(fields) or (number == 1 and fields[0].lower() == "split"):
             continue

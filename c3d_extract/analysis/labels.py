@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from c3d_extract.errors import UsageError
+from c3d_extract.files import read_text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ __all__ = [
     "match_labels",
     "pattern_values",
     "read_label_csv",
-    "read_lines",
     "read_ucf101_split",
     "video_key",
     "video_keys",
@@ -77,20 +77,10 @@ def pattern_values(names: Sequence[str], pattern: str, *, what: str = "label") -
     return [str(value) for value in values]
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file; UsageError when it cannot be read as one."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", subject=path) from error
-    except UnicodeDecodeError as error:
-        raise UsageError("not a text file in UTF-8", subject=path) from error
-
-
 def read_label_csv(path: Path) -> dict[str, str]:
     """Read ``video,label`` lines, with or without that header, into video → label."""
     table: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(read_lines(path)), start=1):
+    for number, row in enumerate(csv.reader(read_text_lines(path, UsageError)), start=1):
         fields = [field.strip() for field in row]
         if not any(fields) or (number == 1 and [f.lower() for f in fields] == ["video", "label"]):
             continue
@@ -160,7 +150,7 @@ def read_ucf101_split(folder: Path, split: int) -> Ucf101Split:
 def _read_classes(path: Path) -> dict[str, int]:
     """Read ``index name`` lines into name → index."""
     classes: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_text_lines(path, UsageError), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -173,7 +163,7 @@ def _read_classes(path: Path) -> dict[str, int]:
 def _read_list(path: Path, classes: Mapping[str, int]) -> dict[str, str]:
     """Read a training or test list into `video_key` → class, checked against the class index."""
     table: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_text_lines(path, UsageError), start=1):
         if not line.strip():
             continue
         video, _, index = line.strip().partition(" ")

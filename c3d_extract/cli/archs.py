@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ PAPER = {
 @click.option(
     "--classes", type=click.IntRange(1), default=None, help="Outputs of fc8.  [default: the paper's]"
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @debug_option
 @guarded
 def command(

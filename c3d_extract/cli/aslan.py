@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from c3d_extract.cli.common import guarded, note, put_json, show
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option, missing_option
 
 __all__ = ["command"]
 
@@ -29,9 +29,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--c", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="The SVM's C."
 )
-@click.option("--missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
-              help="What to do about pairs whose video is not in the file.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+@missing_option("Pairs with a video that is not in the file.")
+@json_option
 @debug_option
 @guarded
 def command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, device_option, json_option, mean_option, precision_option
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +28,10 @@ _CLIP = 16
 
 @click.command(name="bench")
 @click.option("--weights", metavar="NAME|FILE", help="A checkpoint.  [default: C3D with random weights]")
-@click.option("--mean", metavar="FILE|B,G,R", help="Its mean, where its record has none.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, tf32, bf16 or fp16.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@mean_option
+@device_option()
+@precision_option("auto is the fastest within 1 % of fp32.")
+@json_option
 @debug_option
 @guarded
 def command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, printable, put_json, show
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option, missing_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 )
 @click.option("--ucf101-lists", type=FOLDER, help="Folder of classInd.txt, trainlist0N.txt, testlist0N.txt.")
 @click.option("--split", type=click.IntRange(1, 3), help="Which official split.  [default: 1]")
-@click.option("--missing", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
-              help="What to do about videos a list does not label, and labels without video.")  # fmt: skip
+@missing_option("Videos that a list does not label, and labels without a video.")
 @click.option("--test", type=FILE, help="Train on FEATURES, test on this file.")
 @click.option(
     "--groups",
@@ -96,7 +95,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
     "--save", type=OUTPUT, help="Save a model for `predict`: fitted on the training part, or on all."
 )
 @click.option("--plot", type=OUTPUT, help="Draw the confusion matrix and the PCA curve.")
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+@json_option
 @debug_option
 @guarded
 def command(**options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from c3d_extract.cli.common import guarded, note
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, quiet_option, seed_option
 from c3d_extract.errors import StoreError
 
 if TYPE_CHECKING:
@@ -24,13 +24,11 @@ FPS = 24
 
 @click.command(help="Render a few short sample videos into DIRECTORY, a folder for each class of motion.")
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Other seeds, other videos."
-)
+@seed_option("Other seeds, other videos.")
 @click.option(
     "--per-class", type=click.IntRange(1, 1000), default=3, show_default=True, help="Videos of each class."
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@quiet_option
 @debug_option
 @guarded
 def command(directory: Path, seed: int, per_class: int, quiet: bool, debug: bool) -> None:

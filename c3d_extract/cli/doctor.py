@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import EXIT_FATAL, guarded, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ _BAD_CUDNN = range(90800, 91500)
 
 
 @click.command(name="doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@json_option
 @debug_option
 @guarded
 def command(*, as_json: bool, debug: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, printable, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ WORDS = {"features": "feature file, a row a video", "clips": "clip file, a row a
 
 @click.command("info")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON document, with all failures.")
+@json_option
 @debug_option
 @guarded
 def command(file: str, *, as_json: bool, debug: bool) -> None:

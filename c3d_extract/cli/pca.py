@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from c3d_extract.cli.common import guarded, note
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, overwrite_option
 
 __all__ = ["command"]
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier output.")
 
 
 @click.group("pca", context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +29,7 @@ def command() -> None:
 @click.option(
     "--layer", "layers", multiple=True, metavar="NAME", help="Only this layer; repeatable. Default: all."
 )
-@overwrite_option
+@overwrite_option("Replace an earlier output.")
 @debug_option
 @guarded
 def fit_command(
@@ -52,7 +51,7 @@ def fit_command(
     "--basis", type=EXISTING, required=True, help="A basis file: of pca fit, or of a run with --pca."
 )
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The file to write.")
-@overwrite_option
+@overwrite_option("Replace an earlier output.")
 @debug_option
 @guarded
 def apply_command(features: Path, *, basis: Path, output: Path, overwrite: bool, debug: bool) -> None:

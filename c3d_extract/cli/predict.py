@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from c3d_extract.cli.common import guarded, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import debug_option, json_option
 
 __all__ = ["command"]
 
@@ -19,9 +19,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command("predict")
 @click.argument("model", type=FILE)
 @click.argument("features", type=FILE)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Write one JSON document, with the score of every class."
-)
+@json_option
 @debug_option
 @guarded
 def command(model: Path, features: Path, *, as_json: bool, debug: bool) -> None:

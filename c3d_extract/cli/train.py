@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import EXIT_INTERRUPTED, guarded, note, put_json
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import (
+    debug_option,
+    device_option,
+    json_option,
+    overwrite_option,
+    precision_option,
+    quiet_option,
+    seed_option,
+)
 from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -102,15 +110,12 @@ def _recipe_options(function: Any) -> Any:
     "--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards."
 )
 @_recipe_options
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides everything random."
-)
+@seed_option("Decides everything random.")
 @click.option(
     "--n-test", type=click.IntRange(1), default=512, show_default=True, help="Synthetic clips to test on."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True,
-              help="bf16: mixed precision on a GPU. auto: bf16 on a GPU, else fp32.")  # fmt: skip
+@device_option()
+@precision_option("bf16: mixed precision on a GPU. auto: bf16 on a GPU, else fp32.", ("auto", "fp32", "bf16"))
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -132,9 +137,9 @@ def _recipe_options(function: Any) -> Any:
     "--save-every", type=click.IntRange(1), default=200, show_default=True, help="Iterations between saves."
 )
 @click.option("--half", is_flag=True, help="Store the finished model in half precision.")
-@click.option("--overwrite", is_flag=True, help="Start anew where the folder holds a run.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@overwrite_option("Start over where the folder holds a run.")
+@json_option
+@quiet_option
 @debug_option
 @guarded
 def command(data: str, folder: Path, **options: Any) -> None:

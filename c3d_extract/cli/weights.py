@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from c3d_extract.cli.common import EXIT_FATAL, guarded, note, printable, put_json, show
-from c3d_extract.cli.options import debug_option
+from c3d_extract.cli.options import (
+    colour_option,
+    debug_option,
+    json_option,
+    mean_option,
+    offline_option,
+    overwrite_option,
+    pool5_option,
+    quiet_option,
+)
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, unverified_note
 from c3d_extract.weights.registry import find_entry, load_registry
@@ -27,18 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-offline_option = click.option(
-    "--offline", is_flag=True, help="Fetch nothing (also: C3D_OFFLINE=1, HF_HUB_OFFLINE=1)."
-)
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks.")
 fc6_order_option = click.option(
     "--fc6-order",
     type=click.Choice(["chw", "hwc"]),
     help="Order of fc6's inputs in a channels-last file (Keras, TensorFlow) that does not say it.",
-)
-mean_option = click.option(
-    "--mean", metavar="FILE|B,G,R", help="A binaryproto or npy file, or three numbers."
 )
 
 
@@ -199,9 +200,9 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @fc6_order_option
 @mean_option
-@click.option("--pool5", type=click.Choice(["ceil", "symmetric"]), help="Override the checkpoint's.")
-@click.option("--colour", type=click.Choice(["bgr", "rgb"]), help="Override the checkpoint's.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@pool5_option
+@colour_option
+@overwrite_option("Replace OUT if it exists.")
 @offline_option
 @quiet_option
 @debug_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.files import read_text_lines
 from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.weights.checkpoint import Checkpoint
 from c3d_extract.weights.conventions import Conventions, assumed_conventions, registered_conventions
@@ -238,5 +239,5 @@ def _labels(entry: RegistryEntry | None, n_classes: int | None) -> list[str] | N
         return None
     path = cache_folder() / remote.name
     check_file(path, remote)
-    names = path.read_text(encoding="utf-8").splitlines()
+    names = read_text_lines(path, WeightsError)
     return names if len(names) == n_classes else None
