@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sklearn.model_selection import (
@@ -84,7 +84,7 @@ def stratified_splits(samples: Samples, k: int) -> list[Split]:
     if n < k:
         reason = f"{k} folds, and class {name} has {n} video{'s' * (n > 1)}"
         raise UsageError(reason, hint="ask for fewer folds or leave the class out")
-    return _numbered(StratifiedKFold(k, shuffle=True, random_state=0), samples)
+    return _numbered(StratifiedKFold(k, shuffle=True, random_state=0), replace(samples, groups=None))
 
 
 def inner_splits(samples: Samples) -> list[Split]:
