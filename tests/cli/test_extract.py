@@ -166,7 +166,7 @@ def test_a_file_that_is_not_ours_is_never_replaced(run: Call, videos: Path, tmp_
     (tmp_path / "thesis.h5").write_text("years of work")
     result = run(videos, "-o", "thesis.h5", "--overwrite")
     assert result.exit_code == 1
-    assert "not ours" in last_line(result)
+    assert "not a file of c3d-extract" in last_line(result)
     assert (tmp_path / "thesis.h5").read_text() == "years of work"
 
 
