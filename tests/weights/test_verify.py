@@ -33,11 +33,13 @@ from c3d_extract.weights.goldens import KnownClip, known_clips, read_goldens, sa
 from c3d_extract.weights.registry import RegistryEntry, RemoteFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from checkpoint_writers import State
     from numpy.typing import NDArray
+
+    Goldens = Callable[[str, str], Path]
 
 NARROW = replace(ARCHITECTURES["c3d"].scaled(1 / 64), n_classes=7)
 STATE = random_state(NARROW.state_shapes(), seed=1)
@@ -95,19 +97,28 @@ def plain_outputs(state: State, frames: Path, colour: str, pool5: str) -> tuple[
     return fc6.numpy(), F.softmax(F.linear(fc7, w["fc8.weight"], w["fc8.bias"]), dim=1).numpy()
 
 
-def goldens(path: Path, state: State, frames: Path, colour: str, pool5: str) -> Path:
-    fc6, prob = plain_outputs(state, frames, colour, pool5)
-    np.savez(path, names=np.array([f"{video}/{start:06d}" for video, start in CLIPS]), fc6=fc6, prob=prob)
-    return path
+@pytest.fixture(scope="module")
+def goldens(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Goldens:
+    """A file of the outputs of STATE by colour and pool5, each computed once."""
+    folder = tmp_path_factory.mktemp("goldens")
+
+    @functools.cache
+    def write(colour: str, pool5: str) -> Path:
+        path = folder / f"{colour}-{pool5}.npz"
+        fc6, prob = plain_outputs(STATE, frames, colour, pool5)
+        np.savez(path, names=np.array([f"{video}/{start:06d}" for video, start in CLIPS]), fc6=fc6, prob=prob)
+        return path
+
+    return write
 
 
 @pytest.mark.parametrize("colour", ["bgr", "rgb"])
 @pytest.mark.parametrize("pool5", ["ceil", "symmetric"])
 def test_the_combination_behind_known_outputs_is_found(
-    colour: str, pool5: str, frames: Path, tmp_path: Path
+    colour: str, pool5: str, frames: Path, goldens: Goldens, tmp_path: Path
 ) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
-    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, colour, pool5))
+    known = read_goldens(goldens(colour, pool5))
     verdict = verify.verify(tmp_path / "x.pth", read(frames), known, mean=MEAN_TEXT)
     assert verdict.match is not None
     assert (verdict.match.colour, verdict.match.pool5) == (colour, pool5)
@@ -118,9 +129,9 @@ def test_the_combination_behind_known_outputs_is_found(
     assert verdict.match.n_top == len(CLIPS)
 
 
-def test_row_facts_alone_find_it_too(frames: Path, tmp_path: Path) -> None:
+def test_row_facts_alone_find_it_too(frames: Path, goldens: Goldens, tmp_path: Path) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
-    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    known = read_goldens(goldens("bgr", "ceil"))
     verdict = verify.verify(
         tmp_path / "x.pth", read(frames), [replace(clip, fc6=None) for clip in known], mean=MEAN_TEXT
     )
@@ -128,26 +139,26 @@ def test_row_facts_alone_find_it_too(frames: Path, tmp_path: Path) -> None:
     assert (verdict.match.colour, verdict.match.pool5, verdict.match.vector_error) == ("bgr", "ceil", None)
 
 
-def test_another_checkpoint_matches_as_none(frames: Path, tmp_path: Path) -> None:
-    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+def test_another_checkpoint_matches_as_none(frames: Path, goldens: Goldens, tmp_path: Path) -> None:
+    known = read_goldens(goldens("bgr", "ceil"))
     write_torch(tmp_path / "y.pth", random_state(NARROW.state_shapes(), seed=2), DAVIDEA)
     assert verify.verify(tmp_path / "y.pth", read(frames), known, mean=MEAN_TEXT).match is None
     facts = [replace(clip, fc6=None) for clip in known]
     assert verify.verify(tmp_path / "y.pth", read(frames), facts, mean=MEAN_TEXT).match is None
 
 
-def test_the_order_of_fc6_is_measured(frames: Path, tmp_path: Path) -> None:
+def test_the_order_of_fc6_is_measured(frames: Path, goldens: Goldens, tmp_path: Path) -> None:
     write_keras(tmp_path / "x.h5", STATE, order="hwc")
-    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    known = read_goldens(goldens("bgr", "ceil"))
     verdict = verify.verify(tmp_path / "x.h5", read(frames), known, mean=MEAN_TEXT)
     assert len(verdict.combinations) == 8
     assert verdict.match is not None
     assert (verdict.match.fc6_order, verdict.match.colour, verdict.match.pool5) == ("hwc", "bgr", "ceil")
 
 
-def test_videos_without_frames_are_left_out_and_named(frames: Path, tmp_path: Path) -> None:
+def test_videos_without_frames_are_left_out_and_named(frames: Path, goldens: Goldens, tmp_path: Path) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
-    known = read_goldens(goldens(tmp_path / "known.npz", STATE, frames, "bgr", "ceil"))
+    known = read_goldens(goldens("bgr", "ceil"))
     extra = [*known, replace(known[0], video="elsewhere")]
     verdict = verify.verify(tmp_path / "x.pth", read(frames), extra, mean=MEAN_TEXT)
     assert verdict.match is not None
@@ -378,9 +389,11 @@ def test_convert_to_half_states_its_error(tmp_path: Path) -> None:
     assert (tmp_path / "h.safetensors").stat().st_size < 0.6 * (tmp_path / "x.pth").stat().st_size
 
 
-def test_verify_says_what_matches_and_exits_with_1_for_none(frames: Path, tmp_path: Path) -> None:
+def test_verify_says_what_matches_and_exits_with_1_for_none(
+    frames: Path, goldens: Goldens, tmp_path: Path
+) -> None:
     write_torch(tmp_path / "x.pth", STATE, DAVIDEA)
-    known = goldens(tmp_path / "known.npz", STATE, frames, "rgb", "symmetric")
+    known = goldens("rgb", "symmetric")
     words = ["--frames", frames, "--goldens", known, "--mean", MEAN_TEXT]
     code, out, _ = run("verify", tmp_path / "x.pth", *words)
     assert code == 0
