@@ -12,8 +12,8 @@ from c3d_extract.cli.archs import command
 from c3d_extract.models.c3d import ARCHITECTURES, C3D
 
 
-def _run(*words: str) -> str:
-    result = CliRunner().invoke(command, list(words), env={"COLUMNS": "80"})
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(command, list(arguments), env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -53,15 +53,15 @@ def test_the_table_of_one_net_shows_every_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "says"),
     [
         (["resnet"], "unknown; known: c3d, depth-1"),
         (["--width", "0"], "above 0"),
         (["--size", "8", "8"], "32 to 1024"),
     ],
 )
-def test_wrong_words_get_one_line(words: list[str], says: str) -> None:
-    result = CliRunner().invoke(command, words)
+def test_wrong_arguments_get_one_line(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert says in result.stderr

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from training_samples import SHORT, finish, render_class_folders, synthetic_clips, train, training_setup
+from training_samples import (
+    SHORT,
+    render_class_folders,
+    same_weights,
+    synthetic_clips,
+    train,
+    training_setup,
+)
 
 from c3d_extract import Extractor
 from c3d_extract.cli.train import _device, _precision
@@ -31,12 +38,20 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render_class_folders(tmp_path_factory.mktemp("videos"))
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run that nothing interrupted."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("run")
+    assert train(*SHORT, "--iterations", "5", "-o", str(folder)).exit_code == 0
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_the_middle_of_a_step_it_is_saved_after_the_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    words = [*SHORT, "--iterations", "6"]
-    assert train(*words, "-o", str(tmp_path / "alone")).exit_code == 0
+    arguments = [*SHORT, "--iterations", "5", "-o", str(tmp_path)]
     step = Trainer._step
 
     def interrupted(self: Trainer, *batch: Any) -> Any:
@@ -47,38 +62,28 @@ def test_interrupted_in_the_middle_of_a_step_it_is_saved_after_the_step(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
-        stopped = train(*words, "-o", str(tmp_path / "parts"))
+        stopped = train(*arguments)
     assert stopped.exit_code == 130
     assert "Stopped after iteration 3; the same command goes on from there." in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    resumed = train(*words, "-o", str(tmp_path / "parts"))
+    resumed = train(*arguments)
     assert resumed.exit_code == 0
     assert "from iteration 3" in resumed.stderr
-    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("alone", "parts")]
-    alone, parts = (state["net"] for state in states)
-    assert all(torch.equal(alone[name], parts[name]) for name in alone)
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("alone", "parts")]
+    folders = (undisturbed, tmp_path)
+    states = [torch.load(folder / "state.pt", weights_only=True)["net"] for folder in folders]
+    assert same_weights(*states)
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in folders]
     assert [line.split(",")[:3] for line in logs[0]] == [line.split(",")[:3] for line in logs[1]]
 
 
 def test_the_finished_file_extracts_as_it_is(class_folders: Path, tmp_path: Path) -> None:
-    words = ["--arch", "depth-3", "--width", "0.02", "--size", "36", "44", "32", "32", "--epochs", "1"]
     run = tmp_path / "run"
-    done = train(
-        str(class_folders),
-        "-o",
-        str(run),
-        "--test",
-        str(class_folders),
-        *words,
-        "--batch-size",
-        "3",
-        "--half",
-        "--json",
-    )
+    arguments = ["--arch", "depth-3", "--width", "0.02", "--size", "36", "44", "32", "32", "--epochs", "1"]
+    arguments += ["--test", str(class_folders), "--batch-size", "3", "--half", "--json"]
+    done = train(str(class_folders), "-o", str(run), *arguments)
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
-    assert told["iteration"] == 2
+    last = json.loads(done.stdout)
+    assert last["iteration"] == 2
     assert (run / "curve.png").stat().st_size > 1000
     found = load_checkpoint(run / "model.safetensors")
     assert found.labels == ["circling", "jump"]
@@ -91,10 +96,19 @@ def test_the_finished_file_extracts_as_it_is(class_folders: Path, tmp_path: Path
 def test_fine_tuning_starts_from_a_checkpoint_with_a_new_last_layer(
     class_folders: Path, tmp_path: Path
 ) -> None:
-    finish(Trainer(tmp_path / "first", training_setup(), synthetic_clips()))
+    Trainer(tmp_path / "first", training_setup(), synthetic_clips()).save()
     start = tmp_path / "first" / "model.safetensors"
-    words = ["-o", str(tmp_path / "second"), "--from", str(start), "--iterations", "1", "--batch-size", "2"]
-    done = train(str(class_folders), *words, "--rate", "1e-9", "--no-batch-norm")
+    arguments = [
+        "-o",
+        str(tmp_path / "second"),
+        "--from",
+        str(start),
+        "--iterations",
+        "1",
+        "--batch-size",
+        "2",
+    ]
+    done = train(str(class_folders), *arguments, "--rate", "1e-9", "--no-batch-norm")
     assert done.exit_code == 0, done.output
     assert "fc8.bias, fc8.weight" in done.stderr
     before, after = load_checkpoint(start), load_checkpoint(tmp_path / "second" / "model.safetensors")
@@ -106,17 +120,17 @@ def test_fine_tuning_starts_from_a_checkpoint_with_a_new_last_layer(
 
 
 def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path) -> None:
-    words = ["synthetic:motion", "-o", str(tmp_path), "--width", "0.02", "--size", "36", "44", "32", "32"]
-    words += ["--iterations", "2", "--batch-size", "2", "--n-test", "4"]
-    assert train(*words).exit_code == 0
-    again = train(*words)
+    arguments = ["synthetic:motion", "-o", str(tmp_path), "--width", "0.02", "--size", "36", "44", "32", "32"]
+    arguments += ["--iterations", "2", "--batch-size", "2", "--n-test", "4"]
+    assert train(*arguments).exit_code == 0
+    again = train(*arguments)
     assert again.exit_code == 0
     assert "from iteration 2" in again.stderr
-    other = train(*words, "--rate", "0.5")
+    other = train(*arguments, "--rate", "0.5")
     assert other.exit_code == 1
     assert "started with other settings" in other.stderr
     assert "--overwrite" in other.stderr
-    assert train(*words, "--rate", "0.5", "--overwrite").exit_code == 0
+    assert train(*arguments, "--rate", "0.5", "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_a_file_of_another_is_not_replaced(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "says"),
     [
         (["nowhere"], "no such file or folder"),
         (["synthetic:dance"], "unknown; known: all"),
@@ -163,8 +177,8 @@ def test_a_file_of_another_is_not_replaced(tmp_path: Path, name: str) -> None:
         (["synthetic", "--test", "list.txt"], "tested on clips of another seed"),
     ],
 )
-def test_wrong_words_get_one_line(tmp_path: Path, words: list[str], says: str) -> None:
-    done = train(*words, "-o", str(tmp_path / "run"))
+def test_wrong_arguments_get_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = train(*arguments, "-o", str(tmp_path / "run"))
     assert done.exit_code == 2, done.output
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
