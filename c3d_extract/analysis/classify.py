@@ -196,6 +196,7 @@ def _fit(samples: Samples, settings: ClassifierSettings) -> Pipeline:
     pca = "passthrough" if settings.pca is None else PcaTransformer(settings.pca)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `FoldResult.converged`
+        warnings.filterwarnings("ignore", module="joblib.memory")  # large arrays take a moment to be cached
         steps = [("norm", norm), ("pca", pca), ("svm", linear_svm(settings.c or 1.0))]
         # Without a memory, the basis of an inner fold would be fitted again for each C.
         model = Pipeline(steps, memory=folder if settings.pca and settings.c is None else None)

@@ -26,11 +26,12 @@ DEFAULT_FOLDS = 5
 class ExperimentOptions:
     """What trains and what tests: the options of ``c3d-tools classify``, whose help explains them.
 
-    ``labels`` is a CSV; ``label_pattern`` and ``groups`` are regular expressions on a video's name.
+    Where ``layer`` is None, it is the first of ``features``. ``labels`` is a CSV; ``label_pattern`` and
+    ``groups`` are regular expressions on a video's name.
     """
 
     features: Path
-    layer: str = "fc6"
+    layer: str | None = None
     test: Path | None = None
     labels: Path | None = None
     label_pattern: str | None = None
@@ -115,7 +116,7 @@ def _read_features(options: ExperimentOptions) -> tuple[LayerFeatures, int, list
     train = read_layer(options.features, options.layer)
     if options.test is None:
         return train, len(train.videos), []
-    test = read_layer(options.test, options.layer)
+    test = read_layer(options.test, train.provenance["layer"])
     require_same_features(train.provenance, test.provenance, subject=options.test)
     n_shared = len(set(train.videos) & set(test.videos))
     note = f"names that both files have: {n_shared}; the same videos on both sides would flatter"

@@ -28,12 +28,16 @@ class LayerFeatures(NamedTuple):
     provenance: dict[str, Any]
 
 
-def read_layer(path: Path, layer: str) -> LayerFeatures:
-    """Read one layer; StoreError for a file without it or without videos, and for features not finite."""
+def read_layer(path: Path, layer: str | None = None) -> LayerFeatures:
+    """Read one layer of a feature file, the first where none is named.
+
+    Raises StoreError for a file without it or without videos, and for features that are not finite.
+    """
     with FeatureFile(path) as file:
         if file.kind != "features":
             reason = "has one row per clip, not one per video"
             raise StoreError(reason, subject=path, hint="give the feature file")
+        layer = layer or file.layers[0]
         pca = file.attributes.get("pca_sha256", "none")
         own = {"layer": layer, "dimension": file.size_of(layer), "pca": pca}
         weights = file.attributes.get("weights", {}).items()

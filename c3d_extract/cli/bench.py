@@ -23,7 +23,6 @@ __all__ = ["command"]
 _MODEL_SECONDS = 12.0  # a batch size
 _DECODE_SECONDS = 8.0  # a number of workers
 _SAMPLES = (("320x240", (96, 240, 320)), ("1280x720", (48, 720, 1280)))
-_CLIP = 16
 
 
 @click.command(name="bench")
@@ -61,19 +60,18 @@ def _checkpoint(weights: str | None, mean: str | None) -> Checkpoint:
     from c3d_extract.weights import load_checkpoint
 
     if weights is not None:
-        return load_checkpoint(weights, layers=("fc6",), mean=mean)
+        return load_checkpoint(weights, layers=(), mean=mean)
     return _random_c3d()
 
 
 def _random_c3d() -> Checkpoint:
-    """Make C3D with weights whose features neither vanish nor overflow: speed depends on no value."""
+    """Return C3D with weights whose features neither vanish nor overflow: speed depends on no value."""
     from math import prod
 
     import numpy as np
     import torch
 
     from c3d_extract.models.c3d import ARCHITECTURES
-    from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.weights import Checkpoint
 
     architecture = ARCHITECTURES["c3d"]
@@ -83,12 +81,12 @@ def _random_c3d() -> Checkpoint:
         sha256="",
         layout="",
         architecture=architecture,
-        preprocessing=Preprocessing(),
+        preprocessing=architecture.preprocessing,
         mean=np.full((3, 1, 1, 1), 100, np.float32),
         mean_name="100,100,100",
         state={
             name: torch.randn(shape) * (2 / max(prod(shape[1:]), 64)) ** 0.5
-            for name, shape in architecture.state_shapes(("fc6",)).items()
+            for name, shape in architecture.state_shapes((architecture.default_layer,)).items()
         },
     )
 
@@ -96,7 +94,8 @@ def _random_c3d() -> Checkpoint:
 def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> dict[str, Any]:
     from c3d_extract.compute.network import Network
 
-    suited = Network(checkpoint, ("fc6",), device=device, precision=precision).batch_size
+    layers = (checkpoint.backbone.default_layer,)
+    suited = Network(checkpoint, layers, device=device, precision=precision).batch_size
     flop = 2 * sum(checkpoint.architecture.multiply_adds().values())
     rows = []
     for size in sorted({1, max(1, suited // 2), suited}):
@@ -105,7 +104,7 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
             {
                 "batch": size,
                 "clips_per_second": round(rate, 2),
-                "frames_per_second": round(rate * _CLIP, 1),
+                "frames_per_second": round(rate * checkpoint.backbone.clip[0], 1),
                 "gflops": round(rate * flop / 1e9, 1),
             }
         )
@@ -118,7 +117,8 @@ def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Pre
 
     from c3d_extract.compute.network import Network
 
-    network = Network(checkpoint, ("fc6",), device=device, precision=precision, batch_size=size)
+    layers = (checkpoint.backbone.default_layer,)
+    network = Network(checkpoint, layers, device=device, precision=precision, batch_size=size)
     clips = network.new_batch()  # page-locked for a GPU, as in a run
     clips[:] = np.random.default_rng(0).integers(0, 256, clips.shape, dtype=np.uint8)
     network(clips)

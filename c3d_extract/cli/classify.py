@@ -54,7 +54,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 
 @click.command("classify", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("features", type=FILE)
-@click.option("--layer", default="fc6", show_default=True, metavar="NAME", help="Which features.")
+@click.option("--layer", metavar="NAME", help="Which features.  [default: the first layer of the file]")
 @click.option("--labels", type=FILE, metavar="CSV", help="Lines video,label.  [default: folder names]")
 @click.option(
     "--label-pattern", metavar="REGEX", help="Label: what this matches in the name (its first group)."
