@@ -59,7 +59,7 @@ def folder_labels(names: Sequence[str]) -> list[str]:
 
 
 def pattern_values(names: Sequence[str], pattern: str, *, what: str = "label") -> list[str]:
-    """Return what a regular expression finds in each name: its first group, or all it matched.
+    """Return what a regular expression matches in each name: its first group, or all of it without groups.
 
     Raises UsageError for a pattern that does not compile and for the first name it is not found in.
     """

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from c3d_extract.cli.common import guarded, note, put_json, show
 from c3d_extract.cli.options import debug_option, json_option, missing_option
+
+if TYPE_CHECKING:
+    from c3d_extract.analysis import PairsEvaluation
 
 __all__ = ["command"]
 
@@ -60,18 +64,20 @@ def command(
     evaluation = evaluate_pairs([table.X for table in tables], pairs, c=c)
     if evaluation.n_unconverged:
         note(f"Note: the SVM of {evaluation.n_unconverged} splits did not converge; try a smaller --c.")
+    names = list(layers or LAYERS)
     if as_json:
-        folds = zip(evaluation.splits, evaluation.accuracies.tolist(), evaluation.aucs.tolist(), strict=True)
-        put_json({
-            "layers": list(layers or LAYERS),
-            "n_pairs": len(pairs.same),
-            "c": c,
-            "accuracy": evaluation.accuracy,
-            "standard_error": evaluation.standard_error,
-            "auc": evaluation.auc,
-            "splits": [{"split": split, "accuracy": a, "auc": auc} for split, a, auc in folds],
-        })  # fmt: skip
+        put_json({"layers": names, "n_pairs": len(pairs.same), "c": c, **_figures(evaluation)})
         return
-    show(f"{len(pairs.same):,} pairs in {len(evaluation.splits)} splits; {', '.join(layers or LAYERS)}")
+    show(f"{len(pairs.same):,} pairs in {len(evaluation.splits)} splits; {', '.join(names)}")
     show(f"accuracy {evaluation.accuracy:.3f} ± {evaluation.standard_error:.3f} (standard error)")
     show(f"area under the ROC curve {evaluation.auc:.3f}")
+
+
+def _figures(evaluation: PairsEvaluation) -> dict[str, Any]:
+    splits = zip(evaluation.splits, evaluation.accuracies.tolist(), evaluation.aucs.tolist(), strict=True)
+    return {
+        "accuracy": evaluation.accuracy,
+        "standard_error": evaluation.standard_error,
+        "auc": evaluation.auc,
+        "splits": [{"split": split, "accuracy": a, "auc": auc} for split, a, auc in splits],
+    }
