@@ -24,7 +24,7 @@ from sklearn.preprocessing import Normalizer
 from sklearn.svm import LinearSVC
 
 from c3d_extract.analysis.classifier_file import LinearClassifier
-from c3d_extract.analysis.pca import PcaTransformer
+from c3d_extract.analysis.pca import BasisCache, PcaTransformer
 from c3d_extract.analysis.splits import Samples, Split, inner_splits
 from c3d_extract.errors import UsageError, printable
 
@@ -136,7 +136,11 @@ def linear_svm(c: float) -> LinearSVC:
 
 
 def cross_validate(
-    samples: Samples, splits: Sequence[Split], settings: ClassifierSettings = DEFAULTS
+    samples: Samples,
+    splits: Sequence[Split],
+    settings: ClassifierSettings = DEFAULTS,
+    *,
+    cache: BasisCache | None = None,
 ) -> Evaluation:
     """Train and test once for every split.
 
@@ -145,16 +149,18 @@ def cross_validate(
     """
     for split in splits:
         _check(split, samples)
-    folds = tuple(_test(split, samples, settings) for split in splits)
+    folds = tuple(_test(split, samples, settings, cache) for split in splits)
     return Evaluation(tuple(samples.counts), folds)
 
 
 def pca_curve(
     samples: Samples, splits: Sequence[Split], dimensions: Sequence[int], settings: ClassifierSettings
 ) -> dict[int, Evaluation]:
-    """Return `cross_validate` for each PCA dimension, the largest first: only that one can be too large."""
-    largest_first = sorted(dimensions, reverse=True)
-    return {k: cross_validate(samples, splits, replace(settings, pca=k)) for k in largest_first}
+    """Return `cross_validate` for each PCA dimension; one basis per split serves them all."""
+    with TemporaryDirectory() as folder:
+        cache = BasisCache(folder, max(dimensions, default=0))
+        curve = {k: replace(settings, pca=k) for k in dimensions}
+        return {k: cross_validate(samples, splits, each, cache=cache) for k, each in curve.items()}
 
 
 def fit_classifier(
@@ -178,34 +184,39 @@ def fit_classifier(
     )
 
 
-def _test(split: Split, samples: Samples, settings: ClassifierSettings) -> FoldResult:
-    fitted, tested = _fit(samples.rows(split.train), settings), samples.rows(split.test)
+def _test(
+    split: Split, samples: Samples, settings: ClassifierSettings, cache: BasisCache | None
+) -> FoldResult:
+    fitted, tested = _fit(samples.rows(split.train), settings, cache), samples.rows(split.test)
     truth, predicted = np.asarray(tested.labels), fitted.predict(tested.X)
     svm = fitted["svm"]
     converged = bool(svm.n_iter_ < MAX_ITERATIONS)
     return FoldResult(split.name, len(split.train), split.test, truth, predicted, svm.C, converged)
 
 
-def _fit(samples: Samples, settings: ClassifierSettings) -> Pipeline:
+def _fit(samples: Samples, settings: ClassifierSettings, cache: BasisCache | None = None) -> Pipeline:
     """Fit a pipeline on all rows, after choosing C if that is wanted."""
-    n, size = samples.X.shape
-    if settings.pca is not None and settings.pca > min(n, size):
-        reason = f"PCA to {settings.pca} dimensions from {n} training videos of {size} numbers each"
-        raise UsageError(reason, hint=f"at most {min(n, size)} are possible")
-    norm = Normalizer() if settings.l2 else "passthrough"
-    pca = "passthrough" if settings.pca is None else PcaTransformer(settings.pca)
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `FoldResult.converged`
         warnings.filterwarnings("ignore", module="joblib.memory")  # large arrays take a moment to be cached
-        steps = [("norm", norm), ("pca", pca), ("svm", linear_svm(settings.c or 1.0))]
-        # Without a memory, the basis of an inner fold would be fitted again for each C.
-        model = Pipeline(steps, memory=folder if settings.pca and settings.c is None else None)
+        # Without a cache, the basis of an inner fold would be fitted again for each C.
+        model = _pipeline(samples, settings, cache or BasisCache(folder, settings.pca or 0))
         if settings.c is not None:
             return model.fit(samples.X, samples.labels)
         folds = [(split.train, split.test) for split in inner_splits(samples)]
         # A class whose groups are all in one fold's test part is never predicted there, whichever C.
         search = GridSearchCV(model, {"svm__C": C_GRID}, cv=folds, error_score="raise")
         return search.fit(samples.X, samples.labels).best_estimator_
+
+
+def _pipeline(samples: Samples, settings: ClassifierSettings, cache: BasisCache) -> Pipeline:
+    (n, size), k = samples.X.shape, cache.n_components
+    if settings.pca is not None and k > min(n, size):
+        reason = f"PCA to {k} dimensions from {n} training videos of {size} numbers each"
+        raise UsageError(reason, hint=f"at most {min(n, size)} are possible")
+    norm = Normalizer() if settings.l2 else "passthrough"
+    pca = "passthrough" if settings.pca is None else PcaTransformer(settings.pca, cache)
+    return Pipeline([("norm", norm), ("pca", pca), ("svm", linear_svm(settings.c or 1.0))])
 
 
 def _check(split: Split, samples: Samples) -> None:

@@ -37,7 +37,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 @pytest.mark.parametrize("n_classes", [2, 101])
 def test_names_of_classes_do_not_overlap(tmp_path: Path, figures: list[Figure], n_classes: int) -> None:
-    draw_evaluation(evaluation(n_classes), tmp_path / "p.png", curve={2: evaluation(n_classes)})
+    draw_evaluation(evaluation(n_classes), tmp_path / "p.png")
     figures[0].draw_without_rendering()
     axes = figures[0].axes[0]
     rows, columns = (

@@ -20,14 +20,14 @@ from c3d_extract.analysis import (
     cross_validate,
     fit_classifier,
     leave_one_out_splits,
+    pca,
     pca_curve,
     stratified_splits,
 )
 from c3d_extract.analysis.classify import C_GRID
-from c3d_extract.analysis.pca import PcaTransformer
 from c3d_extract.analysis.splits import inner_splits
 from c3d_extract.errors import C3DError, UsageError
-from c3d_extract.output.pca_basis import l2_normalised
+from c3d_extract.output.pca_basis import LayerBasis, fit_layer, l2_normalised
 
 
 def predictions(evaluation: Evaluation, n: int) -> np.ndarray:
@@ -122,25 +122,34 @@ def test_nothing_that_is_fitted_sees_a_test_row(settings: ClassifierSettings) ->
     assert (clean.predicted[~spared] != dirty.predicted[~spared]).any(), "the poison must have had an effect"
 
 
-@pytest.mark.parametrize("c", [1.0, None])
-def test_the_pca_is_fitted_on_training_rows_once(monkeypatch: pytest.MonkeyPatch, c: float | None) -> None:
-    samples, _ = blobs()
+@pytest.fixture
+def fitted_rows(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The rows that each PCA is fitted to."""
     seen: list[np.ndarray] = []
-    fit = PcaTransformer.fit
 
-    def spy(self: PcaTransformer, X: np.ndarray, y: object = None) -> PcaTransformer:
-        seen.append(X)
-        return fit(self, X, y)
+    def spy(blocks: Any, k: int) -> LayerBasis:
+        seen.extend(blocks())
+        return fit_layer(blocks, k)
 
-    monkeypatch.setattr(PcaTransformer, "fit", spy)
-    split = leave_one_out_splits(samples)[0]
-    cross_validate(samples, [split], ClassifierSettings(pca=3, c=c))
-    training = samples.rows(split.train)
-    inner = [] if c else [training.X[fold.train] for fold in inner_splits(training)]
-    expected = [l2_normalised(rows) for rows in (*inner, training.X)]
-    assert len(seen) == len(expected), "once per fold, whatever the number of C tried"
-    for rows, wanted in zip(seen, expected, strict=True):
-        np.testing.assert_allclose(rows, wanted, rtol=1e-6)
+    monkeypatch.setattr(pca, "fit_layer", spy)
+    return seen
+
+
+def test_the_pca_of_a_curve_is_fitted_to_the_training_rows_once(fitted_rows: list[np.ndarray]) -> None:
+    samples, _ = blobs()
+    splits = leave_one_out_splits(samples)
+    pca_curve(samples, splits, [2, 3], ClassifierSettings())
+    expected = [l2_normalised(samples.X[split.train]) for split in splits]
+    np.testing.assert_allclose(fitted_rows, expected, rtol=1e-6)
+
+
+def test_the_pca_of_an_inner_fold_serves_every_c(fitted_rows: list[np.ndarray]) -> None:
+    samples, _ = blobs()
+    fit_classifier(samples, ClassifierSettings(pca=3, c=None))
+    expected = [l2_normalised(samples.X[fold.train]) for fold in inner_splits(samples)]
+    assert len(fitted_rows) == len(expected) + 1
+    np.testing.assert_allclose(fitted_rows[:-1], expected, rtol=1e-6)
+    np.testing.assert_allclose(fitted_rows[-1], l2_normalised(samples.X), rtol=1e-6)
 
 
 # --- wrong use ---
