@@ -59,10 +59,12 @@ def test_clips_stay_the_ones_the_embedded_checkpoint_learned_from() -> None:
     for name, digests in golden.items():
         kind, size = name.split()
         clips = SyntheticClips(kind, seed=2, size=(16, int(size), int(size)))
-        found = [hashlib.sha256(clips.clip(index)[0].tobytes()).hexdigest() for index in range(len(digests))]
+        found = [hashlib.sha256(clips.clip(int(index))[0].tobytes()).hexdigest() for index in digests]
         n_clips += len(digests)
-        n_same += sum(a == b for a, b in zip(found, digests, strict=True))
-    # The last bit of a sine depends on the processor: 5 of 592 clips have other pixels without AVX-512.
+        n_same += sum(a == b for a, b in zip(found, digests.values(), strict=True))
+    # The last bit of a sine depends on NumPy and on the processor, and with it a few pixels of a clip in a
+    # hundred (of ten, from NumPy 1 to 2). Those of the first 60 clips that NumPy 1.26 and 2.4, each with and without
+    # AVX2 and AVX-512, draw alike are compared; another processor may differ in others.
     assert n_same >= 0.9 * n_clips
 
 
