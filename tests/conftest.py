@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 os.environ["C3D_OFFLINE"] = "1"  # no test reaches for a network
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background job ignores Ctrl-C, and so would every run that its tests start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,6 +51,17 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 def output(tmp_path: Path) -> Path:
     """The feature file of a run that has not begun."""
     return tmp_path / "feats.h5"
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch share work between two cores, however many test processes there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

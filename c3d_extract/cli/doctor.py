@@ -60,8 +60,8 @@ def _packages(problems: list[str]) -> dict[str, str]:
             found[name] = "not installed (optional)" if name in _OPTIONAL else "missing"
             if name in _PACKAGES:
                 problems.append(f"{name} is not installed: pip install {name}")
-    if tuple(int(part) for part in found["av"].split(".")[:2] if part.isdigit()) < (15, 1):
-        problems.append(f"av {found['av']} can hang on HEVC: pip install -U 'av>=15.1'")
+    if int(found["av"].partition(".")[0]) < 17:
+        problems.append(f"av {found['av']} converts 10-bit videos to other pixels: pip install -U 'av>=17'")
     return found
 
 

@@ -66,6 +66,7 @@ def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") ->
     return Network(checkpoint, LAYERS, device=CPU, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_clip_has_the_same_bits_wherever_it_stands_in_whatever_batch(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], precision: str
