@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,13 +20,13 @@ from c3d_extract.decode import (
     DecodeOptions,
     DecodePool,
     FramesDecoded,
+    InProcessDecoder,
     PyAVReader,
     VideoFailed,
     VideoRead,
 )
 from c3d_extract.decode.timestamps import resample, steady_times
 from c3d_extract.decode.video import failure_reason
-from c3d_extract.errors import DecoderError
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.decode import DecodeEvent as Event
+    from c3d_extract.decode import Decoder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
@@ -71,9 +70,7 @@ def checked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.3)
 
 
-def run(
-    pool: DecodePool, paths: list[Path], on_event: Callable[[Event], None] | None = None
-) -> dict[int, Any]:
+def run(pool: Decoder, paths: list[Path], on_event: Callable[[Event], None] | None = None) -> dict[int, Any]:
     """Run all paths; return, for each, its crops and its last event."""
     crops: dict[int, list[NDArray[np.uint8]]] = {task: [] for task in range(len(paths))}
     ends: dict[int, VideoRead | VideoFailed] = {}
@@ -121,9 +118,8 @@ def gone(pid: int, seconds: float = 10.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize("n_workers", [1, 3])
-def test_crops_are_those_of_reading_the_file_here(short: list[Path], n_workers: int) -> None:
-    with DecodePool(n_workers, OPTIONS) as pool:
+def test_crops_are_those_of_reading_the_file_here(short: list[Path]) -> None:
+    with DecodePool(2, OPTIONS) as pool:
         for _ in range(2):  # a pool can be used again
             done = run(pool, short)
             for task, path in enumerate(short):
@@ -144,47 +140,11 @@ def test_resampling_in_the_pool_is_resampling_here(short: list[Path]) -> None:
     assert (len(crops), end.n_decoded) == (28, 70)
 
 
-@pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.EPERM])
-def test_kernels_without_anonymous_files_get_a_temporary_one(
-    short: list[Path], tmp_path: Path, refusal: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "memfd_create", _refuse(refusal))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with DecodePool(1, OPTIONS) as pool:
-        done = run(pool, short)
-    assert all((done[task][0] == plain_crops(path)).all() for task, path in enumerate(short))
-    assert not list(tmp_path.iterdir()), "it never has a name"
-
-
-def test_where_there_is_no_memory_to_share_the_reason_is_told(
-    short: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "memfd_create", _refuse(errno.ENOSYS))
-    monkeypatch.setattr(tempfile, "TemporaryFile", _refuse(errno.ENOSPC))
-    with DecodePool(1, OPTIONS) as pool, pytest.raises(DecoderError) as caught:
-        run(pool, short)
-    told = str(caught.value)
-    assert told.startswith(
-        "no memory to share with a decoder: [Errno 38] Function not implemented (memfd_create)"
-    )
-    assert "[Errno 28] No space left on device (a temporary file of " in told
-    assert told.endswith("; set TMPDIR to a folder that can be written to")
-
-
-def _refuse(number: int) -> Callable[..., None]:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return refuse
-
-
 def test_frames_that_are_hours_apart_do_not_become_millions(tmp_path: Path) -> None:
     pts = [3_000_000 * i for i in range(20)]
     path = write(tmp_path / "a.mkv", moving_frames(20), codec="ffv1", pts=pts)
-    with DecodePool(
-        1, DecodeOptions(FrameSampler(Preprocessing()), 16, fps=25.0), timeout_seconds=5.0
-    ) as pool:
-        crops, end = run(pool, [path])[0]
+    decoder = InProcessDecoder(DecodeOptions(FrameSampler(Preprocessing()), 16, fps=25.0))
+    crops, end = run(decoder, [path])[0]
     assert isinstance(end, VideoRead)
     assert len(crops) == end.n_decoded == 20
     assert end.trouble == "19 gaps of up to 3000.0 s between frames, too long to be filled"
@@ -208,27 +168,18 @@ def test_what_cannot_be_read_fails_alone(short: list[Path], pool_of_one: DecodeP
     assert all(isinstance(done[task][1], VideoRead) for task in range(len(bad), len(done)))
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        (signal.SIGKILL, "decoder crashed: SIGKILL (out of memory, or killed by hand)"),
-        (signal.SIGSEGV, "decoder crashed: SIGSEGV"),
-    ],
-)
-def test_a_worker_that_dies_loses_its_video_and_is_replaced(
-    short: list[Path], long: Path, how: signal.Signals, reason: str
-) -> None:
+def test_a_worker_that_dies_loses_its_video_and_is_replaced(short: list[Path], long: Path) -> None:
     killed: list[int] = []
 
     def kill(event: Event) -> None:
         if isinstance(event, FramesDecoded) and event.task == 1 and not killed:
             killed.append(pid_of(pool, 1))
-            os.kill(killed[0], how)
+            os.kill(killed[0], signal.SIGKILL)
 
     with DecodePool(2, OPTIONS) as pool:
         done = run(pool, [short[-1], long, *short], kill)
         assert isinstance(done[1][1], VideoFailed)
-        assert done[1][1].reason == reason
+        assert done[1][1].reason == "decoder crashed: SIGKILL (out of memory, or killed by hand)"
         assert done[1][1].seconds > 0
         others = {task: end for task, (_, end) in done.items() if task != 1}
         assert all(isinstance(end, VideoRead) for end in others.values())
@@ -236,13 +187,21 @@ def test_a_worker_that_dies_loses_its_video_and_is_replaced(
         assert killed[0] not in [w.process.pid for w in pool._workers]
 
 
-def test_a_worker_that_dies_while_idle_costs_nothing(short: list[Path]) -> None:
-    with DecodePool(1, OPTIONS) as pool:
-        run(pool, short[:1])
-        os.kill(pid_of(pool), signal.SIGKILL)
-        pool._workers[0].process.join(timeout=5)
-        done = run(pool, short)
-        assert all(isinstance(end, VideoRead) for _, end in done.values())
+def test_a_crash_is_reported_by_its_signal(long: Path, pool_of_one: DecodePool) -> None:
+    def crash(event: Event) -> None:
+        if isinstance(event, FramesDecoded):
+            os.kill(pid_of(pool_of_one), signal.SIGSEGV)
+
+    _, end = run(pool_of_one, [long], crash)[0]
+    assert end.reason == "decoder crashed: SIGSEGV"
+
+
+def test_a_worker_that_dies_while_idle_costs_nothing(short: list[Path], pool_of_one: DecodePool) -> None:
+    run(pool_of_one, short[:1])
+    os.kill(pid_of(pool_of_one), signal.SIGKILL)
+    pool_of_one._workers[0].process.join(timeout=5)
+    done = run(pool_of_one, short)
+    assert all(isinstance(end, VideoRead) for _, end in done.values())
 
 
 @pytest.mark.usefixtures("checked_often")
@@ -300,19 +259,20 @@ def test_a_slow_reader_gets_every_frame_unharmed(long: Path, pool_of_one: Decode
     assert position == N_LONG
 
 
-def test_leaving_early_ends_the_workers_that_are_at_work(long: Path, short: list[Path]) -> None:
-    with DecodePool(2, OPTIONS) as pool:
-        events = pool.run([(0, long), (1, long)])
-        next(events)
-        pids = [w.process.pid for w in pool._workers]
-        events.close()
-        assert all(gone(pid) for pid in pids)
-        assert isinstance(run(pool, short[:1])[0][1], VideoRead), "and the pool can go on"
+def test_leaving_early_ends_the_workers_that_are_at_work(
+    long: Path, short: list[Path], pool_of_one: DecodePool
+) -> None:
+    events = pool_of_one.run([(0, long), (1, long)])
+    next(events)
+    pid = pid_of(pool_of_one)
+    events.close()
+    assert gone(pid)
+    assert isinstance(run(pool_of_one, short[:1])[0][1], VideoRead), "and the pool can go on"
 
 
 def test_closing_the_pool_leaves_no_process(short: list[Path]) -> None:
-    with DecodePool(2, OPTIONS) as pool:
-        run(pool, short)
+    with DecodePool(1, OPTIONS) as pool:
+        run(pool, short[:1])
         idle = [w.process.pid for w in pool._workers]
     assert all(gone(pid) for pid in idle)
 
