@@ -113,6 +113,17 @@ def start_writer(output: Path, n: int, *options: str, **pipes: Any) -> subproces
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, **pipes)
 
 
+def run_forked(output: Path, n: int, *options: str) -> int:
+    """Run `main` in a fork of this process, which has all imports; return the signal that ended it, or 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            main(str(output), str(n), *options)
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
 def said(writer: subprocess.Popen[str]) -> list[str]:
     return writer.communicate(timeout=60)[0].splitlines()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from store_samples import (
     names,
     open_store,
     record,
+    run_forked,
     said,
     start_writer,
     video_row,
@@ -251,7 +253,7 @@ def test_temporary_files_of_others_are_not_touched(output: Path) -> None:
 
 
 def test_what_a_killed_run_was_writing_is_removed_by_the_next(output: Path) -> None:
-    start_writer(output, 5, "die=before:4").communicate()
+    assert run_forked(output, 5, "die=before:4") == signal.SIGKILL
     (left,) = (name for name in names(output.parent) if name.endswith(".tmp"))
     assert is_temporary_name(left)
     stranger = output.with_name(f".c3d-extract-{'0' * 32}.tmp")
