@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 from click.testing import CliRunner
 
@@ -69,24 +71,31 @@ def train(*arguments: str) -> Any:
     return CliRunner().invoke(command, [*arguments, "--workers", "0", "--device", "cpu"])
 
 
-# Processes of their own, forked from a server that has imported torch, which takes seconds, and
-# torch._dynamo, which torch imports in the first step of an optimizer and which takes as long again.
+# Processes of their own, forked from a server that has imported torch.
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["training_samples", "c3d_extract.train.loop", "torch._dynamo"])
+_server.set_forkserver_preload(["training_server"])
 
 
 def start(function: Callable[..., None], output: Path, *arguments: Any, **environment: str) -> BaseProcess:
     """Run a function in a process of its own, the leader of a group; its output goes to a file."""
     output.touch()
-    process = _server.Process(target=_call, args=(function, output, arguments, environment))
-    process.start()
+    method = multiprocessing.get_start_method()
+    process = _server.Process(target=_call, args=(function, output, arguments, environment, method))
+    with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server does not get this process's sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        process.start()
     return process
 
 
 def _call(
-    function: Callable[..., None], output: Path, arguments: tuple[Any, ...], environment: dict[str, str]
+    function: Callable[..., None],
+    output: Path,
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    method: str,
 ) -> None:
+    multiprocessing.set_start_method(method, force=True)  # not the server's: its workers start as usual
     os.setsid()
     written = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(written, 1)
@@ -97,8 +106,6 @@ def _call(
 
 def run_command(*arguments: str) -> None:
     """As ``python -m c3d_extract train``."""
-    import sys
-
     sys.argv = ["c3d_extract", "train", *arguments]
     module_main()
 
