@@ -110,7 +110,7 @@ def test_mixed_precision_follows_the_loss_of_fp32_with_weights_in_fp32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a CPU; not channels last, whose gradients in bf16 are wrong on CPUs (torch 2.15).
-    monkeypatch.setattr("c3d_extract.train.loop.layout", lambda _device: torch.contiguous_format)
+    monkeypatch.setattr("c3d_extract.train.loop.memory_format", lambda _device: torch.contiguous_format)
     losses = {}
     for precision in ("fp32", "bf16"):
         trainer = Trainer(
