@@ -63,8 +63,8 @@ def test_clips_stay_the_ones_the_embedded_checkpoint_learned_from() -> None:
         n_clips += len(digests)
         n_same += sum(a == b for a, b in zip(found, digests.values(), strict=True))
     # The last bit of a sine depends on NumPy and on the processor, and with it a few pixels of a clip in a
-    # hundred (of ten, from NumPy 1 to 2). Compared are those of the first 60 clips that NumPy 1.26 and 2.4, each
-    # with and without AVX2 and AVX-512, draw alike; another processor may differ in others.
+    # hundred (of ten, from NumPy 1 to 2). Compared are those of the first 60 clips that NumPy 1.26 and 2.4
+    # draw alike, each with and without AVX2 and AVX-512; another processor may differ in others.
     assert n_same >= 0.9 * n_clips
 
 
