@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import c3d_extract
-
-PACKAGE = Path(c3d_extract.__file__).parent
+PACKAGE = Path(__file__).parents[1] / "c3d_extract"
 FOLDERS = [
     "sources", "decode", "preprocess", "models", "weights", "compute", "output", "pipeline", "analysis",
     "train", "cli",
@@ -144,7 +142,7 @@ def test_functions_are_short_and_take_few_parameters() -> None:
 
 def test_c_is_for_the_pixels_of_decoding_alone() -> None:
     files = [path for pattern in ("*.c", "*.h") for path in PACKAGE.rglob(pattern)]
-    assert sum(len(path.read_text("utf-8").splitlines()) for path in files) <= 300
+    assert 0 < sum(len(path.read_text("utf-8").splitlines()) for path in files) <= 300
 
 
 def test_tests_mirror_the_package() -> None:

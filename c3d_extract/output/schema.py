@@ -131,7 +131,7 @@ class ClipRows:
     )
     """float64 (n)."""
     end_seconds: NDArray[np.float64] = field(
-        metadata=stored("float64", "end of the last frame in s, NaN if not stated", "container")
+        metadata=stored("float64", "time of the last frame in s, NaN if not stated", "container")
     )
     """float64 (n)."""
     features: dict[str, NDArray[np.float32]]
