@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "c3d_extract"
 FOLDERS = [
-    "sources", "decode", "preprocess", "models", "weights", "compute", "output", "pipeline", "analysis",
-    "train", "cli",
+    "sources", "decode", "preprocess", "models", "weights", "compute", "output", "pipeline", "distributed",
+    "analysis", "train", "cli",
 ]  # fmt: skip
 """From top to bottom; the modules of the package's root stand above them all."""
 OWNERS = {

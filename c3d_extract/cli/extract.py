@@ -39,7 +39,7 @@ from c3d_extract.cli.options import (
     precision_option,
     quiet_option,
 )
-from c3d_extract.errors import StoreError
+from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
 
 if TYPE_CHECKING:
@@ -163,6 +163,18 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 )
 @click.option("--frame-folders", is_flag=True, help="A folder of numbered images is a video.")
 @click.option("--follow-links", is_flag=True, help="Follow links to folders outside those that are searched.")
+@click.option(
+    "--shard",
+    metavar="I/N|env",
+    help="Do every N-th part of a run that N processes share; -o is then a folder, for c3d-tools merge. env "
+    "reads Slurm, Kubernetes or torchrun. With --clips each part has its clips.",
+)
+@click.option("--part-size", type=int, metavar="N", help="With --shard: videos of a part.  [default: 4096]")
+@click.option(
+    "--scratch",
+    metavar="DIR",
+    help="With --shard: where parts are worked on.  [default: the temporary folder]",
+)
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
@@ -178,11 +190,24 @@ def command(**arguments: Any) -> None:
     """
     options = Options(**arguments)
     inputs, settings = read_inputs(options), settings_of(options)
+    _check_shard_options(options)
     if options.dry_run:
         dry_run(options, settings, inputs)
         return
     _interrupt_on_sigterm()
+    if options.shard is not None:
+        from c3d_extract.cli.shard import run_shard
+
+        sys.exit(run_shard(options, settings, inputs))
     sys.exit(_extract(options, settings, inputs))
+
+
+def _check_shard_options(options: Options) -> None:
+    if options.shard is not None and options.dry_run:
+        raise UsageError("does not go with --shard", subject="--dry-run")
+    for name, value in (("--part-size", options.part_size), ("--scratch", options.scratch)):
+        if value is not None and options.shard is None:
+            raise UsageError("needs --shard", subject=name)
 
 
 def _interrupt_on_sigterm() -> None:

@@ -54,6 +54,9 @@ class Options:
     max_pixels: int
     frame_folders: bool
     follow_links: bool
+    shard: str | None
+    part_size: int | None
+    scratch: str | None
     offline: bool
     dry_run: bool
     as_json: bool

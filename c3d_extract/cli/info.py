@@ -1,8 +1,9 @@
-"""``c3d-tools info``: what is in a feature, clip or basis file."""
+"""``c3d-tools info``: what is in a feature, clip or basis file, and how far a run in parts has come."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,28 +17,37 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 N_FAILURES_SHOWN = 20
+N_PARTS_SHOWN = 20
 WORDS = {"features": "feature file, a row a video", "clips": "clip file, a row a clip", "pca": "PCA basis"}
 
 
 @click.command("info")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path(exists=True))
 @json_option
 @debug_option
 @guarded
 def command(file: str, *, as_json: bool, debug: bool) -> None:
-    """Say what is in FILE: a feature, clip or basis file.
+    """Say what is in FILE: a feature, clip or basis file, or the folder of a run in parts.
 
     Shows layers, settings, weights and totals, and from the report beside a feature file which videos
-    failed and why.
+    failed and why; of a run which parts are done, and how long the rest will take.
     """
     del debug
-    from c3d_extract.output import describe
-
-    facts = describe(file)
+    facts = _describe(Path(file))
     if as_json:
         put_json(facts)
     else:
         _show(facts)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        from c3d_extract.distributed import describe_run
+
+        return describe_run(path)
+    from c3d_extract.output import describe
+
+    return describe(path)
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -61,6 +71,8 @@ def _show(facts: dict[str, Any]) -> None:
 
 def _headline(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the lines above the settings, in the order they are shown."""
+    if facts["kind"] == "run":
+        return _headline_of_run(facts)
     lines: dict[str, Any] = {"file": facts["file"], "kind": WORDS[facts["kind"]]}
     if facts["kind"] == "pca":
         for layer, part in facts["layers"].items():
@@ -76,6 +88,22 @@ def _headline(facts: dict[str, Any]) -> dict[str, Any]:
     if facts.get("report"):
         counts = facts["report"]["counts"]
         lines["report"] = ", ".join(f"{n:,} {status}" for status, n in counts.items() if n) or "empty"
+    return lines
+
+
+def _headline_of_run(facts: dict[str, Any]) -> dict[str, Any]:
+    missing = facts["parts_missing"]
+    named = ", ".join(map(str, missing[:N_PARTS_SHOWN])) + (", …" if len(missing) > N_PARTS_SHOWN else "")
+    statuses = ", ".join(f"{n:,} {status}" for status, n in facts["statuses"].items())
+    lines = {
+        "run": facts["folder"],
+        "parts": f"{facts['n_parts_done']:,} of {facts['n_parts']:,} done",
+        "not done": named or "none",
+        "videos": f"{facts['n_videos_done']:,} of {facts['n_videos']:,} done"
+        + (f": {statuses}" if statuses else ""),
+    }
+    if missing and facts["videos_per_second"]:
+        lines["rate"] = f"{facts['videos_per_second']:.1f} videos/s, {facts['seconds_left']:,.0f} s left"
     return lines
 
 

@@ -7,11 +7,12 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from c3d_extract.errors import PcaError, StoreError
+from c3d_extract.files import FileLog
 from c3d_extract.output.basis_file import save_basis
 from c3d_extract.output.feature_file import FeatureFile, read_attributes
 from c3d_extract.output.pca_basis import fit, l2_normalised
@@ -19,19 +20,37 @@ from c3d_extract.output.schema import VIDEO_COLUMNS, TableRow
 from c3d_extract.output.table import batches, write_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from c3d_extract.output.identity import RunIdentity
-    from c3d_extract.output.journal import Journal
     from c3d_extract.output.paths import OutputPaths
     from c3d_extract.output.pca_basis import PcaBasis
-    from c3d_extract.output.schema import Kind
+    from c3d_extract.output.schema import Kind, VideoRow
     from c3d_extract.strict_json import JSON
 
 __all__ = ["Assembler"]
+
+
+class RowSource(FileLog, Protocol):
+    """Where the rows come from: a run's `Journal`, or the finished parts of a distributed run."""
+
+    def rows(self, layer_sizes: Mapping[str, int]) -> Iterator[VideoRow]:
+        """Yield every video, sorted by name, failed ones with no features; may be called several times."""
+
+    def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
+        """Yield every clip, sorted by video and start; a row without scalars for a video without clips."""
+
+    def count(self) -> int:
+        """Return the number of videos."""
+
+    def count_rows(self) -> int:
+        """Return the number of videos that have features."""
+
+    def meta(self, key: str) -> JSON:
+        """Return, for ``extends``, whether the rows of an output that is there are kept."""
 
 
 @dataclass
@@ -44,7 +63,7 @@ class Assembler:
 
     paths: OutputPaths
     identity: RunIdentity
-    journal: Journal
+    journal: RowSource
     l2: bool
     n_components: int | None
     """Components to fit, None for none."""

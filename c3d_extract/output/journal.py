@@ -137,14 +137,21 @@ class Journal:
         self._prepare()
 
     @classmethod
-    def open(cls, path: Path, *, locks: bool = True) -> Self:
+    def open(cls, path: Path, *, locks: bool = True, durable: bool = True) -> Self:
         """Open or create the journal at ``path`` and lock it, unless the file system has no ``locks``.
+
+        Where it is not ``durable``, a commit does not wait for the disk: what was committed survives the
+        process, and not a loss of power.
 
         Raises `LockedError` while another process (or another store of this one) holds it, `StoreError`
         where it is damaged or cannot be written.
         """
         _refuse_foreign_side_files(path)
-        return cls(path, locked_connection(path, locks=locks), None)
+        opened = cls(path, locked_connection(path, locks=locks), None)
+        if not durable:
+            with opened._errors():
+                opened._db.execute("PRAGMA synchronous = OFF")
+        return opened
 
     @classmethod
     def open_copy(cls, path: Path) -> Self:

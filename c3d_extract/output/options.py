@@ -35,6 +35,8 @@ class StoreOptions:
     """Apply this one."""
     l2: bool = False
     """L2-normalise each video's average, before PCA."""
+    durable: bool = True
+    """Wait for the disk after each video. Without, a finished video survives a kill, and no loss of power."""
 
     def paths(self) -> OutputPaths:
         """Return all files of the output."""

@@ -27,6 +27,7 @@ __all__ = [
     "line_of_columns",
     "line_of_row",
     "line_of_skipped",
+    "line_of_values",
     "looks_like_a_report",
     "read_report",
     "report_digest",
@@ -106,6 +107,11 @@ def line_of_columns(video: str, columns: Mapping[str, float]) -> str:
 def line_of_skipped(path: str, why: str) -> str:
     """Return the line of a file that was skipped."""
     return _line({"video": path, "status": "skipped", "error": why})
+
+
+def line_of_values(values: Mapping[str, Any]) -> str:
+    """Return the line that was read as ``values``."""
+    return json.dumps({name: values.get(name) for name in REPORT_COLUMNS}, ensure_ascii=False)
 
 
 def _line(values: Mapping[str, Any]) -> str:

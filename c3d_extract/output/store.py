@@ -56,7 +56,7 @@ class RunStore:
     Made by `open`. Every method raises `StoreError` where a file cannot be read or written.
     """
 
-    def __init__(self, options: StoreOptions, assembler: Assembler) -> None:
+    def __init__(self, options: StoreOptions, assembler: Assembler, journal: Journal) -> None:
         self.paths = assembler.paths
         self.identity = assembler.identity
         self.warnings: list[str] = []
@@ -64,7 +64,7 @@ class RunStore:
         self.versions_before: dict[str, str] = {}
         """Versions, device and batch size that the run that is resumed recorded; empty with ``overwrite``."""
         self._options = options
-        self._journal = assembler.journal
+        self._journal = journal
         self._assembler = assembler
         self._clip_lock: ClipLock | None = None
         self._is_open = True
@@ -97,8 +97,11 @@ class RunStore:
         EarlierFiles(paths, pca=options.pca is not None)
         unlocked = paths.make_folders()
         with ExitStack() as undo:
-            journal = Journal.open(paths.journal, locks=paths.features.parent not in unlocked)
-            store = cls(options, Assembler(paths, identity, journal, options.l2, options.pca, options.basis))
+            journal = Journal.open(
+                paths.journal, locks=paths.features.parent not in unlocked, durable=options.durable
+            )
+            assembler = Assembler(paths, identity, journal, options.l2, options.pca, options.basis)
+            store = cls(options, assembler, journal)
             undo.callback(store.close)
             store._take_over(unlocked)
             undo.pop_all()
@@ -120,7 +123,7 @@ class RunStore:
             assembler = Assembler(
                 paths, identity or NO_IDENTITY, journal, options.l2, options.pca, options.basis
             )
-            store = cls(options, assembler)
+            store = cls(options, assembler, journal)
             undo.callback(store.close)
             store._begin(identity)
             undo.pop_all()

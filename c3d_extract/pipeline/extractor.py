@@ -300,6 +300,7 @@ class Extractor:
             pca=settings.pca,
             basis=options.get("basis"),
             l2=settings.l2,
+            durable=options.get("durable", True),
         )
         return Extraction(found, RunStore.open(stored, identity), self._stream, options)
 
@@ -367,7 +368,8 @@ def suitable_workers(device_type: str) -> int:
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
     if not may_start_processes():
         return 0
-    cores = usable_cores()
+    # torchrun says how many processes it started on this machine; they share the cores.
+    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     return max(1, cores // 8) if device_type == "cpu" else max(1, cores - 1)
 
 

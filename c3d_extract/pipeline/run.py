@@ -39,6 +39,9 @@ class RunOptions(TypedDict, total=False):
         ``fail`` ends the run at the first video that fails; ``skip`` goes on.
     progress
         Called after every batch and every video.
+    durable
+        Wait for the disk after each video, as by default. Without, a finished video survives a kill of the
+        process, and no loss of power.
     """
 
     clips: str | os.PathLike[str] | None
@@ -47,6 +50,7 @@ class RunOptions(TypedDict, total=False):
     retry_failed: bool
     on_error: Literal["skip", "fail"]
     progress: Callable[[Progress], None] | None
+    durable: bool
 
 
 class Extraction:

@@ -1,0 +1,158 @@
+"""``c3d-extract … -o RUN/ --shard i/n``: one process of a run in parts; nothing coordinates them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from c3d_extract.cli.common import EXIT_SOME_FAILED, note
+from c3d_extract.cli.extract_options import load_extractor
+from c3d_extract.errors import LockedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from c3d_extract.cli.extract_options import Inputs, Options
+    from c3d_extract.cli.progress import RunBar
+    from c3d_extract.distributed.plan import Plan
+    from c3d_extract.pipeline import Extractor
+    from c3d_extract.settings import ExtractSettings
+    from c3d_extract.sources.find import Found
+
+__all__ = ["Shard", "read_shard", "run_shard"]
+
+
+class Shard(NamedTuple):
+    """One of ``n_shards`` processes that share a run; ``number`` is 0 to n_shards - 1."""
+
+    number: int
+    n_shards: int
+
+
+def read_shard(text: str, environ: Mapping[str, str] = os.environ) -> Shard:
+    """Return the shard that ``--shard`` names: ``i/n``, or ``env`` for what a scheduler sets.
+
+    Read are Slurm's job arrays (SLURM_ARRAY_TASK_ID, …_MIN, …_STEP, …_COUNT), torchrun (RANK, WORLD_SIZE),
+    and Kubernetes' indexed jobs (JOB_COMPLETION_INDEX; JOB_COMPLETIONS, which the job has to set to its
+    ``completions``).
+
+    Raises
+    ------
+    UsageError
+        For anything else.
+    """
+    try:
+        shard = _of_environment(environ) if text == "env" else Shard(*map(int, text.split("/")))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        hint = "give i/n, such as 0/4, or env"
+        raise UsageError(f"cannot be read: {text!r}", subject="--shard", hint=hint) from error
+    if not 0 <= shard.number < shard.n_shards:
+        raise UsageError(
+            f"shards of {shard.n_shards} are 0 to {shard.n_shards - 1}, not {shard.number}", subject="--shard"
+        )
+    return shard
+
+
+def _of_environment(environ: Mapping[str, str]) -> Shard:
+    def number(name: str) -> int:
+        return int(environ[name])
+
+    try:
+        if "SLURM_ARRAY_TASK_ID" in environ:
+            index = number("SLURM_ARRAY_TASK_ID") - number("SLURM_ARRAY_TASK_MIN")
+            return Shard(index // number("SLURM_ARRAY_TASK_STEP"), number("SLURM_ARRAY_TASK_COUNT"))
+        if "JOB_COMPLETION_INDEX" in environ:
+            return Shard(number("JOB_COMPLETION_INDEX"), number("JOB_COMPLETIONS"))
+        return Shard(number("RANK"), number("WORLD_SIZE"))
+    except KeyError as error:
+        reason = (
+            f"{error.args[0]} is not set: neither Slurm, Kubernetes nor torchrun says which shard this is"
+        )
+        raise UsageError(reason, subject="--shard env", hint="give i/n, such as 0/4") from error
+
+
+def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> int:
+    """Run the parts of one shard; return the exit code."""
+    from c3d_extract.cli.progress import FetchBar, RunBar
+    from c3d_extract.distributed.part import numbers_of_shard
+    from c3d_extract.distributed.plan import PART_SIZE, plan_run, read_plan
+
+    shard = read_shard(options.shard or "")
+    _refuse_merged(options)
+    folder = Path(options.output)
+    plan = read_plan(folder)
+    found = None if plan else _find(options, inputs)
+    if plan is not None:
+        options = _as_planned(options, plan)
+    with FetchBar(quiet=options.quiet) as bar, load_extractor(options, settings, bar) as extractor:
+        videos = found.videos if found else []
+        with_clips = options.clips is not None
+        plan = plan_run(
+            folder,
+            videos,
+            extractor.identity(),
+            with_clips=with_clips,
+            part_size=PART_SIZE if options.part_size is None else options.part_size,
+        )
+        numbers = numbers_of_shard(plan, shard.number, shard.n_shards)
+        if not options.quiet:
+            share = f"{len(numbers)} of {len(plan.parts)} parts"
+            note(f"Shard {shard.number} of {shard.n_shards}: {share} in {folder}")
+        with RunBar(quiet=options.quiet) as run_bar:
+            n_failed = sum(_run_part(options, extractor, plan, number, run_bar) for number in numbers)
+    return EXIT_SOME_FAILED if n_failed else 0
+
+
+def _run_part(options: Options, extractor: Extractor, plan: Plan, number: int, bar: RunBar) -> int:
+    """Run one part and say what became of it; return how many of its videos failed."""
+    from c3d_extract.distributed.part import run_part
+
+    scratch = Path(options.scratch or tempfile.gettempdir())
+    try:
+        result = run_part(extractor, plan, number, scratch=scratch, progress=bar.update)
+    except LockedError:
+        bar.say(f"part {number}: another process on this machine is at it")
+        return 0
+    if result.was_done:
+        bar.say(f"part {number}: done before")
+    else:
+        failed = f", {result.n_failed} failed (see {plan.report(number)})" if result.n_failed else ""
+        bar.say(f"part {number}: {result.n_videos} videos{failed} → {plan.output(number)}")
+    return result.n_failed
+
+
+def _refuse_merged(options: Options) -> None:
+    """Refuse what depends on all videos, or on one output file."""
+    given = {"--l2": options.l2, "--pca": options.pca, "--pca-from": options.pca_from}
+    for option, value in given.items():
+        if value:
+            hint = "c3d-tools merge RUN/ has --l2 and --pca; c3d-tools pca apply projects the merged file"
+            raise UsageError("is applied when the parts are merged", subject=option, hint=hint)
+    for option, given_now in (("--overwrite", options.overwrite), ("--retry-failed", options.retry_failed)):
+        if given_now:
+            hint = "delete the parts that are to be done again from RUN/parts/"
+            raise UsageError("does not go with --shard", subject=option, hint=hint)
+
+
+def _find(options: Options, inputs: Inputs) -> Found:
+    from c3d_extract.sources.find import find_videos
+
+    found = find_videos(
+        inputs.named,
+        listed=inputs.listed,
+        frame_folders=options.frame_folders,
+        follow_links=options.follow_links,
+    )
+    found.check_any()
+    return found
+
+
+def _as_planned(options: Options, plan: Plan) -> Options:
+    """Return the options with the precision and the batch size that the plan settled, where none is given."""
+    planned, size = plan.identity.settings["precision"], plan.identity.versions.get("batch_size", "")
+    precision = planned if options.precision == "auto" else options.precision
+    batch_size = options.batch_size or (int(size.partition(",")[0]) if size else None)
+    return replace(options, precision=precision, batch_size=batch_size)

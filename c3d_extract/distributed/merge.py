@@ -1,0 +1,271 @@
+"""Parts to one output: checked to belong together, merged by name, then L2-normalised and projected.
+
+Parts keep plain averages; what depends on all videos is done here, by the code that writes the output of one
+machine (`Assembler`), so that both write the same datasets to the bit.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from c3d_extract.compute.batch_size import rounding_factors
+from c3d_extract.distributed.plan import read_plan
+from c3d_extract.errors import MismatchError, StoreError
+from c3d_extract.output import (
+    FeatureFile,
+    OutputPaths,
+    RunIdentity,
+    StoreOptions,
+    VideoRow,
+    check_n_components,
+)
+from c3d_extract.output.assemble import Assembler
+from c3d_extract.output.feature_file import read_attributes
+from c3d_extract.output.report import iterate_report, line_of_values, write_report
+from c3d_extract.output.schema import VIDEO_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from c3d_extract.distributed.plan import Plan
+    from c3d_extract.output import TableRow
+    from c3d_extract.strict_json import JSON
+
+__all__ = ["MergeOptions", "merge_by_name", "merge_parts"]
+
+_NAMED_PARTS = 8  # that an error names
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What is made of the parts.
+
+    Attributes
+    ----------
+    clips
+        Where to write the clips of all parts as well, or None.
+    l2
+        L2-normalise each video's average, before PCA.
+    pca
+        Fit a basis of so many components on all videos and project them, or None.
+    allow_missing
+        Merge the parts that are done, though others are not.
+    overwrite
+        Replace an output that is there.
+    """
+
+    clips: Path | None = None
+    l2: bool = False
+    pca: int | None = None
+    allow_missing: bool = False
+    overwrite: bool = False
+
+
+def merge_parts(folder: Path, output: Path, options: MergeOptions | None = None) -> list[Path]:
+    """Merge the parts of a run into one feature file; return the files that were written, that one last.
+
+    Memory does not grow with the number of videos, nor the number of open files with the number of parts.
+
+    Raises
+    ------
+    StoreError
+        Where there is no run, parts are missing or damaged, or the output cannot be written.
+    MismatchError
+        Where a part is of another plan, of other weights or settings, or of another kind of device.
+    PcaError
+        Where there are fewer videos than components, or fewer dimensions.
+    """
+    options = options or MergeOptions()
+    plan = read_plan(folder)
+    if plan is None:
+        raise StoreError(
+            "holds no planned run", subject=folder, hint="c3d-extract … -o RUN/ --shard i/n makes one"
+        )
+    done = _finished_parts(plan, options)
+    stored = StoreOptions(output, clips=options.clips, pca=options.pca, l2=options.l2)
+    paths = stored.paths()
+    paths.check()
+    _check_output(paths, overwrite=options.overwrite)
+    paths.make_folders()
+    settings = {**plan.identity.settings, "l2": options.l2, "pca": options.pca}
+    identity = stored.complete(replace(plan.identity, settings=settings))
+    rows = _PartRows(plan, done)
+    check_n_components(options.pca, identity.layer_sizes, n_videos=rows.count_rows())
+    assembler = Assembler(paths, identity, rows, options.l2, options.pca, None)
+    complete = len(done) == len(plan.parts)
+    digest = write_report(paths.report, rows.report_lines())
+    return [paths.report, *assembler.write(complete=complete, report_sha256=digest)]
+
+
+def _finished_parts(plan: Plan, options: MergeOptions) -> list[int]:
+    """Return the parts that are done, each checked to be what the plan says."""
+    numbers = range(len(plan.parts))
+    done = [number for number in numbers if plan.output(number).exists()]
+    missing = sorted(set(numbers) - set(done))
+    if missing and not options.allow_missing:
+        named = ", ".join(map(str, missing[:_NAMED_PARTS])) + (", …" if len(missing) > _NAMED_PARTS else "")
+        reason = f"{len(missing)} of {len(numbers)} parts are not done: {named}"
+        raise StoreError(reason, subject=plan.folder, hint="run them, or merge the rest with --allow-missing")
+    if options.clips is not None and not plan.with_clips:
+        reason = "has no clips: it was planned without"
+        raise StoreError(reason, subject=plan.folder, hint="leave --clips out")
+    for number in done:
+        _check_part(plan, number)
+    return done
+
+
+def _check_part(plan: Plan, number: int) -> None:
+    path = plan.output(number)
+    with FeatureFile(path) as file:
+        attributes = file.attributes
+    found = RunIdentity.from_attributes(attributes)
+    differences = plan.identity.differences(replace(found, settings=_planned_settings(plan, found)))
+    if rounding_factors(found.versions) != rounding_factors(plan.identity.versions):
+        devices = (each.versions.get("device", "none") for each in (plan.identity, found))
+        differences.append(f"device: {' → '.join(devices)}")
+    if differences:
+        raise MismatchError(
+            "is of another run", differences=differences, subject=path, hint="run the part again"
+        )
+    reported = [line["video"] for line in _report(plan, number)]
+    if reported != [video.name for video in plan.videos(number)]:
+        raise StoreError("its report is not of the planned videos", subject=path, hint="run the part again")
+    clips = plan.clips(number)
+    if clips is not None:
+        content = read_attributes(clips, "clips").get("content_sha256")
+        if content is None or content != attributes.get("clips_sha256"):
+            raise StoreError("is not the clip file of its part", subject=clips, hint="run the part again")
+
+
+def _planned_settings(plan: Plan, found: RunIdentity) -> dict[str, JSON]:
+    """Return a part's settings without what its own store added, such as whether it has clips."""
+    return {name: found.settings.get(name) for name in plan.identity.settings}
+
+
+def _report(plan: Plan, number: int) -> list[dict[str, JSON]]:
+    path = plan.report(number)
+    try:
+        return list(iterate_report(path))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot be read ({error})", subject=path, hint="run the part again") from error
+
+
+def _check_output(paths: OutputPaths, *, overwrite: bool) -> None:
+    files = [(paths.features, "features")] + ([(paths.clips, "clips")] if paths.clips else [])
+    for path, kind in files:
+        if read_attributes(path, kind) and not overwrite:
+            raise StoreError("exists already", subject=path, hint="name another file, or --overwrite")
+    if paths.journal.exists():
+        raise StoreError(
+            "belongs to a run that is not finished", subject=paths.journal, hint="name another file"
+        )
+
+
+class _PartRows:
+    """The rows of several parts, sorted by video, as the journal of a run gives them to `Assembler`."""
+
+    def __init__(self, plan: Plan, numbers: list[int]) -> None:
+        self._plan = plan
+        self._numbers = numbers
+
+    def rows(self, layer_sizes: Mapping[str, int]) -> Iterator[VideoRow]:
+        """Yield every video that has features."""
+        for row in self._merged(lambda number: self._table(self._plan.output(number), layer_sizes)):
+            features = dict(zip(layer_sizes, row.vectors, strict=True))
+            values = dict(zip(VIDEO_COLUMNS, row.scalars or (), strict=True))
+            yield VideoRow(
+                video=row.video,
+                status="ok",
+                error=None,
+                seconds=0.0,
+                features=features,
+                **values,  # type: ignore[arg-type]
+            )
+
+    def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
+        """Yield every clip."""
+        return self._merged(lambda number: self._table(self._plan.clips(number), layer_sizes))
+
+    def count_rows(self) -> int:
+        """Return how many videos have features."""
+        return sum(self._length(number) for number in self._numbers)
+
+    def count(self) -> int:
+        """Return how many videos the parts have."""
+        return sum(self._plan.parts[number].n_videos for number in self._numbers)
+
+    def meta(self, key: str) -> bool:
+        """Return False for ``extends``: the output holds the rows of the parts and no others."""
+        del key
+        return False
+
+    def note_temporary(self, path: Path) -> None:
+        """Do nothing: a merge that was killed is not resumed."""
+
+    def note_written(self, digest: str) -> None:
+        """Do nothing."""
+
+    def report_lines(self) -> Iterator[str]:
+        """Yield a line for every planned video of the parts."""
+        lines = merge_by_name(
+            (self._plan.parts[number].first, partial(self._lines, number)) for number in self._numbers
+        )
+        return (line for _, line in lines)
+
+    def _lines(self, number: int) -> Iterator[tuple[str, str]]:
+        for line in _report(self._plan, number):
+            yield str(line["video"]), line_of_values(line)
+
+    def _merged(self, opened: Callable[[int], Iterator[TableRow]]) -> Iterator[TableRow]:
+        parts = (
+            (self._plan.parts[number].first, partial(_named, opened, number)) for number in self._numbers
+        )
+        return (row for _, row in merge_by_name(parts))
+
+    def _length(self, number: int) -> int:
+        with FeatureFile(self._plan.output(number)) as file:
+            return len(file)
+
+    @staticmethod
+    def _table(path: Path | None, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
+        if path is not None:
+            with FeatureFile(path) as file:
+                yield from file.rows(layer_sizes)
+
+
+def _named(opened: Callable[[int], Iterator[TableRow]], number: int) -> Iterator[tuple[str, TableRow]]:
+    for row in opened(number):
+        yield row.video, row
+
+
+def merge_by_name(
+    parts: Iterator[tuple[str, Callable[[], Iterator[tuple[str, T]]]]],
+) -> Iterator[tuple[str, T]]:
+    """Merge streams of (name, value), each sorted by name; a stream is opened when its first name is reached.
+
+    Parts follow one another by name but for those of a single large video, so that few are open at a time:
+    as many files as there are parts would exceed what a process may open.
+    """
+    waiting = sorted(enumerate(parts), key=lambda part: (part[1][0], part[0]), reverse=True)
+    heap: list[tuple[str, int, T, Iterator[tuple[str, T]]]] = []
+    while heap or waiting:
+        while waiting and (not heap or waiting[-1][1][0] <= heap[0][0]):
+            number, (_, opened) = waiting.pop()
+            _push(heap, number, opened())
+        if heap:
+            name, number, value, stream = heapq.heappop(heap)
+            yield name, value
+            _push(heap, number, stream)
+
+
+def _push(
+    heap: list[tuple[str, int, T, Iterator[tuple[str, T]]]], number: int, stream: Iterator[tuple[str, T]]
+) -> None:
+    for name, value in stream:
+        heapq.heappush(heap, (name, number, value, stream))  # numbers differ: values are never compared
+        return

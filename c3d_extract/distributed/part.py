@@ -1,0 +1,136 @@
+"""One part of a run: extracted on scratch by the single-machine pipeline, then committed with one rename.
+
+A part is done when its feature file is there. So it may be run twice, at the same time too, and no scheduler
+has to promise that it runs once: both write the same bytes under the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.files import writing_output
+from c3d_extract.output import OutputPaths, write_table
+from c3d_extract.output.feature_file import read_attributes
+from c3d_extract.sources.find import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from c3d_extract.distributed.plan import Plan
+    from c3d_extract.output import Summary
+    from c3d_extract.pipeline import Extractor, Progress
+    from c3d_extract.strict_json import JSON
+
+__all__ = ["PartResult", "numbers_of_shard", "run_part"]
+
+_COPY_BYTES = 1 << 22
+
+
+class PartResult(NamedTuple):
+    """What became of a part; ``was_done`` where it was committed before, and nothing was counted."""
+
+    number: int
+    was_done: bool
+    n_videos: int
+    n_failed: int
+
+
+def numbers_of_shard(plan: Plan, index: int, n_shards: int) -> list[int]:
+    """Return the parts of the shard ``index`` (from 0) of ``n_shards``: every n-th, the largest first.
+
+    Raises
+    ------
+    UsageError
+        Where there is no such shard.
+    """
+    if not 0 <= index < n_shards:
+        raise UsageError(f"shards of {n_shards} are 0 to {n_shards - 1}, not {index}", subject="--shard")
+    return list(range(index, len(plan.parts), n_shards))
+
+
+def run_part(
+    extractor: Extractor,
+    plan: Plan,
+    number: int,
+    *,
+    scratch: Path,
+    progress: Callable[[Progress], None] | None = None,
+) -> PartResult:
+    """Extract a part, unless it is done, and commit it.
+
+    Parameters
+    ----------
+    extractor
+        Must extract as the plan says; L2 and PCA are applied when parts are merged.
+    plan, number
+        Which part.
+    scratch
+        A folder on a local disk. An interrupted part is resumed there, where the folder is still there.
+    progress
+        Called after every batch and every video.
+
+    Raises
+    ------
+    MismatchError
+        Where the extractor would extract otherwise than planned.
+    LockedError
+        Where another process on this machine is at the same part.
+    StoreError
+        Where the plan cannot be read, or the part not be written.
+    """
+    plan.check_same(extractor.identity(), with_clips=plan.with_clips)
+    if plan.output(number).exists():
+        return PartResult(number, was_done=True, n_videos=plan.parts[number].n_videos, n_failed=0)
+    folder = scratch / f"c3d-extract-{plan.sha256[:16]}-{number:06d}"
+    own = OutputPaths(folder / "part.h5", folder / "clips.h5" if plan.with_clips else None)
+    extraction = extractor.extract_found(
+        Found(plan.videos(number)), own.features, clips=own.clips, progress=progress, durable=False
+    )
+    for _ in extraction:
+        pass
+    if extraction.summary is None:
+        raise StoreError("the part was not finished", subject=own.features)
+    _commit(plan, number, own, extraction.summary)
+    shutil.rmtree(folder, ignore_errors=True)
+    counts = extraction.progress
+    return PartResult(number, was_done=False, n_videos=counts.n_videos, n_failed=counts.n_failed)
+
+
+def _commit(plan: Plan, number: int, own: OutputPaths, summary: Summary) -> None:
+    """Put the part's files in place, the feature file last: that it is there says that the part is done."""
+    layers = plan.identity.layer_sizes
+    if summary.n_rows == 0:  # every video failed: the part is done all the same
+        attributes: dict[str, JSON] = {**plan.identity.to_attributes(), "complete": True}
+        if own.clips is not None:
+            write_table(own.clips, kind="clips", layers=layers, rows=(), attributes=attributes)
+            attributes["clips_sha256"] = read_attributes(own.clips, "clips")["content_sha256"]
+        write_table(own.features, kind="features", layers=layers, rows=(), attributes=attributes)
+    target = plan.output(number)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot be made ({error.strerror})", subject=target.parent) from error
+    _copy(own.report, plan.report(number))
+    clips = plan.clips(number)
+    if own.clips is not None and clips is not None:
+        _copy(own.clips, clips)
+    _copy(own.features, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; ``target`` is there in one piece or not at all."""
+    with _read_errors(source), source.open("rb") as file, writing_output(target) as copy:
+        while block := file.read(_COPY_BYTES):
+            copy.write(block)
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror})", subject=path) from error

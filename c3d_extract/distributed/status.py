@@ -1,0 +1,70 @@
+"""How far a run in parts has come, from the files that are there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from c3d_extract.distributed.plan import read_plan
+from c3d_extract.errors import StoreError
+from c3d_extract.output import read_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from c3d_extract.strict_json import JSON
+
+__all__ = ["describe_run"]
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return what is known of a run, as plain values.
+
+    ``videos_per_second`` and ``seconds_left`` are estimated from the times of the parts' files, None before
+    two parts are done.
+
+    Raises
+    ------
+    StoreError
+        Where the folder holds no run, or a report cannot be read.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        hint = "c3d-extract … -o RUN/ --shard i/n makes one"
+        raise StoreError("holds no planned run", subject=folder, hint=hint)
+    numbers = range(len(plan.parts))
+    times = {number: _time_of(plan.output(number)) for number in numbers}
+    done = sorted((time, number) for number, time in times.items() if time is not None)
+    statuses = Counter(line["status"] for _, number in done for line in read_report(plan.report(number)))
+    n_videos, n_done = sum(part.n_videos for part in plan.parts), sum(statuses.values())
+    rate = _rate([(time, plan.parts[number].n_videos) for time, number in done])
+    missing: list[JSON] = [number for number in numbers if times[number] is None]
+    return {
+        "folder": str(folder),
+        "kind": "run",
+        "n_parts": len(numbers),
+        "n_parts_done": len(done),
+        "parts_missing": missing,
+        "n_videos": n_videos,
+        "n_videos_done": n_done,
+        "statuses": dict(statuses),
+        "videos_per_second": rate,
+        "seconds_left": None if rate is None else (n_videos - n_done) / rate,
+        "settings": plan.identity.settings,
+        "weights": plan.identity.weights,
+        "versions": plan.identity.versions,
+    }
+
+
+def _time_of(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _rate(done: list[tuple[float, int]]) -> float | None:
+    """Return videos per second since the first part was done; ``done`` holds (time, videos), sorted."""
+    if len(done) < 2 or done[-1][0] <= done[0][0]:
+        return None
+    return sum(n_videos for _, n_videos in done[1:]) / (done[-1][0] - done[0][0])
