@@ -1,1 +1,1 @@
-"""A network on a device: which devices there are, at which precision, how batches run."""
+"""Running a network on a device: choice of devices and precision, execution of batches."""

@@ -1,4 +1,4 @@
-"""How many clips a pass takes, and what the last digits of features depend on."""
+"""The batch size, and what the last digits of features depend on."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_size_for", "rounding_factors"]
 
-_EVEN_BATCH = 4  # from here on a batch on a CPU is a multiple of this, and its size changes no bit
+_EVEN_BATCH = 4  # larger batches on a CPU are multiples of this; their size does not affect features
 _MIN_CUDA_BATCH, _MAX_CUDA_BATCH = 4, 64
 
 
 def batch_size_for(
-    backbone: Backbone, device: torch.device, precision: Precision, asked: int | None = None
+    backbone: Backbone, device: torch.device, precision: Precision, requested: int | None = None
 ) -> int:
-    """Return how many clips a pass takes: as many as ``asked``, or what suits the device.
+    """Return the number of clips per batch: ``requested``, or one that suits the device.
 
-    It follows from the model of a GPU and not from the memory that happens to be free: other batch
-    sizes take other kernels, which round differently, and a resumed run must use those of the run before.
+    It depends on the model of a GPU and not on its free memory: kernels for other batch sizes round
+    differently, and a resumed run must use the same ones.
     """
     if device.type == "cuda":
-        return asked or _gpu_batch(backbone, device, precision)
-    size = asked or backbone.cpu_batch_size(torch.get_num_threads())
-    # A CPU's matrix product shares rows out between cores. With an odd share it sums the last ones in
-    # another order, and a clip's features would depend on its place.
+        return requested or _gpu_batch(backbone, device, precision)
+    size = requested or backbone.cpu_batch_size(torch.get_num_threads())
+    # A CPU's matrix product divides rows among cores. With an odd number of rows per core it sums the last
+    # ones in another order, and a clip's features would depend on its position in the batch.
     return size if device.type != "cpu" or size <= _EVEN_BATCH else -(-size // _EVEN_BATCH) * _EVEN_BATCH
 
 
@@ -43,14 +43,14 @@ def _gpu_batch(backbone: Backbone, device: torch.device, precision: Precision) -
     with device_errors(device):
         total = torch.cuda.get_device_properties(device).total_memory
     size = int(np.clip(total // 2 // clip_bytes, _MIN_CUDA_BATCH, _MAX_CUDA_BATCH))
-    # A power of two: drivers and error correction take a little of the memory, and halves are whole.
+    # A power of two: a little reserved memory does not change it, and it can be halved repeatedly.
     return 1 << (size.bit_length() - 1)
 
 
 def rounding_factors(versions: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Return what the last digits of features depend on, beside settings: models of devices, batch sizes.
+    """Return what the last digits of features depend on besides settings: device models, batch sizes.
 
-    ``versions`` holds ``device`` and ``batch_size`` as a feature file does, with commas between several.
+    ``versions`` contains ``device`` and ``batch_size`` as in a feature file, comma-separated lists.
     """
     models = [name.partition(" ")[2] or name for name in versions.get("device", "").split(", ")]
     sizes = versions.get("batch_size", "").split(", ")

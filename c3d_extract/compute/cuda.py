@@ -1,4 +1,4 @@
-"""What is special about CUDA devices: page-locked memory, a stream for copies, repeatable kernels."""
+"""CUDA-specific parts: page-locked memory, a stream for copies, deterministic kernels."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ __all__ = ["SentBack", "Transfers", "compute_on"]
 
 
 def compute_on(device: torch.device, *, tf32: bool) -> contextlib.AbstractContextManager[None]:
-    """Return a context to hand work to ``device`` in; on a GPU it sets what fp32 means there."""
+    """Return a context for submitting work to ``device``; on a GPU it sets the precision of fp32."""
     return _on_gpu(device, tf32=tf32) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _on_gpu(device: torch.device, *, tf32: bool) -> Iterator[None]:
-    """Work on ``device``; TF32 as said; convolutions by cuDNN's heuristics and only repeatable ones.
+    """Select ``device``, set TF32, and make cuDNN choose deterministic algorithms by its heuristics.
 
-    Picking algorithms by timing (``cudnn.benchmark``) may pick others in the next run, and a resumed
-    run would then no longer equal an uninterrupted one to the bit.
+    Choosing algorithms by timing (``cudnn.benchmark``) may choose others in the next run, and a resumed
+    run would no longer be bit-identical to an uninterrupted one.
     """
     cudnn = torch.backends.cudnn
-    repeatable = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
-    with torch.cuda.device(device), temporary_flags(repeatable), fp32_products(tf32=tf32):
+    deterministic = [(cudnn, "enabled", True), (cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    with torch.cuda.device(device), temporary_flags(deterministic), fp32_products(tf32=tf32):
         yield
 
 
 class SentBack(NamedTuple):
-    """Features on their way to the host, float32 (N, D) for each layer."""
+    """Features that are being copied to the host, float32 (N, D) for each layer."""
 
     features: Callable[[], dict[str, Tensor]]  # valid once `wait` has returned
     is_done: Callable[[], bool] = lambda: True
@@ -50,14 +50,14 @@ class SentBack(NamedTuple):
 
 
 class Transfers:
-    """Copies between host and device; on a GPU they overlap with its work, and no thread waits for them.
+    """Copies between host and device; on a GPU they are asynchronous and overlap with computation.
 
     Attributes
     ----------
     page_locked
-        Whether host memory is page-locked, so that a GPU copies from and to it without the processor.
+        Whether host memory is page-locked, so that a GPU copies it by DMA.
     warnings
-        Why copies are slower than they could be, if they are.
+        Why copies are slower than expected, if they are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -67,10 +67,10 @@ class Transfers:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def host_memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return memory that a GPU copies without the processor, or ordinary memory where there is none."""
+        """Return page-locked memory for a GPU, or ordinary memory if it is not available."""
         if self.page_locked:
             try:
-                with torch.cuda.device(self._device):  # every thread starts with the first GPU as its current
+                with torch.cuda.device(self._device):  # the current device is per thread, initially the first
                     return torch.empty(shape, dtype=dtype, pin_memory=True)
             except RuntimeError as error:
                 if not is_device_error(error):
@@ -81,27 +81,27 @@ class Transfers:
         return torch.empty(shape, dtype=dtype)
 
     def to_device(self, host: Tensor) -> Tensor:
-        """Copy to the device; a GPU copies one batch while it computes the one before."""
+        """Copy to the device; a GPU copies one batch while it computes the previous one."""
         if self._copies is None:
             return host.to(self._device)
         compute = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._copies):
             sent = host.to(self._device, non_blocking=True)
         compute.wait_stream(self._copies)
-        # The tensor was allocated on the stream of copies: without this its memory could be given to the next
-        # batch while kernels of the other stream still read it.
+        # The tensor was allocated on the copy stream: without this, its memory could be reused for the next
+        # batch while kernels of the compute stream still read it.
         sent.record_stream(compute)
         return sent
 
     def to_host(self, features: dict[str, Tensor]) -> SentBack:
-        """Start copying results to the host behind the work that makes them."""
+        """Enqueue a copy of results to the host after the work that computes them."""
         if self._copies is None:
             return SentBack(lambda: features)
         sent = {
             layer: self.host_memory(value.shape, value.dtype).copy_(value, non_blocking=True)
             for layer, value in features.items()
         }
-        # Blocking: the waiting thread sleeps, and leaves its core to decoders, instead of polling.
+        # Blocking: the waiting thread sleeps instead of polling, so that decoders can use its core.
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         # Cloned into ordinary memory: page-locked memory is scarce, and users may keep features.

@@ -1,4 +1,4 @@
-"""Devices: which there are, which a name means, and what torch's errors say of them."""
+"""Devices: selection by name, properties, and translation of torch's device errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 _ACCELERATOR_ERRORS: tuple[type[BaseException], ...] = (
     torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # torch 2.8 and newer
-    torch.cuda.DeferredCudaCallError,  # raised when CUDA starts
+    torch.cuda.DeferredCudaCallError,  # raised when CUDA is initialised
 )
 # cuDNN, cuBLAS, Metal and torch before 2.8 raise plain RuntimeErrors. A tensor on the wrong device, of the
 # wrong shape or type is a bug of this package: torch's messages for that match none of these.
@@ -45,19 +45,19 @@ _NO_ENGINE = re.compile(r"unable to find an engine|valid cuDNN algorithm", re.IG
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda[:N]`` or ``mps`` into a device that is there.
+    """Return the available device for ``auto``, ``cpu``, ``cuda[:N]`` or ``mps``.
 
     Raises
     ------
     DeviceError
-        Where it is not.
+        If it is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -85,19 +85,19 @@ def _check_available(device: torch.device, subject: str) -> None:
 
 
 def _numbered(device: torch.device) -> torch.device:
-    """Return ``cuda`` with its number: which one is current differs between the threads of a process."""
+    """Return ``cuda`` with its index: the current device can differ between threads."""
     if device.type != "cuda" or device.index is not None:
         return device
     return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_initialized() else 0)
 
 
 def choose_devices(names: str) -> tuple[torch.device, ...]:
-    """Turn ``all`` (every CUDA device) or names with commas between them into devices of one kind.
+    """Return the devices, all of one type, for ``all`` (every CUDA device) or comma-separated names.
 
     Raises
     ------
     DeviceError
-        Where one is not there, kinds are mixed, or a GPU is named twice.
+        If one is not available, types are mixed, or a GPU is named twice.
     """
     if names == "all":
         if not torch.cuda.is_available():
@@ -125,24 +125,24 @@ def _has_metal() -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called, with a GPU's model: ``cuda:0 NVIDIA H100 PCIe``, ``cpu``."""
+    """Return a device's name, with a GPU's model: ``cuda:0 NVIDIA H100 PCIe``, ``cpu``."""
     with device_errors(device):
         return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the memory format in which a device convolves fastest, and correctly.
+    """Return the memory format in which convolutions are fastest and correct on a device.
 
-    Metal has read weights and inputs in any other order than the plain one wrongly (pytorch#192212, #141471).
+    Metal's convolutions were wrong for formats other than contiguous (pytorch#192212, #141471).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last_3d
 
 
 @contextlib.contextmanager
 def device_errors(device: torch.device) -> Iterator[None]:
-    """Turn what torch says of a GPU (memory, driver, a model too old) into a DeviceError.
+    """Convert torch's errors about a GPU (memory, driver, unsupported model) into DeviceError.
 
-    Any other error is a bug of this package, and stays as it is; so does every error on a CPU.
+    Any other error is a bug of this package and is not converted; nor are errors on a CPU.
     """
     try:
         yield
@@ -150,28 +150,29 @@ def device_errors(device: torch.device) -> Iterator[None]:
         if device.type == "cpu" or not is_device_error(error):
             raise
         reason = str(error).partition("\n")[0]
-        raise DeviceError(reason, subject=device, hint=_what_to_do(error)) from error
+        raise DeviceError(reason, subject=device, hint=_hint(error)) from error
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Say whether torch means the device, its driver or its libraries, and not what was asked of them."""
+    """Return whether an error is caused by the device, its driver or its libraries."""
     if isinstance(error, _ACCELERATOR_ERRORS):
         return True
     text = str(error)
-    return any(sign.search(text) for sign in (_DEVICE_ERROR, _OUT_OF_MEMORY, _NO_ENGINE))
+    return any(pattern.search(text) for pattern in (_DEVICE_ERROR, _OUT_OF_MEMORY, _NO_ENGINE))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether a device's memory was too small, by a message of torch, cuDNN, cuBLAS or Metal.
+    """Return whether a device was out of memory, by the message of torch, cuDNN, cuBLAS or Metal.
 
-    That cuDNN found no engine does not count: more often the GPU lacks the precision, or torch the GPU.
+    "Unable to find an engine" does not count: its usual causes are a precision that the GPU lacks, or a
+    GPU that torch does not support.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
-def _what_to_do(error: BaseException) -> str:
+def _hint(error: BaseException) -> str:
     if is_out_of_memory(error):
         return "free the device's memory, or use a smaller --batch-size"
     if _NO_ENGINE.search(str(error)):

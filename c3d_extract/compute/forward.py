@@ -1,4 +1,4 @@
-"""One pass through a network on a device: from a backbone and bytes to features."""
+"""A forward pass on a device: from a backbone and uint8 clips to features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def input_weights(checkpoint: Checkpoint, layers: Sequence[str]) -> dict[str, Te
     backbone = checkpoint.backbone
     weights = {name: checkpoint.state[name] for name in backbone.state_shapes(layers)}
     if checkpoint.preprocessing.colour == "rgb":
-        # Flipping the first kernels' input channels once costs nothing a batch.
+        # Flipping the input channels of the first kernels once is cheaper than flipping each batch.
         weights[backbone.input_weight] = weights[backbone.input_weight].flip(1)
     return weights
 
@@ -41,7 +41,7 @@ def build_model(
     device: torch.device,
 ) -> nn.Module:
     """Return the network on ``device``, in ``dtype``, ready for inference; weights are shared if possible."""
-    with torch.device("meta"):  # no memory for weights that are replaced at once
+    with torch.device("meta"):  # allocate no memory for weights that are replaced below
         model = backbone.build(layers)
     model.load_state_dict(weights, assign=True)
     model = model.to(device, dtype).to(memory_format=memory_format(device))
@@ -51,14 +51,14 @@ def build_model(
 def forward(model: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
     """Return each layer's features, float32 (N, D), of float32 (N, T, H, W, 3)."""
     dtype = next(model.parameters()).dtype
-    # (N, T, H, W, 3) seen as (N, 3, T, H, W) is channels_last_3d already: nothing is moved.
+    # (N, T, H, W, 3) viewed as (N, 3, T, H, W) is channels_last_3d already: nothing is copied.
     x = x.to(dtype).permute(0, 4, 1, 2, 3).contiguous(memory_format=memory_format(x.device))
     found: dict[str, Tensor] = model(x, layers)
     return {layer: value.float() for layer, value in found.items()}
 
 
 class ClipInput:
-    """Turns bytes into a network's input: copied as bytes, the mean is subtracted on the device."""
+    """Converts uint8 clips to the network's input; the mean is subtracted on the device."""
 
     def __init__(
         self,
@@ -73,6 +73,6 @@ class ClipInput:
         self._transfers = transfers
 
     def __call__(self, clips: NDArray[np.uint8]) -> Tensor:
-        """Return float32 ([N,] T, H, W, 3) of uint8 of the same shape."""
+        """Return float32 ([N,] T, H, W, 3) for uint8 of the same shape."""
         x = self._transfers.to_device(torch.from_numpy(clips)).to(torch.float32).sub_(self._mean)
         return x if self._std is None else x.div_(self._std)

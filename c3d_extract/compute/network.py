@@ -1,8 +1,7 @@
 """One network on one device at one precision: uint8 clips in, float32 features out.
 
 Every batch has the same shape, the last one padded with zeros, so that a clip's features do not
-depend on which clips happen to share its batch: that makes an interrupted and resumed run equal an
-uninterrupted one to the bit.
+depend on the other clips of its batch: a resumed run is bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Part(NamedTuple):
     """Clips that ran together, and their features, which a device may still be computing."""
 
     clips: NDArray[np.uint8]
-    batch_size: int  # with the zeros that it is padded with
+    batch_size: int  # including padding
     sent: SentBack
 
 
@@ -50,45 +49,45 @@ class Pending:
         self._parts = parts
 
     def done(self) -> bool:
-        """Say whether `result` would return without waiting for a device that works asynchronously."""
+        """Return whether `result` would return without waiting for the device."""
         with device_errors(self._network.device):
             return all(part.sent.is_done() for part in self._parts)
 
     def result(self) -> dict[str, NDArray[np.float32]]:
-        """Wait for it; return each layer's features, float32 (N, D), in memory of their own."""
-        parts = [self._network._finished(part) for part in self._parts]  # noqa: SLF001 - one class in two
+        """Wait for the batch; return each layer's features, float32 (N, D), in newly allocated memory."""
+        parts = [self._network._finished(part) for part in self._parts]  # noqa: SLF001 - a friend class
         if len(parts) == 1:
             return parts[0]
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in parts[0]}
 
 
 class Network:
-    """A checkpoint's network, ready to be fed, by several threads if need be.
+    """A checkpoint's network, ready for inference; thread-safe.
 
     Parameters
     ----------
     checkpoint
         Weights, mean and preprocessing.
     layers
-        What is computed, in one pass.
+        The layers to compute, all in one pass.
     device, precision
-        As `choose_device` and `choose_precision` gave them.
+        As returned by `choose_device` and `choose_precision`.
     batch_size
-        Clips a pass, or None for what suits the device; see `batch_size_for`.
+        Clips per batch, or None for one that suits the device; see `batch_size_for`.
 
     Attributes
     ----------
     batch_size
-        Clips a pass now: less than at first where memory ran out.
+        Current clips per batch: reduced if memory ran out.
     clip_shape
-        Shape of a clip as it is taken: frames, rows, columns, 3.
+        Shape of an input clip: frames, rows, columns, 3.
     n_overflowed
-        Clips that were done again in fp32.
+        Clips that were computed again in fp32.
 
     Raises
     ------
     DeviceError
-        Where the weights do not fit into the device's memory, or the device does not work.
+        If the weights do not fit into the device's memory, or the device does not work.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class Network:
         self._notes: list[str] = []
         self._lock = threading.RLock()
         self._is_half = precision in {"fp16", "bf16"}
-        # Metal's fp32 has been silently wrong, too (pytorch#197114).
+        # Metal's fp32 has been silently wrong as well (pytorch#197114).
         self._is_checked = device.type == "mps" or (device.type == "cuda" and precision != "fp32")
         self._checked_sizes: set[int] = set()
         weights = input_weights(checkpoint, layers)
@@ -120,7 +119,7 @@ class Network:
             self._model = self._build(backbone, weights)
         if not isinstance(self._model, nn.Module):
             self._notes += self._model.warnings
-        # Without a reference the float32 weights can be freed: 245 MB of C3D.
+        # Without a reference, the float32 weights can be freed: 245 MB for C3D.
         needed = self._is_half or self._is_checked
         self._reference = Fp32Reference(backbone, layers, weights, self._to_input, device) if needed else None
 
@@ -138,7 +137,7 @@ class Network:
 
     @property
     def warnings(self) -> list[str]:
-        """What had to be done differently: overflows redone, batches halved, slower ways taken."""
+        """Deviations from the normal case: recomputed clips, smaller batches, slower fallbacks."""
         n = self.n_overflowed
         redone = [f"{n} clips overflowed in {self.precision} and were done again in fp32"] if n else []
         return redone + self._notes + self._transfers.warnings
@@ -146,8 +145,8 @@ class Network:
     def new_batch(self) -> NDArray[np.uint8]:
         """Return a buffer for a batch, uint8 (batch_size, *clip_shape), page-locked for a GPU.
 
-        torch keeps page-locked memory that was given back, so that every batch after the first few is
-        written into the same pages. May be called in any thread.
+        torch caches freed page-locked memory, so that all batches after the first few reuse it. May be called
+        from any thread.
         """
         buffer: NDArray[np.uint8] = self._transfers.host_memory(
             (self.batch_size, *self.clip_shape), torch.uint8
@@ -157,20 +156,21 @@ class Network:
     def __call__(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Return each layer's features, float32 (N, D), of ``clips``, uint8 (N, *clip_shape), B, G, R.
 
-        Any N, in batches of ``batch_size``. A clip that overflows in half precision is done again in fp32.
+        Any N, in batches of ``batch_size``. A clip that overflows in half precision is computed again in
+        fp32.
 
         Raises
         ------
         DeviceError
-            Where not even one clip fits into the device's memory.
+            If not even one clip fits into the device's memory.
         """
         return self.submit(clips).result()
 
     def submit(self, clips: NDArray[np.uint8], n: int | None = None) -> Pending:
-        """Start on ``clips`` and return at once where the device works asynchronously (CUDA).
+        """Start computing ``clips``; return at once if the device works asynchronously (CUDA).
 
-        ``n`` says how many count, from the first; what else stands in a batch changes nothing. When a
-        GPU's memory runs out, the batch is halved and ``batch_size`` with it.
+        ``n`` is the number of valid clips, from the first; the others are ignored. If a GPU runs out of
+        memory, ``batch_size`` is halved and the batch is tried again.
         """
         n = len(clips) if n is None else n
         while True:
@@ -183,13 +183,13 @@ class Network:
                 except RuntimeError as error:
                     if size == 1 or not is_out_of_memory(error):
                         raise
-            # Not in the except block: there the error's traceback still refers to all tensors of the batch
-            # that failed, and their memory is needed.
+            # Not in the except block: there the traceback still references all tensors of the failed
+            # batch, and their memory is needed.
             with self._lock:
                 if self.batch_size == size:  # no other thread has halved it meanwhile
-                    self._back_off()
+                    self._halve_batch_size()
 
-    def _back_off(self) -> None:
+    def _halve_batch_size(self) -> None:
         self.batch_size //= 2
         self._notes.append(
             f"{self.device}: out of memory; continuing with batches of {self.batch_size}, "
@@ -200,7 +200,7 @@ class Network:
                 torch.cuda.empty_cache()
 
     def _start(self, clips: NDArray[np.uint8], n: int, size: int) -> _Part:
-        """Start on at most ``size`` clips, of which the first ``n`` count."""
+        """Start computing at most ``size`` clips, of which the first ``n`` are valid."""
         with torch.inference_mode(), compute_on(self.device, tf32=self.precision == "tf32"):
             if not isinstance(self._model, nn.Module):
                 running = self._model.start([functools.partial(self._to_input, clip) for clip in clips[:n]])
@@ -231,9 +231,9 @@ class Network:
             return self._without_overflow(self._reference, part.clips, features)
 
     def _check(self, reference: Fp32Reference, part: _Part, features: dict[str, NDArray[np.float32]]) -> None:
-        """Compare the first batch of a size with fp32, its last clip too: large batches break at their end.
+        """Compare the first batch of each size with fp32, including its last clip.
 
-        Each size anew, for each can have kernels of its own.
+        Wrong kernels for large batches have failed at their end, and each size can use other kernels.
         """
         places = np.unique(np.linspace(0, len(part.clips) - 1, REFERENCE_BATCH).astype(np.intp))
         expected = reference(part.clips[places])
@@ -248,7 +248,7 @@ class Network:
         clips: NDArray[np.uint8],
         features: dict[str, NDArray[np.float32]],
     ) -> dict[str, NDArray[np.float32]]:
-        """Do the clips that overflowed again, and no others: a clip's numbers are its own."""
+        """Compute the clips that overflowed again in fp32; the others are not affected."""
         if not self._is_half:
             return features
         finite = np.all([np.isfinite(rows).all(axis=1) for rows in features.values()], axis=0)

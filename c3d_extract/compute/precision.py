@@ -1,4 +1,4 @@
-"""Precisions: which a device has, which a name means, and the flags of torch that they need."""
+"""Precisions: which a device supports, selection by name, and the torch flags that they need."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ __all__ = [
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """The type of weights and maps in each precision."""
 
-# torch has one set of flags for a whole process. Reentrant: `compute_on` nests `fp32_products`.
+# torch's flags are global to the process. Reentrant: `compute_on` nests `fp32_products`.
 _flags_lock = threading.RLock()
 
 
 def choose_precision(name: Precision | Literal["auto"], device: torch.device) -> Precision:
-    """Turn ``auto`` into the fastest precision that keeps the error bound, and check the others.
+    """Return the fastest precision within the error bound for ``auto``; check any other name.
 
-    CUDA: fp16, whose products are summed in fp32, on a GPU that is fast at it, else fp32; CPU: bf16 where
-    the processor multiplies it, else fp32; Metal: fp32.
+    CUDA: fp16, summed in fp32, on a GPU with fast fp16, else fp32; CPU: bf16 if the processor multiplies
+    it natively, else fp32; Metal: fp32.
 
     Raises
     ------
     DeviceError
-        Where the device does not have the precision.
+        If the device does not support the precision.
     """
     if name == "auto":
         return _fastest(device)
@@ -67,34 +67,34 @@ def _fastest(device: torch.device) -> Precision:
 
 
 def common_precision(name: Precision | Literal["auto"], devices: Sequence[torch.device]) -> Precision:
-    """As `choose_precision`, for several devices: where ``auto`` is not the same for all, fp32."""
+    """Return `choose_precision` for several devices: fp32 if ``auto`` differs between them."""
     chosen = {choose_precision(name, device) for device in devices}
     return chosen.pop() if len(chosen) == 1 else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Say whether a GPU has units for bf16 and TF32, as NVIDIA's have since Ampere; torch emulates bf16."""
+    """Return whether a GPU supports bf16 and TF32 in hardware (NVIDIA: since Ampere); torch emulates bf16."""
     return _is_at_least(device, (8, 0))
 
 
 def has_fast_fp16(device: torch.device) -> bool:
-    """Say whether a GPU multiplies fp16 faster than fp32, with sums in fp32, as NVIDIA's do since Volta."""
+    """Return whether fp16 products with fp32 sums are faster than fp32 (NVIDIA: since Volta)."""
     # NVIDIA's CUDA C++ Programming Guide, table "Throughput of Native Arithmetic Instructions": compute
-    # capability 6.1 (GTX 10xx, P40) does fp16 at a 64th of its fp32 rate. 6.0 (P100) doubles it, but only
-    # where sums are fp16 too, which torch's convolutions never are. 7.5 without tensor cores (GTX 16xx) has
-    # units of its own for fp16.
+    # capability 6.1 (GTX 10xx, P40) computes fp16 at 1/64 of its fp32 rate. 6.0 (P100) doubles it, but only
+    # with fp16 sums, which torch's convolutions never use. 7.5 without tensor cores (GTX 16xx) has
+    # separate fp16 units.
     return _is_at_least(device, (7, 0))
 
 
 def _is_at_least(device: torch.device, capability: tuple[int, int]) -> bool:
-    if torch.version.hip is not None:  # AMD numbers its GPUs otherwise; all that ROCm supports have both
+    if torch.version.hip is not None:  # AMD's numbers differ; all GPUs that ROCm supports have both
         return True
     with device_errors(device):
         return torch.cuda.get_device_capability(device) >= capability
 
 
 def _cpu_has_bf16() -> bool:
-    # Emulated bf16 is slower than fp32, so only processors with bf16 products count.
+    # Emulated bf16 is slower than fp32, so only native bf16 products count.
     for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         probe: Callable[[], bool] | None = getattr(torch.cpu, check, None)
         if probe is not None and probe():
@@ -104,11 +104,11 @@ def _cpu_has_bf16() -> bool:
 
 @contextlib.contextmanager
 def fp32_products(*, tf32: bool) -> Iterator[None]:
-    """Set whether a GPU computes fp32 in TF32, and that half precision is summed in fp32 throughout.
+    """Set whether a GPU computes fp32 in TF32; make half precision use fp32 sums.
 
     torch's defaults differ between convolutions and matrix products, and between releases. The flags are
-    the process's: a thread that wants others waits until this one has set them back. On a GPU they count
-    while work is handed to it, not while it is done, so that no thread waits for a GPU here.
+    global to the process: a thread that needs other values waits until this one has restored them. They
+    take effect when work is submitted to a GPU, not when it runs, so no thread waits for a GPU here.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     flags: list[tuple[Any, str, Any]] = [
@@ -116,8 +116,8 @@ def fp32_products(*, tf32: bool) -> Iterator[None]:
         (matmul, "allow_bf16_reduced_precision_reduction", False),
     ]
     if hasattr(cudnn, "conv"):
-        # Since torch 2.9. A program that uses these names can no longer read the old ones (pytorch#179445);
-        # one that uses the old ones reads the same as before, once these are set back.
+        # Since torch 2.9. Once a program has set these names, reading the old ones fails (pytorch#179445);
+        # after these are restored, a program that uses the old names reads its own values.
         kind = "tf32" if tf32 else "ieee"
         flags += [(cudnn.conv, "fp32_precision", kind), (matmul, "fp32_precision", kind)]
     else:
@@ -128,7 +128,7 @@ def fp32_products(*, tf32: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_flags(flags: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Set attributes, given as (owner, name, value), and set them back; one thread at a time."""
+    """Set attributes, given as (owner, name, value), and restore them; one thread at a time."""
     with _flags_lock:
         before = [getattr(owner, name) for owner, name, _ in flags]
         try:

@@ -1,4 +1,4 @@
-"""The same network in fp32: for clips that overflow in half precision, and to check a device's kernels."""
+"""The network in fp32: for clips that overflow in half precision, and to check a device's kernels."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["HALF_ERROR_BOUND", "REFERENCE_BATCH", "Fp32Reference", "check_error"]
 
 HALF_ERROR_BOUND = 3e-2
-"""Largest relative error ‖found - fp32‖/‖fp32‖ of the first clips on a GPU that is put down to rounding.
+"""Largest relative error ‖found - fp32‖/‖fp32‖ of the first clips on a GPU that counts as rounding.
 
-bf16 was measured at 0.5 % on fc6, 1.4 % in the worst of 417 clips (benchmarks/precision.py), fp16 at a
-twentieth of that, and TF32 has the digits of fp16. More than twice as much means a broken kernel: cuDNN 9.8
+bf16 was measured at 0.5 % on fc6, 1.4 % in the worst of 417 clips (benchmarks/precision.py), fp16 at 1/20
+of that, and TF32 has as many digits as fp16. More than twice as much means a broken kernel: cuDNN 9.8
 to 9.14 can be silently wrong in 3-D convolutions in half precision (pytorch#163539, #166643), 9.10.2 to
-9.15 in TF32 (pytorch#167024). torch goes round the first (`ConvParams::use_cudnn` in its Convolution.cpp),
-but not where maps are channels_last_3d, as they are here.
+9.15 in TF32 (pytorch#167024). torch works around the first (`ConvParams::use_cudnn` in its Convolution.cpp),
+but not for channels_last_3d, which is used here.
 """
 
 REFERENCE_BATCH = 4
-"""Clips that run in fp32 together, always as many, so that their number changes no bit."""
+"""Batch size in fp32, constant so that results do not depend on the number of clips."""
 
 
 class Fp32Reference:
@@ -43,14 +43,14 @@ class Fp32Reference:
     Parameters
     ----------
     backbone, layers
-        What is computed.
+        The network, and the layers to compute.
     weights
-        float32 tensors, kept for as long as this is.
+        float32 tensors; this object keeps references to them.
     to_input
-        What makes the network's input of clips.
+        Converts clips to the network's input.
     device
-        Where the other network runs. Metal's own fp32 has been silently wrong (pytorch#197114), so that the
-        reference of a Metal device is a CPU.
+        The device of the network to check. Metal's fp32 has been silently wrong (pytorch#197114), so the
+        reference for a Metal device runs on the CPU.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Fp32Reference:
         return {layer: value[: len(clips)].cpu().numpy() for layer, value in found.items()}
 
     def release(self) -> None:
-        """Free the network's memory; it is built again when it is needed again."""
+        """Free the network's memory; it is rebuilt when it is next needed."""
         self._model = None
 
 
@@ -94,7 +94,7 @@ def check_error(
     device: torch.device,
     precision: Precision,
 ) -> None:
-    """Raise DeviceError where features differ from the reference's by more than rounding does."""
+    """Raise DeviceError if features differ from the reference by more than rounding explains."""
     error = max(_relative_error(found[layer], rows) for layer, rows in expected.items())
     if error <= HALF_ERROR_BOUND:
         return
@@ -107,7 +107,7 @@ def check_error(
 
 
 def _relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """‖found - expected‖/‖expected‖ of the rows that are finite; the others are computed again anyway."""
+    """Return ‖found - expected‖/‖expected‖ of the finite rows; the others are computed again in fp32."""
     kept = np.isfinite(found).all(axis=1)
     norm = float(np.linalg.norm(expected[kept]))
     return float(np.linalg.norm(found[kept] - expected[kept])) / max(norm, 1e-30)
@@ -116,5 +116,5 @@ def _relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -
 def _cudnn_version() -> str:
     try:
         return str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-    except RuntimeError:  # not for this GPU, or not the one that torch was built with
+    except RuntimeError:  # unsupported GPU, or another version than torch was built with
         return "unknown"

@@ -1,1 +1,1 @@
-"""Networks: their architectures and what each takes and gives."""
+"""Networks: their architectures and the input and output of each."""

@@ -1,4 +1,4 @@
-"""What the rest of the package needs to know about a network, whichever it is."""
+"""The interface between a network and the rest of the package."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Shape = tuple[int, ...]
 class Backbone(Protocol):
     """A network that turns a clip of frames into feature vectors.
 
-    The description only: it holds no weights. `Architecture` is C3D's.
+    It describes the network and holds no weights. `Architecture` implements it for C3D.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in a checkpoint and on the command line."""
+        """Name of the network in a checkpoint and on the command line."""
 
     @property
     def clip(self) -> tuple[int, int, int]:
@@ -33,55 +33,56 @@ class Backbone(Protocol):
 
     @property
     def fps(self) -> float | None:
-        """Frames per second that it was trained at; None where frames are taken as they are decoded."""
+        """Frames per second of the training videos; None to use every decoded frame."""
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that can be asked for, in the order of the network."""
+        """The layers whose features can be extracted, in the order of the network."""
 
     @property
     def default_layer(self) -> str:
-        """The layer that is the network's descriptor unless another is asked for."""
+        """The layer that is extracted unless another is requested."""
 
     @property
     def default_stride(self) -> int:
-        """Frames between the starts of clips unless another stride is asked for."""
+        """Frames between the starts of clips unless another stride is requested."""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What it wants done to frames, unless its checkpoint says otherwise."""
+        """Preprocessing of frames, unless the checkpoint specifies another."""
 
     @property
     def input_weight(self) -> str:
-        """The tensor whose second axis is the channels of the input.
+        """Name of the tensor whose second axis is the channels of the input.
 
-        Frames come as B, G, R. For a network that takes R, G, B this axis is flipped once, not each frame.
+        Frames are in B, G, R order. For a network that takes R, G, B, this axis is flipped once instead of
+        each frame.
         """
 
     def layer_size(self, layer: str) -> int:
-        """Length D of a layer's feature vector."""
+        """Return the length D of a layer's feature vector."""
 
     def check_layers(self, layers: Sequence[str]) -> None:
         """Raise UsageError unless every layer is one of `layers`."""
 
     def state_shapes(self, layers: Sequence[str] | None = None) -> dict[str, Shape]:
-        """Name and shape of every tensor, or of those that ``layers`` need."""
+        """Return the name and shape of every tensor, or of those that ``layers`` need."""
 
     def peak_elements(self) -> int:
-        """Count the numbers that one clip needs in memory at a time, at most, on a GPU."""
+        """Return the peak number of elements that one clip needs in GPU memory."""
 
     def cpu_batch_size(self, threads: int) -> int:
-        """Return how many clips suit a CPU at a time, where ``threads`` cores work on them."""
+        """Return the batch size for a CPU on which ``threads`` cores work."""
 
     def build(self, layers: Sequence[str] | None = None) -> nn.Module:
-        """Build the network with its weights uninitialised or random.
+        """Build the network with uninitialised or random weights.
 
         Its ``forward(clips, layers)`` takes float (N, 3, T, H, W) and returns (N, D) for each layer.
 
         Parameters
         ----------
         layers
-            The layers that will be asked for; later ones are not built. None builds all.
+            The layers that will be requested; later ones are not built. None builds all.
         """
 
     def cpu_network(
@@ -98,37 +99,37 @@ class Backbone(Protocol):
         Parameters
         ----------
         layers
-            What is computed.
+            The layers to compute.
         state
-            float32 tensors, named and shaped as `state_shapes` says; not kept.
+            float32 tensors with the names and shapes of `state_shapes`; not kept.
         dtype
-            What products are computed in, torch.float32 or torch.bfloat16.
+            The type that products are computed in, torch.float32 or torch.bfloat16.
         batch_size
             Clips in a batch.
         threads
-            Clips that are worked on at a time, each by one core.
+            Number of clips computed concurrently, each on one core.
         """
 
 
 class RunningBatch(Protocol):
-    """A batch that is being computed; called, it waits for the features, float32 (N, D) for each layer."""
+    """A batch that is being computed; calling it waits for the features, float32 (N, D) for each layer."""
 
     def done(self) -> bool:
-        """Say whether a call would not wait for other threads."""
+        """Return whether a call would return without waiting for other threads."""
 
     def __call__(self) -> dict[str, Tensor]:
-        """Wait for the features."""
+        """Wait for the features and return them."""
 
 
 class CpuNetwork(Protocol):
-    """An implementation for CPUs that shares the clips of a batch among threads of its own."""
+    """An implementation for CPUs that distributes the clips of a batch over its own threads."""
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What makes it slow here, if anything."""
+        """Why it is slower than expected on this machine, if it is."""
 
     def start(self, clips: Sequence[Callable[[], Tensor]]) -> RunningBatch:
-        """Begin with a batch.
+        """Start computing a batch.
 
-        Each clip is a call that returns float32 (T, H, W, 3); the thread that takes the clip calls it.
+        Each clip is a function that returns float32 (T, H, W, 3); the thread that computes the clip calls it.
         """

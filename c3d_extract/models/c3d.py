@@ -1,4 +1,4 @@
-"""C3D and the family of its architecture search, from one description.
+"""C3D and the networks of its architecture search, from one description.
 
 References: D. Tran et al., Learning Spatiotemporal Features with 3D Convolutional Networks (ICCV
 2015, arXiv 1412.0767), Section 3.1 for the family, Section 3.3 for C3D; and the authors' feature
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5"]
 
-_MIN_CPU_BATCH = 8  # fc6 reads 134 MB of weights a batch: 6 ms a clip for 4 clips, 3 for 8, 2 for 16
-_WIDE = 32  # filters of conv1a; narrower networks are faster as a whole batch at a time
+_MIN_CPU_BATCH = 8  # fc6 reads 134 MB of weights per batch: 6 ms per clip for 4 clips, 3 for 8, 2 for 16
+_WIDE = 32  # filters of conv1a; narrower networks are faster computed a whole batch at a time
 
 
 @dataclass(frozen=True)
 class Architecture(C3DShapes):
     """A network of the family: five stages of convolutions and a pool, then fc6, fc7, fc8.
 
-    A `Backbone`. Its attributes are those of `C3DShapes`: ``name``, ``filters``, ``depths``, ``hidden``,
-    ``n_classes``, ``pool5``, ``spatial``, ``clip``.
+    Implements `Backbone`. Its attributes are those of `C3DShapes`: ``name``, ``filters``, ``depths``,
+    ``hidden``, ``n_classes``, ``pool5``, ``spatial``, ``clip``.
     """
 
     @property
     def fps(self) -> float | None:
-        """None: C3D takes frames as they are decoded, as the authors' tool does."""
+        """None: C3D uses every decoded frame, as the authors' tool does."""
         return None
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers that can be asked for, in the order of the network."""
+        """The layers whose features can be extracted, in the order of the network."""
         named = (self.conv_names[-1][-1], "pool5", "fc6", "fc7")
         return named if self.n_classes is None else (*named, "fc8", "prob")
 
@@ -60,12 +60,12 @@ class Architecture(C3DShapes):
 
     @property
     def default_stride(self) -> int:
-        """Clips that follow each other without a gap: the example of C3D v1.0."""
+        """The clip length, for consecutive clips without overlap, as in the example of C3D v1.0."""
         return self.clip[0]
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The authors' resize to 128 x 171 and centre crop of 112 x 112, in proportion to the clip."""
+        """The authors' resize to 128 x 171 and centre crop of 112 x 112, scaled to the clip's size."""
         _, rows, columns = self.clip
         return Preprocessing(resize=(rows * 128 // 112, columns * 171 // 112), crop=(rows, columns))
 
@@ -75,7 +75,7 @@ class Architecture(C3DShapes):
         return f"{self.conv_names[0][0]}.weight"
 
     def layer_size(self, layer: str) -> int:
-        """Length D of a layer's flattened output."""
+        """Return the length D of a layer's flattened output."""
         sizes = {"fc6": self.hidden[0], "fc7": self.hidden[1], "fc8": self.n_classes, "prob": self.n_classes}
         size = sizes.get(layer)
         return prod(self.map_shapes()[layer]) if size is None else size
@@ -90,12 +90,12 @@ class Architecture(C3DShapes):
                 raise UsageError(f"{why}; known: {known}", subject=f"--layer {layer}")
 
     def peak_elements(self) -> int:
-        """Count the numbers of conv1a's input and output, and as many again for the algorithm."""
+        """Return the number of elements of conv1a's input and output, doubled for cuDNN's workspace."""
         frames, rows, columns = self.clip
         return 2 * (self.filters[0][0] + 3) * frames * rows * columns
 
     def cpu_batch_size(self, threads: int) -> int:
-        """Return how many clips suit a CPU at a time, where ``threads`` cores work on them."""
+        """Return the batch size for a CPU on which ``threads`` cores work."""
         return max(_MIN_CPU_BATCH, CLIPS_TOGETHER * threads)
 
     def build(self, layers: Sequence[str] | None = None) -> C3D:
@@ -111,18 +111,18 @@ class Architecture(C3DShapes):
         batch_size: int,
         threads: int,
     ) -> CpuC3D | None:
-        """Return `CpuC3D`, or None for a network so narrow that its maps fit into the cache anyway."""
+        """Return `CpuC3D`, or None for a network narrow enough that its maps fit into the cache."""
         if self.filters[0][0] < _WIDE:
             return None
         return CpuC3D(self, layers, state, dtype=dtype, batch_size=batch_size, threads=threads)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that `from_json` takes back."""
+        """Return JSON values that `from_json` accepts."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Build from what `to_json` gave; WeightsError says what is wrong with it."""
+        """Build from the values of `to_json`; raise WeightsError if they are invalid."""
         try:
             arch = cls(
                 name=str(values["name"]),
@@ -140,7 +140,7 @@ class Architecture(C3DShapes):
         return arch
 
     def check(self) -> None:
-        """Raise WeightsError where the description makes no network."""
+        """Raise WeightsError unless the description is of a valid network."""
         sizes = [n for group in self.filters for n in group] + list(self.hidden) + [self.n_classes or 1]
         odd = all(d % 2 == 1 and 0 < d <= 15 for d in (*self.depths, self.spatial))
         if len(self.filters) != 5 or len(self.depths) != 5 or not odd:
@@ -157,7 +157,7 @@ class Architecture(C3DShapes):
             raise WeightsError("a clip has 16 to 64 frames of 32 to 1024 rows and columns", subject=self.name)
 
     def scaled(self, width: float) -> Self:
-        """Return the net with its filters and hidden outputs multiplied by ``width``, at least 4 each."""
+        """Return the network with its filters and hidden outputs multiplied by ``width``, at least 4 each."""
 
         def times(n: int) -> int:
             return max(4, round(n * width))
@@ -192,7 +192,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _depth_net("decreasing", 7, 5, 5, 3, 3),
     )
 }
-"""The networks of the paper by name: C3D and the six of Section 3.1."""
+"""The networks of the paper by name: C3D and those of Section 3.1."""
 
 
 class C3D(nn.Module):
@@ -201,9 +201,9 @@ class C3D(nn.Module):
     Parameters
     ----------
     architecture
-        What to build.
+        Description of the network.
     layers
-        The layers that will be asked for; later ones are not built. None builds all.
+        The layers that will be requested; later ones are not built. None builds all.
     """
 
     def __init__(self, architecture: Architecture, layers: Sequence[str] | None = None) -> None:
@@ -223,7 +223,7 @@ class C3D(nn.Module):
     def forward(self, clips: Tensor, layers: Sequence[str] = ("fc8",)) -> dict[str, Tensor]:
         """Return the named layers of ``clips``, float (N, 3, T, H, W), as (N, D) each.
 
-        Convolutions and fc6, fc7 are after ReLU, as Caffe's in-place ReLU leaves them; fc8 is linear,
+        Outputs of convolutions, fc6 and fc7 are after ReLU, because Caffe applies it in place; fc8 is linear,
         ``prob`` its softmax. Maps are flattened in the order C, T, H, W.
         """
         found: dict[str, Tensor] = {}
@@ -238,7 +238,7 @@ class C3D(nn.Module):
         return {layer: found[layer] for layer in layers}
 
     def maps(self, clips: Tensor, layers: Sequence[str], found: dict[str, Tensor]) -> Tensor:
-        """Run the convolutions; put the maps that are asked for into ``found``; return pool5 flattened."""
+        """Run the convolutions, add the requested maps to ``found`` and return pool5 flattened."""
         x = clips
         for stage, names in enumerate(self.architecture.conv_names, start=1):
             for name in names[:-1]:
@@ -246,7 +246,7 @@ class C3D(nn.Module):
             x = self.convolve(names[-1], x)
             if names[-1] in layers:
                 found[names[-1]] = F.relu(x).flatten(1)
-            # max(relu(x)) = relu(max(x)): ReLU after the pool gives the same values on an eighth of the map.
+            # max(relu(x)) = relu(max(x)), and after the pool ReLU costs an eighth.
             x = F.relu(self.pool(stage, x), inplace=True)
         found["pool5"] = x.flatten(1)
         return found["pool5"]
@@ -257,5 +257,5 @@ class C3D(nn.Module):
         return y
 
     def pool(self, stage: int, x: Tensor) -> Tensor:
-        """Max-pool after a stage; pool5 rounds as the checkpoint's conventions say."""
+        """Max-pool after a stage; pool5 follows the checkpoint's convention."""
         return max_pool(x, stage, self.architecture.pool5)

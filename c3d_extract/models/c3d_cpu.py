@@ -1,20 +1,20 @@
-"""C3D on a CPU: the same sums as `c3d_extract.models.c3d.C3D`, with fewer products and in cache.
+"""C3D on a CPU: the same function as `c3d_extract.models.c3d.C3D`, with fewer products and in cache.
 
-Four things make it fast, each measured in ``benchmarks/RESULTS.md``:
+Four optimisations, each measured in ``benchmarks/RESULTS.md``:
 
-- Convolutions of three frames' depth are done by minimal filtering along time: F(4,3) gives four frames
-  of output for six products instead of twelve (A. Lavin and S. Gray, Fast Algorithms for Convolutional
+- Convolutions three frames deep use minimal filtering along time: F(4,3) computes four frames of output
+  with six products instead of twelve (A. Lavin and S. Gray, Fast Algorithms for Convolutional
   Neural Networks, arXiv 1509.09308, Section 4; S. Winograd, Arithmetic Complexity of Computations, 1980).
-  What remains are 2-D convolutions, which oneDNN does near the processor's peak.
-- The early layers run clip by clip and a few frames at a time, so that a map is pooled while it is in
-  cache. A whole map of conv1a is 51 MB: writing it to fresh memory costs more than computing it.
-- conv1a sees its three frames as nine channels of one image: three channels fill no vector.
-- Each core computes whole clips. Cores that share each product wait for each other at every one of some
-  60 a clip, which is slow where a decoder takes a core's time in between.
+  The products are 2-D convolutions, which oneDNN computes at close to the processor's peak.
+- The early layers run one clip and a few frames at a time, so that a map is pooled while it is in cache.
+  A whole map of conv1a is 51 MB: writing it to newly allocated memory takes longer than computing it.
+- conv1a takes its three frames as nine channels of one image: three channels do not fill a SIMD vector.
+- Each core computes whole clips. Cores that shared each product would wait for each other at each of some
+  60 products per clip, which is slow while decoders use the same cores.
 
-Maps are float32 (N, T, H, W, C), contiguous; in bf16 only what is multiplied and the product are rounded
-to it, and every sum between them is in fp32. Every convolution sees the same shapes whatever the batch, so
-that a clip's features do not depend on its neighbours.
+Maps are float32 (N, T, H, W, C), contiguous; in bf16 only the factors and the products are rounded to it,
+and all other sums are in fp32. Every convolution has the same input shape whatever the batch, so that a
+clip's features do not depend on the other clips.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["CLIPS_TOGETHER", "CpuC3D"]
 
 _N_STAGES, _LAST_EARLY_STAGE = 5, 3
-CLIPS_TOGETHER = 4  # clips that the late layers see together: their weights outweigh their maps
-_thread_count_lock = threading.Lock()  # torch has one number of threads for a whole process
+CLIPS_TOGETHER = 4  # clips per call of the late layers, whose weights are larger than their maps
+_thread_count_lock = threading.Lock()  # torch's number of threads is global
 
 
 class _Layer(NamedTuple):
@@ -57,14 +57,14 @@ class _Layer(NamedTuple):
 
 
 class _RunningBatch:
-    """A batch that is being computed; called, it waits for the features, float32 (N, D) a layer."""
+    """A batch that is being computed; calling it waits for the features, float32 (N, D) per layer."""
 
     def __init__(self, groups: list[Future[dict[str, Tensor]]], finish: _Finish) -> None:
         self._groups = groups
         self._finish = finish
 
     def done(self) -> bool:
-        """Say whether a call would not wait for other threads."""
+        """Return whether a call would return without waiting for other threads."""
         return all(group.done() for group in self._groups)
 
     def __call__(self) -> dict[str, Tensor]:
@@ -74,26 +74,26 @@ class _RunningBatch:
 class CpuC3D:
     """A network of the family on a CPU, in fp32 or bf16.
 
-    Faster from some 32 filters on: below, a map fits into the cache as a whole, and filtering takes longer
-    than the products that it saves.
+    Faster than torch from about 32 filters on: below that, a whole map fits into the cache, and minimal
+    filtering takes longer than the products that it saves.
 
     Parameters
     ----------
     shapes, layers
-        The network, and what is computed of it.
+        The network, and the layers to compute.
     state
-        float32 tensors by the prototxt's names; not kept.
+        float32 tensors under the prototxt's names; not kept.
     dtype
-        What products are computed in, torch.float32 or torch.bfloat16.
+        The type that products are computed in, torch.float32 or torch.bfloat16.
     batch_size
-        Clips that the fully connected layers see together.
+        Clips per call of the fully connected layers.
     threads
-        Clips in work at a time, each on a core.
+        Number of clips computed concurrently, each on one core.
 
     Attributes
     ----------
     warnings
-        What makes it slow here, if anything.
+        Why it is slower than expected on this machine, if it is.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class CpuC3D:
         self._dtype = dtype
         slower = why_slower(dtype)
         self.warnings = [slower] if slower else []
-        # torch computes a single small image as a matrix product, and not always in the same order.
+        # torch computes a single small image as a matrix product, whose order of summation varies.
         self._group = min(CLIPS_TOGETHER, batch_size if can_prepack(dtype) else max(2, batch_size))
         self._pool = ThreadPoolExecutor(
             threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
@@ -125,15 +125,15 @@ class CpuC3D:
         self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
 
     def _start_threads(self, n: int) -> None:
-        """Start all of the pool's threads while torch is set to one thread, which they keep.
+        """Start all of the pool's threads while torch is set to one thread; they keep that setting.
 
-        A thread's number of OpenMP threads is what was set when it started, not what is set later.
+        A thread's number of OpenMP threads is fixed when it starts.
         """
-        # A thread that waits at the barrier takes no second task, so that n tasks start n threads.
-        begun = Barrier(n + 1)
+        # A thread that waits at the barrier cannot take a second task, so n tasks start n threads.
+        barrier = Barrier(n + 1)
         for _ in range(n):
-            self._pool.submit(begun.wait)
-        begun.wait()
+            self._pool.submit(barrier.wait)
+        barrier.wait()
 
     def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
@@ -143,18 +143,18 @@ class CpuC3D:
         return _Layer(name, stage, ends_stage, choose_convolution(weight, bias, frames, size, self._dtype))
 
     def _linear_layer(self, name: str, state: Mapping[str, Tensor]) -> PlaneConvolution:
-        # As a convolution of a row of pixels: unlike torch's matrix product, it sums a row in the same
-        # order wherever in a batch it stands, and its weights are prepacked once.
+        # As a convolution of a row of pixels: unlike torch's matrix product, its order of summation does not
+        # depend on the position in the batch, and its weights are prepacked once.
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         return PlaneConvolution(weight[:, :, None, None], bias, (1, 1, self.batch_size), self._dtype)
 
     def start(self, clips: Sequence[Callable[[], Tensor]]) -> _RunningBatch:
-        """Begin with a batch of at most ``batch_size``; what it returns waits for the features when called.
+        """Start computing a batch of at most ``batch_size``; calling the result waits for the features.
 
-        Each clip is a call that returns float32 (T, H, W, 3); it is called on the core that takes the
-        clip. Features are float32 (N, D) a layer.
+        Each clip is a function that returns float32 (T, H, W, 3); the thread that computes the clip calls
+        it. Features are float32 (N, D) per layer.
         """
-        with _one_thread():  # a thread that the pool starts again begins with this setting
+        with _one_thread():  # inherited by a thread that the pool starts now
             early = [self._pool.submit(self._run_early, clip) for clip in clips]
         groups = [early[i : i + self._group] for i in range(0, len(early), self._group)]
         late = [self._pool.submit(self._run_late, group) for group in groups]
@@ -178,8 +178,8 @@ class CpuC3D:
 
     @torch.inference_mode()
     def _run_late(self, early: Sequence[Future[Tensor]]) -> dict[str, Tensor]:
-        # The pool starts work in the order it was submitted: every clip that this waits for is done or being
-        # computed, so that waiting cannot deadlock, even where all threads run this function.
+        # The pool runs tasks in the order of submission: every clip that this waits for is done or running,
+        # so this cannot deadlock, even if all threads run this function.
         group = _padded(torch.cat([clip.result() for clip in early]), self._group)
         found: dict[str, Tensor] = {}
         found["pool5"] = self._run(self._late, group, found)
@@ -215,12 +215,12 @@ def _convolutions(shapes: C3DShapes) -> list[tuple[str, int]]:
 
 
 def _padded(x: Tensor, n: int) -> Tensor:
-    """Fill up with zero rows to ``n``, so that every batch has the same shape."""
+    """Pad with zero rows to ``n``, so that every batch has the same shape."""
     return x if len(x) == n else torch.cat([x, x.new_zeros((n - len(x), *x.shape[1:]))])
 
 
 def _pooled(x: Tensor, stage: int) -> Tensor:
-    """Max-pool (N, T, H, W, C) after the stages 1 to 4: halves rows and columns, and from 2 on frames."""
+    """Max-pool (N, T, H, W, C) after stages 1 to 4: halves rows and columns and, from stage 2 on, frames."""
     if stage > 1:
         pairs = torch.unflatten(x[:, : x.shape[1] // 2 * 2], 1, (-1, 2))
         x = torch.maximum(pairs[:, :, 0], pairs[:, :, 1])

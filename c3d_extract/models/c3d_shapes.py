@@ -26,12 +26,12 @@ Pool5 = Literal["ceil", "symmetric"]
 
 @dataclass(frozen=True)
 class C3DShapes:
-    """Five stages of convolutions, each with a pool behind it, then fc6, fc7, fc8.
+    """Five stages of convolutions, each followed by a pool, then fc6, fc7, fc8.
 
     Attributes
     ----------
     name
-        What it is called in a checkpoint and on the command line.
+        Name of the network in a checkpoint and on the command line.
     filters
         Filters of each convolution, grouped by stage: ``((64,), (128,), (256, 256), …)``.
     depths
@@ -67,7 +67,7 @@ class C3DShapes:
         )
 
     def map_shapes(self) -> dict[str, Shape]:
-        """Output shape (C, T, H, W) of every convolution and pool, for one clip."""
+        """Return the output shape (C, T, H, W) of every convolution and pool, for one clip."""
         shapes: dict[str, Shape] = {}
         time, height, width = self.clip
         for stage, (names, filters) in enumerate(zip(self.conv_names, self.filters, strict=True), start=1):
@@ -85,7 +85,10 @@ class C3DShapes:
         return ceil(size / 2) if self.pool5 == "ceil" else size // 2 + 1
 
     def state_shapes(self, layers: Sequence[str] | None = None) -> dict[str, Shape]:
-        """Name and shape of every tensor, or of those ``layers`` need; kernels are (out, in, T, H, W)."""
+        """Return the name and shape of every tensor, or of those that ``layers`` need.
+
+        Kernels are (out, in, T, H, W).
+        """
         shapes: dict[str, Shape] = {}
         channels = 3
         for names, filters, depth in zip(self.conv_names, self.filters, self.depths, strict=True):
@@ -107,20 +110,20 @@ class C3DShapes:
         return shapes
 
     def linear_names(self, layers: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Name the fully connected layers that ``layers`` need (all when None)."""
+        """Return the fully connected layers that ``layers`` need (all when None)."""
         names = ("fc6", "fc7") if self.n_classes is None else ("fc6", "fc7", "fc8")
         if layers is None:
             return names
-        asked = {"fc8" if layer == "prob" else layer for layer in layers}
-        last = max((names.index(name) for name in asked if name in names), default=-1)
+        requested = {"fc8" if layer == "prob" else layer for layer in layers}
+        last = max((names.index(name) for name in requested if name in names), default=-1)
         return names[: last + 1]
 
     def n_parameters(self) -> int:
-        """Parameters, weights and biases together."""
+        """Return the number of weights and biases."""
         return sum(prod(shape) for shape in self.state_shapes().values())
 
     def multiply_adds(self) -> dict[str, int]:
-        """Multiply-adds of each layer for one clip."""
+        """Return the multiply-adds of each layer for one clip."""
         maps = self.map_shapes()
         return {
             name.removesuffix(".weight"): prod(shape) * prod(maps.get(name.removesuffix(".weight"), (1,))[1:])

@@ -1,8 +1,8 @@
 """Convolutions on a CPU, float32 (N, T, H, W, C) in and out, for `c3d_extract.models.c3d_cpu`.
 
-Kernels are prepacked (put into oneDNN's own memory order) once, by operators that torch keeps for its own
-compiler. They are tried before they are trusted, and where they are gone or changed, torch's public
-convolution takes their place.
+Kernels are prepacked (put into oneDNN's own memory order) once, by private operators of
+torch's compiler. They are tested before use; if they are missing or changed, torch's public convolution is
+used instead.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Convolution", "PlaneConvolution", "can_prepack", "choose_convolution", "why_slower"]
 
 _FRAMES_AT_ONCE = 2  # of conv1a: 6 MB of output, which stays in cache until it is pooled
-_FEW_CHANNELS = 32  # up to here the frames under a kernel are seen as channels of one image
+_FEW_CHANNELS = 32  # up to this many, the frames under a kernel become channels of one image
 
 
 class Convolution(Protocol):
-    """A convolution that gives its output a few frames at a time."""
+    """A convolution that returns its output a few frames at a time."""
 
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the output of ``x`` as consecutive blocks of frames, without ReLU."""
@@ -34,7 +34,7 @@ class Convolution(Protocol):
 class PlaneConvolution:
     """A 2-D convolution of float32 (N, H, W, C) with its kernels prepacked for oneDNN.
 
-    ``dtype`` is what it multiplies in.
+    ``dtype`` is the type of its factors and products.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ def _convolve(image: Tensor, kernels: Tensor, bias: Tensor | None, padding: list
     """Convolve by torch's public operator; every pixel of a row is summed in the same order."""
     if image.shape[2:3] == kernels.shape[2:3] == (1,):
         # torch computes this as a matrix product over the row, and sums the last pixels of the row in another
-        # order. As images of one pixel each they are all summed alike.
+        # order. As images of one pixel each, all are summed in the same order.
         return F.conv2d(image.permute(3, 1, 2, 0), kernels, bias).permute(3, 1, 2, 0)
     return F.conv2d(image, kernels, bias, padding=padding)
 
@@ -85,37 +85,37 @@ def _convolve_prepacked(image: Tensor, kernels: Tensor, bias: Tensor | None, pad
 
 
 def can_prepack(dtype: torch.dtype) -> bool:
-    """Say whether this build of torch prepacks kernels of ``dtype`` for this processor, correctly."""
+    """Return whether this build of torch correctly prepacks kernels of ``dtype`` for this processor."""
     return _has_onednn(dtype) and _prepack_problem(dtype) is None
 
 
 def _has_onednn(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    # A torch without this question may still have the operators: `_prepack_problem` tries them.
+    # A torch without this function may still have the operators: `_prepack_problem` tries them.
     bf16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     return dtype == torch.float32 or bool(bf16())
 
 
 @functools.cache
 def _prepack_problem(dtype: torch.dtype) -> str | None:
-    """Try torch's private operators on a small image, once a process; return what is wrong, if anything."""
+    """Try torch's private operators on a small image, once per process; return the problem, if any."""
     # Small whole numbers: products and sums are exact, and only bf16's result is rounded.
     image = torch.arange(2 * 8 * 6 * 7).remainder(7).sub(3).view(2, 6, 7, 8).to(dtype).permute(0, 3, 1, 2)
     kernels = torch.arange(16 * 8 * 9).remainder(5).sub(2).view(16, 8, 3, 3).to(dtype)
     kernels, bias = kernels.contiguous(memory_format=torch.channels_last), torch.ones(16, dtype=dtype)
     try:
         found = _convolve_prepacked(image, _prepacked(kernels, [1, 1], list(image.shape)), bias, [1, 1])
-    except (AttributeError, TypeError, RuntimeError) as error:  # gone, or it takes other arguments now
+    except (AttributeError, TypeError, RuntimeError) as error:  # missing, or with other parameters
         return str(error).strip().partition("\n")[0]
-    right = F.conv2d(image.float(), kernels.float(), bias.float(), padding=1)
-    if found.shape != right.shape or not torch.allclose(found.float(), right, rtol=1e-2, atol=1e-3):
+    expected = F.conv2d(image.float(), kernels.float(), bias.float(), padding=1)
+    if found.shape != expected.shape or not torch.allclose(found.float(), expected, rtol=1e-2, atol=1e-3):
         return "its results are wrong"
     return None
 
 
 def why_slower(dtype: torch.dtype) -> str | None:
-    """Return in one line what makes convolutions slower here than oneDNN could do them, if anything."""
+    """Return, in one line, why convolutions are slower than with oneDNN's prepacked kernels, if they are."""
     why = _prepack_problem(dtype) if _has_onednn(dtype) else None
     if why is None:
         return None
@@ -140,7 +140,7 @@ class _FoldedConvolution:
 
 
 class _PlainConvolution:
-    """Any other: torch's own 3-D convolution."""
+    """Any other convolution: torch's 3-D operator."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         self._weight = weight.to(dtype).contiguous(memory_format=torch.channels_last_3d)
@@ -189,15 +189,15 @@ class _MinimalFilter(NamedTuple):
     """A minimal filtering algorithm for three taps along time.
 
     outputs = output_transform((kernel_transform @ kernels) * input_transform(frames)). Frames begin one
-    before the first output and end one after the last. ``output_transform`` may overwrite what it is given.
-    Both are sums, not matrix products: those round in another order for another number of threads.
+    before the first output and end one after the last. ``output_transform`` may overwrite its input.
+    Both are sums, because the rounding of a matrix product depends on the number of threads.
     """
 
     n_outputs: int
     kernel_transform: Tensor
     input_transform: Callable[[Sequence[Tensor]], list[Tensor]]
     output_transform: Callable[[Sequence[Tensor]], list[Tensor]]
-    bias_product: int  # the product that goes into every output once: the bias is added to it
+    bias_product: int  # the product that every output contains once: the bias is added to it
 
 
 _F43 = _MinimalFilter(
@@ -216,7 +216,7 @@ _F43 = _MinimalFilter(
     output_transform=_output_transform_f43,
     bias_product=1,
 )
-"""Four outputs of three taps by six products (Lavin and Gray, equation 12)."""
+"""Four outputs of three taps with six products (Lavin and Gray, equation 12)."""
 
 _PAIR = _MinimalFilter(
     n_outputs=2,
@@ -225,7 +225,7 @@ _PAIR = _MinimalFilter(
     output_transform=_output_transform_pair,
     bias_product=0,
 )
-"""Two frames between zeros, taps a, b, c: b(x+y) + (c-b)y and b(x+y) + (a-b)x, three products, not four."""
+"""Two frames x, y between zeros, taps a, b, c: b(x+y) + (c-b)y and b(x+y) + (a-b)x: 3 products, not 4."""
 
 
 class _FilteredConvolution:
@@ -262,7 +262,7 @@ class _FilteredConvolution:
 def choose_convolution(
     weight: Tensor, bias: Tensor, frames: int, size: tuple[int, int, int], dtype: torch.dtype
 ) -> Convolution:
-    """Choose how a layer is convolved: ``size`` is clips, rows and columns of what it sees at once."""
+    """Return the implementation for a layer; ``size`` is the clips, rows and columns of its input."""
     into, depth = weight.shape[1:3]
     if into * depth <= _FEW_CHANNELS and frames % _FRAMES_AT_ONCE == 0:
         return _FoldedConvolution(weight, bias, size, dtype)

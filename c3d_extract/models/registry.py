@@ -1,4 +1,4 @@
-"""The backbones by name: the one place where a new one is added."""
+"""The backbones by name; a new one is added here only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["BACKBONES", "default_backbone"]
 
 BACKBONES: Mapping[str, Backbone] = {**ARCHITECTURES}
-"""Every backbone that a checkpoint can be of, by the name that the checkpoint gives it."""
+"""Every supported backbone, by its name in checkpoints."""
 
 
 def default_backbone() -> Backbone:
-    """Return the backbone that is assumed where no checkpoint says which: C3D."""
+    """Return the backbone that is assumed if no checkpoint specifies one: C3D."""
     return BACKBONES["c3d"]

@@ -177,14 +177,14 @@ def test_only_the_clip_that_overflows_is_done_again(
     assert relative(got[2], network(checkpoint, 4)(clips[:4])["fc6"][2]) < 1e-5
 
 
-# What bears on GPUs, as far as a machine without one can tell
+# GPU behaviour that can be tested without a GPU
 
 
-def test_a_batch_that_did_not_fit_is_let_go_of_before_the_next_is_tried(
+def test_a_batch_that_did_not_fit_is_released_before_the_next_is_tried(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network(checkpoint, 4)
-    whole, back_off = Network._run, Network._back_off
+    whole, halve = Network._run, Network._halve_batch_size
     held: list[weakref.ref[torch.Tensor]] = []
     gone = []
 
@@ -197,16 +197,16 @@ def test_a_batch_that_did_not_fit_is_let_go_of_before_the_next_is_tried(
 
     def watched(self: Network) -> None:
         gone.append(held[-1]() is None)
-        back_off(self)
+        halve(self)
 
     monkeypatch.setattr(Network, "_run", small_memory)
-    monkeypatch.setattr(Network, "_back_off", watched)
+    monkeypatch.setattr(Network, "_halve_batch_size", watched)
     net(clips[:4])
     assert gone == [True]
     assert net.batch_size == 2
 
 
-def test_the_first_batch_is_held_against_fp32_up_to_its_last_clip(
+def test_the_first_batch_is_compared_with_fp32_up_to_its_last_clip(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network(checkpoint, 6, "bf16")
