@@ -1,8 +1,8 @@
-"""A run's files: the journal while it runs, the feature, clip and basis files, and the report.
+"""A run's files: the journal during the run, the feature, clip and basis files, and the report.
 
-- ``schema.py`` the one list of columns, and the rows that have them
+- ``schema.py`` the single list of columns, and the row types
 - ``identity.py`` what two runs must share to write one file
-- ``options.py`` what a run asks of its store
+- ``options.py`` options of a run's store
 - ``paths.py`` the names of an output's files, and whether they can be written
 - ``lock.py`` one writer at a time
 - ``journal.py`` what a run has finished (the only importer of sqlite3, with ``lock.py``)
@@ -12,11 +12,11 @@
 - ``basis_file.py`` PCA basis files, and whether a basis fits features
 - ``feature_file.py`` reads feature and clip files
 - ``report.py`` the report
-- ``resume.py`` what of the files of earlier runs is kept
-- ``assemble.py`` from the journal to the files
+- ``resume.py`` which data of earlier runs is kept
+- ``assemble.py`` writes the output files from the journal
 - ``store.py`` `RunStore`: one run's output
 - ``derive.py`` files made from finished files
-- ``describe.py`` what is in a file, as plain values
+- ``describe.py`` contents of a file, as plain values
 """
 
 from __future__ import annotations

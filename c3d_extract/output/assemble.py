@@ -1,4 +1,4 @@
-"""From the journal, and the file that is extended, to the files of an output."""
+"""Writes the files of an output from the journal and the feature file that is extended."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class RowSource(FileLog, Protocol):
         """Return the number of videos that have features."""
 
     def meta(self, key: str) -> JSON:
-        """Return, for ``extends``, whether the rows of an output that is there are kept."""
+        """Return, for ``extends``, whether the rows of an existing output are kept."""
 
 
 @dataclass
 class Assembler:
-    """Writes the feature file, and the clip file and the basis where they are asked for.
+    """Writes the feature file, and the clip file and the basis where they are requested.
 
-    Rows are written in order of name, so the files are the same whatever the order, and the number of
-    runs, in which the videos were done.
+    Rows are sorted by name, so the files do not depend on the order in which the videos were processed, nor
+    on the number of runs.
     """
 
     paths: OutputPaths
@@ -68,12 +68,12 @@ class Assembler:
     n_components: int | None
     """Components to fit, None for none."""
     basis: PcaBasis | None
-    """Given, or kept from the file that is extended; otherwise fitted when files are written."""
+    """Given, or loaded for the file that is extended; otherwise fitted when files are written."""
     unusable: frozenset[str] = frozenset()
     """Videos whose rows in the file that is extended are not kept."""
 
     def reason_not_to_write(self, *, complete: bool) -> str | None:
-        """Return why nothing can be written yet, None when it can; `PcaError` if it never will."""
+        """Return why nothing can be written yet, None if it can; `PcaError` where it never can."""
         n = self.journal.count_rows()
         if self.n_components is not None and self.basis is None and n < self.n_components:
             reason = f"{self.n_components} components need as many videos, {n} succeeded"
@@ -86,7 +86,7 @@ class Assembler:
         return None
 
     def write(self, *, complete: bool, report_sha256: str) -> list[Path]:
-        """Write the files, the feature file last; return those that were written."""
+        """Write the files, the feature file last; return their paths."""
         found = read_attributes(self.paths.features, "features")
         is_complete = found.get("complete") and found.get("report_sha256") == report_sha256
         if self.journal.count() == 0 and self._extends and is_complete and not self.unusable:
@@ -153,7 +153,7 @@ class Assembler:
             write_table(path, kind=kind, layers=sizes, rows=merged, attributes=attributes, log=self.journal)
 
     def _video_rows(self, basis: PcaBasis | None) -> Iterator[TableRow]:
-        """Yield the journal's videos as they are to be stored, failed ones without values."""
+        """Yield the journal's videos as they are stored in the file, failed ones without values."""
         layers = list(self.identity.layer_sizes)
         for block in batches(self.journal.rows(self.identity.layer_sizes)):
             good = [row for row in block if row.features]
@@ -172,7 +172,7 @@ def _check_sizes(file: FeatureFile, sizes: dict[str, int]) -> None:
     found = {layer: file.size_of(layer) for layer in file.layers}
     if found != sizes:
         reason = f"holds rows of {json.dumps(found)} values, and this run's have {json.dumps(sizes)}"
-        raise StoreError(reason, subject=file.path, hint="--overwrite starts afresh")
+        raise StoreError(reason, subject=file.path, hint="--overwrite starts from scratch")
 
 
 def _merged(of_journal: Iterable[TableRow], earlier: Iterable[TableRow]) -> Iterator[TableRow]:

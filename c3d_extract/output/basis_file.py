@@ -1,4 +1,4 @@
-"""PCA basis files, and whether a basis is for features that were made as these were."""
+"""PCA basis files, and whether a basis was fitted on features computed in the same way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMPARED = (
 
 
 def save_basis(path: Path, basis: PcaBasis, *, log: FileLog | None = None) -> None:
-    """Write a basis file, replacing it in one step: a group a layer with its arrays in float64."""
+    """Write a basis file, replacing it atomically: one group per layer, with its arrays in float64."""
     with writing_output(path, log) as raw, writing_hdf5(raw) as (file, _):
         put_attributes(file, "pca", {**basis.provenance, "sha256": basis.sha256})
         for layer, part in basis.layers.items():
@@ -54,11 +54,11 @@ def save_basis(path: Path, basis: PcaBasis, *, log: FileLog | None = None) -> No
 
 
 def load_basis(path: Path) -> PcaBasis:
-    """Read a basis file; `PcaError` where it is missing, damaged or something else."""
+    """Read a basis file; `PcaError` where it is missing, damaged or not a basis."""
     with errors_as(PcaError, "the PCA basis cannot be read", path), open_hdf5(path) as file:
         attributes = own_attributes(file)
         if attributes.get("format") != FORMAT or attributes.get("kind") != "pca":
-            raise PcaError("is not a PCA basis", subject=path, hint="c3d-tools pca fit makes one")
+            raise PcaError("is not a PCA basis", subject=path, hint="c3d-tools pca fit creates one")
         layers = {layer: _read_layer(group_in(file, layer), layer) for layer in member_names(file)}
         if not 0 < len(layers) <= MAX_LAYERS:
             raise RefusedError(f"it has {len(layers)} layers")
@@ -84,7 +84,7 @@ def _read_layer(group: Group, layer: str) -> LayerBasis:
         raise RefusedError(f"the arrays of {layer} hold values that are not finite")
     # Components are unit vectors, and means are of float32 features: larger values would overflow later.
     if np.abs(components).max() > 1.001 or np.abs(mean).max() > np.finfo(np.float32).max:
-        raise RefusedError(f"the arrays of {layer} are no means and directions")
+        raise RefusedError(f"the arrays of {layer} are not a mean and unit vectors")
     return LayerBasis(mean, components, variance, total, n)
 
 
@@ -94,17 +94,18 @@ def check_basis(
     weights: dict[str, JSON],
     settings: dict[str, JSON],
 ) -> None:
-    """Refuse a basis of other layers or sizes, or fitted on features made in another way.
+    """Refuse a basis of other layers or sizes, or fitted on features computed in another way.
 
     Compared are the weights, their mean, colour, pool5 and preprocessing, and the settings that decide which
-    frames make a row: stride, tail, short, fps, l2. The precision is not: all are within 1 % of fp32.
+    frames a row is computed from: stride, tail, short, fps, l2. The precision is not compared: all are
+    within 1 % of fp32.
 
     Raises
     ------
     PcaError
-        A layer is missing or of another size, or one side does not say what would be compared.
+        A layer is missing or of another size, or one side lacks a value to compare.
     MismatchError
-        The features differ; it names how.
+        The features differ; the error lists the differences.
     """
     basis.check_takes(layer_sizes)
     fitted_on = basis.provenance.get("weights", {})

@@ -1,4 +1,4 @@
-"""Files made from finished files: a basis fitted on a feature file, a feature file projected with a basis."""
+"""Files derived from finished files: a basis fitted on a feature file, a feature file projected on one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["apply_basis", "fit_basis"]
 def fit_basis(
     features: Path, n_components: int, output: Path, *, layers: Sequence[str] = (), overwrite: bool = False
 ) -> PcaBasis:
-    """Fit a basis on the rows of a feature or clip file and save it; all layers unless some are named.
+    """Fit a basis on the rows of a feature or clip file and save it; for all layers unless some are named.
 
     Raises `PcaError` where the file holds too few rows or is projected already.
     """
@@ -36,7 +36,7 @@ def fit_basis(
         _refuse_projected(file)
         factories = {layer: partial(file.blocks, layer) for layer in layers or file.layers}
         for layer in factories:
-            file.size_of(layer)  # raises for an unknown one, before any work
+            file.size_of(layer)  # raises for an unknown layer, before any work
         provenance = {"settings": _settings(file), "weights": file.attributes.get("weights", {})}
         basis = fit(factories, n_components, name=output.name, provenance=provenance)
     save_basis(output, basis)
@@ -44,7 +44,7 @@ def fit_basis(
 
 
 def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bool = False) -> int:
-    """Project a feature or clip file, all layers of it, into a new file; return the number of rows.
+    """Project all layers of a feature or clip file into a new file; return the number of rows.
 
     Raises `PcaError` and `MismatchError` as `check_basis` does; clips are never L2-normalised.
     """
@@ -75,7 +75,7 @@ def _projected(file: FeatureFile, basis: PcaBasis) -> Iterator[TableRow]:
 
 
 def _settings(file: FeatureFile) -> dict[str, JSON]:
-    """Return the settings that the rows of this file were made with: clips are never normalised."""
+    """Return the settings that apply to the rows of this file: clips are never normalised."""
     settings = dict(file.attributes.get("settings", {}))
     return {**settings, "l2": bool(settings.get("l2")) and file.kind == "features"}
 
@@ -83,7 +83,7 @@ def _settings(file: FeatureFile) -> dict[str, JSON]:
 def _refuse_projected(file: FeatureFile) -> None:
     if "pca_sha256" in file.attributes:
         reason = f"its rows are projected already, with {file.attributes.get('pca_basis')}"
-        raise PcaError(reason, subject=file.path, hint="take a file made without --pca")
+        raise PcaError(reason, subject=file.path, hint="use a file made without --pca")
 
 
 def _check_output(output: Path, kind: str, *, overwrite: bool, source: Path) -> None:

@@ -23,10 +23,10 @@ __all__ = ["describe"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what is in a feature, clip or basis file, as values that go into JSON.
+    """Return the contents of a feature, clip or basis file, as values that JSON can hold.
 
-    Of a feature file also the totals, and from the report beside it how many videos have which status
-    and why some failed. Raises `StoreError` where the file is missing, damaged or of another program.
+    For a feature file also the totals, and from its report the number of videos by status and the errors
+    of failed videos. Raises `StoreError` where the file is missing, damaged or of another program.
     """
     if kind_of(path) == "pca":
         return _describe_basis(Path(path))
@@ -71,7 +71,7 @@ def _total(file: FeatureFile, name: str) -> float:
 
 
 def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
-    """Return what the report says, None where it is not the one that was written with the file."""
+    """Return a summary of the report, None where it was not written with the file."""
     path = OutputPaths.of(features).report
     if digest is None or report_digest(path) != digest:
         return None

@@ -31,7 +31,7 @@ _SCALARS_AT_ONCE = 2**12
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """Return ``features``, ``clips`` or ``pca``; `StoreError` where there is no such file."""
+    """Return ``features``, ``clips`` or ``pca``; `StoreError` for any other file."""
     with errors_as(StoreError, "cannot be read", path), open_hdf5(path) as file:
         attributes = own_attributes(file)
     if attributes.get("format") != FORMAT or attributes.get("kind") not in {"features", "clips", "pca"}:
@@ -40,10 +40,10 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
-    """Return the attributes of a file of that kind, {} where none is there; `StoreError` for others."""
+    """Return the attributes of a file of that kind, {} if it is missing; `StoreError` for others."""
     if not path.exists():
         return {}
-    hint = "only files of c3d-extract are replaced: move it away, or take another name"
+    hint = "only files of c3d-extract are replaced: move it away, or choose another name"
     try:
         if kind == "pca":
             return dict(load_basis(path).provenance)
@@ -61,8 +61,8 @@ class FeatureFile:
     """A feature file or a clip file, open for reading.
 
     ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N.
-    Raises `StoreError` where the file is missing, damaged or of another program, states sizes that it does
-    not hold, or would have other files opened (links, virtual datasets, external storage). Before the first
+    Raises `StoreError` where the file is missing, damaged or of another program, declares sizes that its
+    data does not have, or refers to other files (links, virtual datasets, external storage). Before the first
     values are returned, rows are checked to be sorted by video and unique.
     """
 
@@ -83,7 +83,7 @@ class FeatureFile:
 
     @property
     def kind(self) -> str:
-        """``features`` (a row a video) or ``clips`` (a row a clip)."""
+        """``features`` (one row per video) or ``clips`` (one row per clip)."""
         return str(self.attributes.get("kind"))
 
     @property
@@ -93,15 +93,15 @@ class FeatureFile:
 
     @property
     def videos(self) -> list[str]:
-        """Name of the video of every row, sorted."""
+        """Video name of each row, sorted."""
         return list(self._names(0, len(self)))
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column such as ``n_clips`` or ``fps``, (N), of its type in `VIDEO_COLUMNS`."""
+        """Return a column such as ``n_clips`` or ``fps``, (N), with its dtype in `VIDEO_COLUMNS`."""
         return self._read(name, 0, len(self))
 
     def size_of(self, layer: str) -> int:
-        """Return D, the values a row of ``layer``; `StoreError` names the known ones."""
+        """Return D, the number of values per row of ``layer``; `StoreError` for an unknown layer."""
         if layer not in self.layers:
             raise StoreError(f"has no layer {layer}, only {', '.join(self.layers)}", subject=self.path)
         return int(self._datasets[layer].shape[1])

@@ -24,16 +24,16 @@ class RunIdentity:
     """What two runs must share to write one file."""
 
     settings: dict[str, JSON]
-    """Flat: what the user chose and what changes the numbers."""
+    """Flat: the user's choices that affect the values."""
     weights: dict[str, JSON]
     """Flat: name, sha256 and conventions (pool5, colour) of the checkpoint and its mean."""
     layer_sizes: dict[str, int]
     """Layer → dimensions before PCA."""
     versions: dict[str, str]
-    """The package's and its libraries'; recorded, never compared."""
+    """Of the package and its libraries; recorded, never compared."""
 
     def differences(self, other: RunIdentity) -> list[str]:
-        """Return one ``name: here → there`` for every setting that is not the same in ``other``."""
+        """Return one ``name: here → there`` for every setting that differs in ``other``."""
         here, there = self._comparable(), other._comparable()
         names = [name for name in here | there if here.get(name) != there.get(name)]
         names.sort(key=lambda name: name.startswith(("weights ", "size of ")))  # settings first
@@ -78,10 +78,10 @@ def refuse_differences(earlier: RunIdentity, identity: RunIdentity | None, path:
     """Raise `MismatchError` where ``path`` was made with another identity; None is compared with nothing."""
     if identity is None or not (differences := earlier.differences(identity)):
         return
-    hint = "take another -o, or --overwrite to start afresh"
+    hint = "choose another -o, or --overwrite to start from scratch"
     if len(differences) == 1 and differences[0].startswith("precision: "):
-        # --precision auto chooses by the processor, and the run may have moved to another machine.
-        hint = f"go on with --precision {earlier.settings['precision']}, {hint}"
+        # --precision auto depends on the processor, and the run may have moved to another machine.
+        hint = f"continue with --precision {earlier.settings['precision']}, {hint}"
     raise MismatchError("was made with other settings", differences=differences, subject=path, hint=hint)
 
 

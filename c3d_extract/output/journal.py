@@ -1,10 +1,10 @@
-"""The journal: what a run has finished, in an SQLite file beside the output, locked for one writer.
+"""The journal: finished videos of a run, in an SQLite file next to the output, locked for one writer.
 
-Every row has a digest of all its values, a video's row one of its clips' digests too. What does not agree
-with its digest when the journal is opened is deleted, and that video done again.
+Every row has a digest of all its values; a video's row also has a digest of its clips' digests. Rows that do
+not match their digest when the journal is opened are deleted, and those videos are processed again.
 
-A transaction is open from the first clip of a video to its `Journal.commit`, which ends it: of a killed run
-there are whole videos only, those that were being decoded leave nothing. The journal is in WAL mode with
+A transaction is open from the first clip of a video to its `Journal.commit`: a killed run leaves complete
+videos only, and nothing of videos that were being decoded. The journal is in WAL mode with
 ``synchronous = FULL``, in which a commit returns after fsync of the log (https://sqlite.org/wal.html).
 """
 
@@ -53,7 +53,7 @@ __all__ = ["SIDE_FILES", "EarlierVideo", "FinishedVideo", "Journal"]
 APPLICATION_ID = int.from_bytes(b"C3D%d" % JOURNAL_VERSION)  # in the header of the file
 WITHOUT_DIGESTS = int.from_bytes(b"C3D1")
 ROWS_AT_ONCE = 256
-SIDE_FILES = ("-wal", "-journal")  # what SQLite has beside its file while it is open, or after a kill
+SIDE_FILES = ("-wal", "-journal")  # SQLite keeps these next to an open database, and after a kill
 
 
 def _definitions(columns: Mapping[str, Column]) -> str:
@@ -79,29 +79,29 @@ SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
 )
 META = ("identity", "base", "extends", "overwrite", "temporary", "written")
-# Rows of the feature file and lines of the report of earlier runs; gone when the connection is closed.
+# Feature-file rows and report lines of earlier runs; a TEMP table is dropped with the connection.
 EARLIER_TABLE = (
     "CREATE TEMP TABLE earlier (video TEXT PRIMARY KEY, status TEXT, size_bytes INTEGER, mtime_ns INTEGER,"
     " has_row INTEGER, line TEXT)"
 )
 
 # Journals that this process has open, by device and inode: POSIX drops all of a process's locks on a file
-# when it closes any descriptor of it (https://sqlite.org/howtocorrupt.html, 2.2).
+# when the process closes any descriptor of it (https://sqlite.org/howtocorrupt.html, 2.2).
 _open_here: set[tuple[int, int] | None] = set()
 
 
 class FinishedVideo(NamedTuple):
-    """A video that is done, as long as its file has this size and time."""
+    """A finished video; valid while its file has this size and modification time."""
 
     status: str
     size_bytes: int
     mtime_ns: int
     in_journal: bool
-    """Whether this run finished it, and not one whose files are written."""
+    """Whether the current run finished it; False for an earlier run that wrote its files."""
 
 
 class EarlierVideo(NamedTuple):
-    """What the files of earlier runs say of a video."""
+    """A video as recorded in the files of earlier runs."""
 
     video: str
     status: str
@@ -115,7 +115,7 @@ class EarlierVideo(NamedTuple):
 class Journal:
     """The open journal of one output; one thread only.
 
-    Made by `open` or `open_copy`. Every method raises `StoreError` where the file cannot be read or written.
+    Created by `open` or `open_copy`. Every method raises `StoreError` if the file cannot be read or written.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Journal:
     ) -> None:
         self.path = path
         self.n_damaged = 0
-        """Videos whose rows, or clips, did not agree with their digests when it was opened."""
+        """Videos whose rows or clips did not match their digests when the journal was opened."""
         self.n_not_finite = 0
-        """Videos that had features which are not finite."""
+        """Videos with features that are not finite."""
         self._db = connection
         self._temporary_folder = folder
-        """Where the file is, if it is a copy."""
+        """Folder of the file, if it is a copy."""
         self._inode = inode(path)
         if folder is None:
             _open_here.add(self._inode)
-        # Damaged text that is not UTF-8 must reach the comparison with its digest, and not raise before it.
+        # Text that is not UTF-8 is damaged: decode it without an error, so that its digest is compared.
         connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         self._prepare()
 
@@ -140,8 +140,8 @@ class Journal:
     def open(cls, path: Path, *, locks: bool = True, durable: bool = True) -> Self:
         """Open or create the journal at ``path`` and lock it, unless the file system has no ``locks``.
 
-        Where it is not ``durable``, a commit does not wait for the disk: what was committed survives the
-        process, and not a loss of power.
+        If not ``durable``, a commit does not wait for the disk: committed videos survive a kill of
+        the process, but not a power loss.
 
         Raises `LockedError` while another process (or another store of this one) holds it, `StoreError`
         where it is damaged or cannot be written.
@@ -155,9 +155,9 @@ class Journal:
 
     @classmethod
     def open_copy(cls, path: Path) -> Self:
-        """Open a copy of the journal, an empty one where there is none: nothing beside ``path`` changes."""
+        """Open a copy of the journal, or an empty one if there is none; the output is not changed."""
         if path.exists() and inode(path) in _open_here:
-            raise locked_error(path)  # copying it would close a descriptor of it, see `_open_here`
+            raise locked_error(path)  # a copy closes a descriptor, which releases the lock
         folder = tempfile.TemporaryDirectory(prefix="c3d-extract-")
         copy = Path(folder.name) / path.name
         try:
@@ -171,7 +171,7 @@ class Journal:
             raise
 
     def _prepare(self) -> None:
-        """Delete the rows that are damaged; `StoreError` where more than rows is, or it is no journal."""
+        """Delete damaged rows; `StoreError` where other parts are damaged, or the file is not a journal."""
         try:
             with self._errors():
                 has_tables = self._has_our_tables()
@@ -180,7 +180,7 @@ class Journal:
                 self._db.execute(EARLIER_TABLE)
                 if has_tables:
                     self._repair()
-        except MemoryError as error:  # a length that is damaged
+        except MemoryError as error:  # a damaged length field
             self._close()
             raise journal_damaged(self.path, "a row is too long") from error
         except BaseException:
@@ -188,21 +188,21 @@ class Journal:
             raise
 
     def _has_our_tables(self) -> bool:
-        """Whether tables are there; StoreError where they are not those of this version."""
+        """Return whether there are tables; `StoreError` where they are not those of this version."""
         (found,) = self._db.execute("PRAGMA application_id").fetchone()
         tables = [sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
-        hint = "move it away, or take another -o"
+        hint = "move it away, or choose another -o"
         if found == WITHOUT_DIGESTS:
-            reason = "was begun by an older version, whose rows have no checksums"
+            reason = "was started by an older version, whose rows have no checksums"
             raise StoreError(reason, subject=self.path, hint=f"finish it with that version, {hint}")
         if (tables or found) and found != APPLICATION_ID:
             raise StoreError("is not a journal of this version", subject=self.path, hint=hint)
         if found and sorted(tables) != sorted(SCHEMA[:-1]):
-            raise journal_damaged(self.path, "its tables are not those it was made with")
+            raise journal_damaged(self.path, "its tables are not those it was created with")
         return bool(tables)
 
     def _repair(self) -> None:
-        """Rebuild indexes where they are damaged, and delete bad rows; all of it, or `StoreError`."""
+        """Rebuild damaged indexes and delete bad rows, in one transaction; `StoreError` where that fails."""
         verdict = self._integrity()
         with self._transaction():
             if verdict != "ok":
@@ -214,7 +214,7 @@ class Journal:
                 self.meta(key)
 
     def _integrity(self) -> str:
-        """Return what SQLite finds wrong with pages and indexes, which no digest covers; else ``ok``."""
+        """Return SQLite's first error in pages or indexes, which no digest covers, or ``ok``."""
         (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
         return " ".join(verdict.split()).removeprefix("*** in database main *** ")
 
@@ -222,15 +222,15 @@ class Journal:
         bad: list[tuple[int]] = []
         columns = ", ".join(_VIDEO_VALUES)
         for rowid, digest, *values in self._stream(f"SELECT rowid, digest, {columns} FROM videos"):  # noqa: S608
-            is_sound, is_finite = self._judge(digest, values)
-            self.n_damaged += not is_sound
-            self.n_not_finite += is_sound and not is_finite
-            if not (is_sound and is_finite):
+            is_intact, is_finite = self._check_video(digest, values)
+            self.n_damaged += not is_intact
+            self.n_not_finite += is_intact and not is_finite
+            if not (is_intact and is_finite):
                 bad.append((rowid,))
         self._db.executemany("DELETE FROM videos WHERE rowid = ?", bad)
 
-    def _judge(self, digest: bytes, values: list[Any]) -> tuple[bool, bool]:
-        """Say whether a video's row and its clips agree with their digests, and whether all is finite."""
+    def _check_video(self, digest: bytes, values: list[Any]) -> tuple[bool, bool]:
+        """Return whether a video's row and clips match their digests, and whether all features are finite."""
         if digest != _digest(*values):
             return False, False
         video, (features, last_clip, clips_digest) = values[0], values[-3:]
@@ -245,7 +245,7 @@ class Journal:
 
     @property
     def is_new(self) -> bool:
-        """Whether it holds no tables yet."""
+        """Whether it has no tables yet."""
         return not self._number("SELECT count(*) FROM sqlite_master")
 
     def reset(self, meta: Mapping[str, JSON]) -> None:
@@ -261,29 +261,29 @@ class Journal:
         self.n_damaged = self.n_not_finite = 0
 
     def meta(self, key: str) -> JSON:
-        """Return what was kept under ``key``; `StoreError` where it is lost or damaged."""
+        """Return the value stored under ``key``; `StoreError` where it is missing or damaged."""
         with self._errors():
             found = self._db.execute("SELECT value, digest FROM meta WHERE key = ?", (key,)).fetchone()
         if found is None or found[1] != _digest(key, found[0]):
-            raise journal_damaged(self.path, f"its entry {key} does not agree with its checksum")
+            raise journal_damaged(self.path, f"its entry {key} does not match its checksum")
         return json.loads(found[0])
 
     def set_meta(self, key: str, value: JSON) -> None:
-        """Keep ``value`` under ``key``."""
+        """Store ``value`` under ``key``."""
         text = json.dumps(value)
         with self._errors():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _digest(key, text)))
 
     def note_temporary(self, path: Path) -> None:
-        """Keep the name of a temporary file that is about to be made."""
+        """Record the name of a temporary file before it is created."""
         self.set_meta("temporary", [*self.meta("temporary"), path.name])
 
     def note_written(self, digest: str) -> None:
-        """Keep the digest of a file that is about to be put in place."""
+        """Record the digest of a file before it is put in place."""
         self.set_meta("written", [*self.meta("written"), digest])
 
     def finished(self, video: str) -> FinishedVideo | None:
-        """Return what is known of a video of this run, else of an earlier one, else None."""
+        """Return the record of a video in this run, else in an earlier run, else None."""
         query = "SELECT status, size_bytes, mtime_ns FROM {} WHERE video = ?"
         with self._errors():
             for table in ("videos", "earlier"):
@@ -336,7 +336,7 @@ class Journal:
         return (kept[-1][0] if kept else 0), _digest(*(digest for _, digest in kept))
 
     def drop_uncommitted_clips(self) -> None:
-        """Delete the clips of videos that were begun and never committed."""
+        """Delete the clips of videos that were never committed."""
         committed = "coalesce((SELECT last_clip FROM videos WHERE videos.video = clips.video), 0)"
         with self._errors():
             self._begin()
@@ -354,7 +354,7 @@ class Journal:
             yield VideoRow(**named, features=features)
 
     def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
-        """Yield every clip of this run, sorted by video and start, and once each video without clips."""
+        """Yield every clip of this run, sorted by video and start; an empty row for a video without clips."""
         columns = ", ".join(f"clips.{name}" for name in ("digest", *_CLIP_VALUES))
         query = (
             f"SELECT videos.video, {columns} FROM videos LEFT JOIN clips USING (video)"  # noqa: S608 - constants
@@ -370,10 +370,10 @@ class Journal:
 
     def _compare(self, digest: bytes, values: list[Any]) -> None:
         if digest != _digest(*values):
-            raise journal_damaged(self.path, f"the row of {values[0]} does not agree with its checksum")
+            raise journal_damaged(self.path, f"the row of {values[0]} does not match its checksum")
 
     def add_earlier(self, videos: Iterable[EarlierVideo]) -> None:
-        """Take what the files of earlier runs say of their videos.
+        """Add the videos recorded in the files of earlier runs.
 
         A row of the feature file replaces a report line unless both are of the same version of the video.
         """
@@ -397,7 +397,7 @@ class Journal:
         yield from self._stream("SELECT video, line FROM earlier ORDER BY video")
 
     def counts(self) -> dict[str, int]:
-        """Return how many videos there are by status, those of earlier runs included."""
+        """Return the number of videos by status, including those of earlier runs."""
         query = (
             "SELECT status, count(*) FROM (SELECT video, status FROM videos UNION ALL SELECT video, status"
             " FROM earlier WHERE video NOT IN (SELECT video FROM videos)) GROUP BY status"
@@ -406,11 +406,11 @@ class Journal:
             return dict(self._db.execute(query).fetchall())
 
     def count(self) -> int:
-        """Return how many videos this run has finished."""
+        """Return the number of videos that this run has finished."""
         return self._number("SELECT count(*) FROM videos")
 
     def count_rows(self) -> int:
-        """Return how many videos of this run have features."""
+        """Return the number of videos of this run that have features."""
         return self._number("SELECT count(*) FROM videos WHERE status <> 'failed'")
 
     def _number(self, query: str) -> int:
@@ -419,20 +419,21 @@ class Journal:
         return int(n)
 
     def close(self) -> None:
-        """Close and unlock; what was not committed is gone."""
+        """Close and unlock; uncommitted rows are discarded."""
         with contextlib.suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
         self._close()
 
     def delete(self) -> None:
-        """Delete the journal; the lock is held until it is gone."""
+        """Delete the journal; the lock is held until the file is deleted."""
         with self._errors():
-            # Leaving WAL mode removes the -wal file first: once the name is free, others may create theirs.
+            # Leave WAL mode first, which removes the -wal file: once the journal's name is free,
+            # another run may create its own -wal file.
             if self._db.in_transaction:
                 self._db.execute("COMMIT")
             self._db.execute("PRAGMA journal_mode = DELETE")
-            if os.name == "nt":  # an open file cannot be deleted there, nor can two writers race for its name
+            if os.name == "nt":  # Windows cannot delete an open file, so no other writer can take the name
                 self._db.close()
             if self._temporary_folder is None:
                 self.path.unlink(missing_ok=True)
@@ -471,7 +472,7 @@ class Journal:
 
 
 def _refuse_foreign_side_files(path: Path) -> None:
-    """Refuse to begin a journal where SQLite would take a file of another program for its own."""
+    """Refuse to create a journal where SQLite would treat another program's file as its own."""
     if path.exists() and path.stat().st_size:
         return
     begins = {"-wal": (b"\x37\x7f\x06",), "-journal": (b"\xd9\xd5\x05\xf9", b"\0\0\0\0")}
@@ -479,7 +480,7 @@ def _refuse_foreign_side_files(path: Path) -> None:
         side = path.with_name(f"{path.name}{ending}")
         with store_errors(side), contextlib.suppress(FileNotFoundError), side.open("rb") as file:
             if (head := file.read(4)) and not head.startswith(begins[ending]):
-                hint = "move it away, or take another -o"
+                hint = "move it away, or choose another -o"
                 raise StoreError("exists but was not written by SQLite", subject=side, hint=hint)
 
 
@@ -498,7 +499,7 @@ def _is_finite(features: bytes) -> bool:
 
 
 def _to_sql(column: Column, value: Any) -> Any:
-    """Return a value as SQLite gives it back: digests are of these."""
+    """Return a value as SQLite will return it: digests are computed from such values."""
     if column.sql_type == "INTEGER":
         return int(value)
     if column.sql_type == "TEXT":

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that ends with its process, however that ends.
+"""One writer at a time: a lock that is released when its process exits, for any reason.
 
 It is SQLite's exclusive locking mode (https://sqlite.org/pragma.html#pragma_locking_mode), held from opening
 to closing: it needs no shared memory, holds between processes and within one, and is not inherited by the
@@ -46,16 +46,16 @@ _NOT_WRITABLE = {
 
 
 def partial_path(output: Path) -> Path:
-    """Return the name beside an output that is there, and locked, while a run writes the output."""
+    """Return the path of the file that exists, and is locked, while a run writes ``output``."""
     return output.with_name(f"{output.name}{_PARTIAL}")
 
 
 def has_locks(folder: Path) -> bool:
-    """Say whether the file system of a folder has locks; OSError where the folder cannot be written."""
+    """Return whether a folder's file system has locks; OSError where the folder cannot be written."""
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             import fcntl
-        except ImportError:  # Windows locks by itself
+        except ImportError:  # Windows: locks are always available
             return True
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,9 +67,9 @@ def has_locks(folder: Path) -> bool:
 
 
 def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
-    """Open or create the database at ``path`` and hold its lock until it is closed.
+    """Open or create the database at ``path`` and lock it until the connection is closed.
 
-    Without ``locks`` it is opened on a file system that has no locks. Raises `LockedError` while another
+    ``locks`` is False on a file system that has no locks. Raises `LockedError` while another
     process, or another connection of this one, holds it.
     """
     while True:
@@ -79,7 +79,7 @@ def locked_connection(path: Path, *, locks: bool) -> sqlite3.Connection:
 
 
 def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
-    """Return a connection that holds the lock, or None when the file was deleted under it (try again)."""
+    """Return a connection that holds the lock, or None if the file was deleted meanwhile (try again)."""
     with store_errors(path):
         # Not opened where it exists: closing any descriptor of a file drops this process's locks on it.
         with contextlib.suppress(FileExistsError):
@@ -88,10 +88,10 @@ def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
         connection = _connect(path, locks=locks)
         try:
             if not path.stat().st_size:
-                connection.execute("PRAGMA journal_mode = MEMORY")  # else a file is made only to be locked
+                connection.execute("PRAGMA journal_mode = MEMORY")  # else SQLite creates a file to lock it
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("ROLLBACK")  # the lock stays, that is what the mode is for
+            connection.execute("ROLLBACK")  # EXCLUSIVE mode keeps the lock after the transaction
         except sqlite3.Error:
             connection.close()
             if before == inode(path):
@@ -123,16 +123,16 @@ def inode(path: Path) -> tuple[int, int] | None:
 
 
 class ClipLock:
-    """Locks a clip file for one run; ``clips.h5.partial`` is an empty file meanwhile."""
+    """Locks a clip file for one run, by the empty file ``clips.h5.partial``."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock; `LockedError` while another run has it, or has an output of the same name."""
+        """Acquire the lock; `LockedError` while another run holds it, or has an output of the same name."""
         self.path = path
         if path.exists() and path.stat().st_size:
             raise StoreError(
                 "is the journal of an unfinished run with -o, not of one with --clips",
                 subject=path,
-                hint="take another --clips, or finish that run",
+                hint="choose another --clips, or finish that run",
             )
         self._connection = locked_connection(path, locks=True)
 
@@ -160,7 +160,7 @@ def store_errors(path: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot be written ({error.strerror or error})",
             subject=path,
-            hint="choose another -o, or move away what is in its place",
+            hint="choose another -o, or move away the file in its place",
         ) from error
 
 
@@ -178,7 +178,7 @@ def journal_damaged(path: Path, why: object) -> StoreError:
     return StoreError(
         f"the journal is damaged ({why})",
         subject=path,
-        hint="move it away and run again: what it held is done again, the feature file stays",
+        hint="move it away and run again: its videos are processed again, the feature file stays",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run asks of its store."""
+"""Options of a run's store."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ class StoreOptions:
     """Which files a run writes, and how; the same for `RunStore.open` and `RunStore.preview`."""
 
     output: Path
-    """The feature file; its folder is made where it is missing."""
+    """The feature file; its folder is created if missing."""
     clips: Path | None = None
     """The clip file, or None for none."""
     overwrite: bool = False
-    """Do not resume an earlier run. Its feature file stays until the new one takes its place."""
+    """Do not resume an earlier run. Its feature file stays until the new file replaces it."""
     retry_failed: bool = False
     """Do not count failed videos as done."""
     pca: int | None = None
     """Fit and apply a basis of that many components."""
     basis: PcaBasis | None = None
-    """Apply this one."""
+    """Apply this basis."""
     l2: bool = False
     """L2-normalise each video's average, before PCA."""
     durable: bool = True
-    """Wait for the disk after each video. Without, a finished video survives a kill, and no loss of power."""
+    """Wait for the disk after each video. If False, finished videos survive a kill, not a power loss."""
 
     def paths(self) -> OutputPaths:
         """Return all files of the output."""
         return OutputPaths.of(Path(self.output), None if self.clips is None else Path(self.clips))
 
     def complete(self, identity: RunIdentity) -> RunIdentity:
-        """Add to an identity what these options change in the files, so that it is always compared.
+        """Return the identity with the options that affect the files, so that they are compared, too.
 
         Raises
         ------
         PcaError
             The basis, or the number of components, does not fit the layers.
         MismatchError
-            The basis was fitted on features made in another way.
+            The basis was fitted on features computed in another way.
         """
         check_n_components(self.pca, identity.layer_sizes)
         if self.basis is not None:

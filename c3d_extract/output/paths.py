@@ -33,32 +33,32 @@ class OutputPaths:
 
     @classmethod
     def of(cls, features: Path, clips: Path | None = None) -> OutputPaths:
-        """Follow symbolic links, so that one output has one journal by whichever name it is given."""
+        """Follow symbolic links, so that an output has one journal under any of its names."""
         return cls(_followed(features), None if clips is None else _followed(clips))
 
     @property
     def journal(self) -> Path:
-        """``feats.h5.partial``: there while a run is not finished."""
+        """``feats.h5.partial``: exists while a run is not finished."""
         return partial_path(self.features)
 
     @property
     def report(self) -> Path:
-        """``feats.report.jsonl``; ``feats.hdf5.report.jsonl`` beside a file of another suffix."""
+        """``feats.report.jsonl``; ``feats.hdf5.report.jsonl`` for a file with another suffix."""
         return self._beside("report.jsonl")
 
     @property
     def basis(self) -> Path:
-        """``feats.pca.h5``; ``feats.hdf5.pca.h5`` beside a file of another suffix."""
+        """``feats.pca.h5``; ``feats.hdf5.pca.h5`` for a file with another suffix."""
         return self._beside("pca.h5")
 
     @property
     def clip_lock(self) -> Path | None:
-        """``clips.h5.partial``: an empty file, there while a run has the clip file."""
+        """``clips.h5.partial``: an empty file that exists while a run writes the clip file."""
         return self.clips and partial_path(self.clips)
 
     @property
     def every(self) -> tuple[Path, ...]:
-        """All of them, there or not."""
+        """All paths, whether the files exist or not."""
         files = (self.features, self.clips, self.journal, self.report, self.basis, self.clip_lock)
         return tuple(filter(None, files))
 
@@ -70,31 +70,31 @@ class OutputPaths:
 
     @property
     def _same_report(self) -> Path | None:
-        """The one other output whose report would have the same name, None where there is none."""
+        """The only other output whose report would have the same name, None if there is none."""
         name, suffix = self.features.name, self.features.suffix
         if suffix == ".h5":
             return self.features.with_suffix("") if Path(self.features.stem).suffix else None
         return self.features.with_name(f"{name}.h5") if suffix else None
 
     def check(self) -> None:
-        """Raise where two files would have one name, or where something is there that is no file.
+        """Raise where two files would have the same name, or where a path is not a regular file.
 
-        Nothing is opened: what is there may be a FIFO.
+        No file is opened: opening a FIFO would block.
         """
         if len({os.path.realpath(path) for path in self.every}) < len(self.every):
             raise UsageError("--clips needs a file of its own", subject=self.clips, hint="name another")
         other = self._same_report
         if other is not None and (_is_hdf5(other) or _kind(OutputPaths(other).journal)):
             reason = f"its report would be {self.report.name}, which is that of {other.name}"
-            raise UsageError(reason, subject=self.features, hint="take another -o")
-        beside = [self.journal.with_name(f"{self.journal.name}{ending}") for ending in SIDE_FILES]
-        for path in (*self.every, *beside):
+            raise UsageError(reason, subject=self.features, hint="choose another -o")
+        side_files = [self.journal.with_name(f"{self.journal.name}{ending}") for ending in SIDE_FILES]
+        for path in (*self.every, *side_files):
             _check_kind(path)
         for folder in self._folders:
             _check_writable(folder)
 
     def make_folders(self) -> set[Path]:
-        """Make missing folders; return those whose file systems have no locks.
+        """Create missing folders; return those whose file systems have no locks.
 
         Raises `StoreError` where one cannot be written.
         """
@@ -116,14 +116,14 @@ class OutputPaths:
 def _followed(path: Path) -> Path:
     if not path.name:  # the current folder, or the root
         raise StoreError("is a folder", subject=path, hint="name a file")
-    return Path(os.path.realpath(path)) if path.is_symlink() else path  # resolve() raises on a circle
+    return Path(os.path.realpath(path)) if path.is_symlink() else path  # resolve() raises on a link cycle
 
 
 def _kind(path: Path) -> int | None:
-    """Return what is there, as in `stat.S_IFMT`, links not followed; None for nothing."""
+    """Return the file type as `stat.S_IFMT` does, without following links; None if nothing exists."""
     try:
         return stat.S_IFMT(path.lstat().st_mode)
-    except OSError:  # nor is its folder, or that is no folder
+    except OSError:  # its folder does not exist, or is not a folder
         return None
 
 
@@ -138,21 +138,21 @@ def _is_hdf5(path: Path) -> bool:
 def _check_kind(path: Path) -> None:
     found = _kind(path)
     if found not in {None, stat.S_IFREG}:
-        kind = _KINDS.get(found, "no file")
+        kind = _KINDS.get(found, "not a regular file")
         hint = "name a file" if kind == "a folder" else "move it away, or name another file"
         raise StoreError(f"is {kind}", subject=path, hint=hint)
 
 
 def _check_writable(folder: Path) -> None:
-    """Raise where a folder cannot be written or made, as far as that can be seen without writing."""
-    there = folder.absolute()
-    while _kind(there) is None and there != there.parent:
-        there = there.parent
-    if not os.path.isdir(there):  # noqa: PTH112 - Path.is_dir() raises where a folder above cannot be entered
-        raise _not_writable(folder, f"{there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
+    """Raise where a folder cannot be written or created, as far as that is known without writing."""
+    existing = folder.absolute()
+    while _kind(existing) is None and existing != existing.parent:
+        existing = existing.parent
+    if not os.path.isdir(existing):  # noqa: PTH112 - Path.is_dir() raises where a parent is not accessible
+        raise _not_writable(folder, f"{existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise _not_writable(folder, "no permission")
 
 
 def _not_writable(folder: Path, why: object) -> StoreError:
-    return StoreError(f"the folder cannot be written ({why})", subject=folder, hint="take another -o")
+    return StoreError(f"the folder cannot be written ({why})", subject=folder, hint="choose another -o")

@@ -1,4 +1,4 @@
-"""PCA of descriptors: exact, deterministic, and the same bits for the same rows; and L2 normalisation.
+"""PCA of descriptors: exact, and bitwise reproducible for the same rows; and L2 normalisation.
 
 For n ≤ D rows the basis comes from the SVD of the centred matrix, for more from the eigenvectors of the
 covariance, which is summed over blocks so that memory does not grow with n. Everything is float64.
@@ -35,7 +35,7 @@ class LayerBasis:
     mean: NDArray[np.float64]
     """float64 (D)."""
     components: NDArray[np.float64]
-    """float64 (K, D), orthonormal rows, the largest variance first."""
+    """float64 (K, D), orthonormal rows, in order of decreasing variance."""
     explained_variance: NDArray[np.float64]
     """float64 (K), with n - 1 in the denominator."""
     total_variance: float
@@ -45,13 +45,13 @@ class LayerBasis:
     def apply(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project rows float32 (n, D) to float32 (n, K); a row's result depends on no other row.
 
-        Raises `PcaError` where rows have another size, or what comes out is not finite.
+        Raises `PcaError` where rows have another size, or the result is not finite.
         """
         if X.ndim != 2 or X.shape[1] != len(self.mean):
             raise PcaError(f"the basis takes rows of {len(self.mean)} values, not {X.shape}")
         rows = (X.astype(np.float64) - self.mean)[:, :, None]
-        # One matrix-vector product a row: BLAS sums a matrix product in an order that depends on the number
-        # of rows, so a row's last bits would depend on its neighbours.
+        # One matrix-vector product per row: in a matrix product, BLAS chooses the order of summation by the
+        # number of rows, so a row's last bits would depend on the other rows.
         steps = range(0, len(self.components), COMPONENTS_AT_ONCE)
         parts = [self.components[k : k + COMPONENTS_AT_ONCE] @ rows for k in steps]
         with np.errstate(over="ignore"):
@@ -63,13 +63,13 @@ class LayerBasis:
 
 @dataclass(frozen=True)
 class PcaBasis:
-    """A basis a layer, and what they were fitted on."""
+    """One basis per layer, and what they were fitted on."""
 
     layers: Mapping[str, LayerBasis]
     name: str = ""
-    """File it was read from, for messages and records."""
+    """Name of its file, for messages and records."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """``settings`` and ``weights`` of the features it was fitted on, as far as they are known."""
+    """``settings`` and ``weights`` of the features it was fitted on, as far as known."""
 
     @property
     def n_components(self) -> int:
@@ -113,10 +113,10 @@ def fit(
 
 
 def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
-    """Fit ``k`` components to the rows that ``blocks()`` yields, float32 (n_i, D) a block.
+    """Fit ``k`` components to the rows that ``blocks()`` yields, in blocks of float32 (n_i, D).
 
-    ``blocks`` is called two or three times and must yield the same rows each time; how they are cut
-    into blocks does not matter. Raises `PcaError` where 1 ≤ k ≤ min(n, D) does not hold.
+    ``blocks`` is called two or three times and must yield the same rows each time; block sizes
+    do not affect the result. Raises `PcaError` where 1 ≤ k ≤ min(n, D) does not hold.
     """
     n, mean = _count_and_mean(blocks)
     if not 1 <= k <= min(n, len(mean)):
@@ -126,7 +126,7 @@ def fit_layer(blocks: Blocks, k: int, *, layer: str = "features") -> LayerBasis:
             hint=f"ask for at most {min(n, len(mean))}" if n else None,
         )
     if not np.isfinite(mean).all():
-        raise PcaError("some features are not finite", subject=layer, hint="find the video and leave it out")
+        raise PcaError("some features are not finite", subject=layer, hint="find the video and exclude it")
     try:
         variances, axes, total = (_by_svd if n <= len(mean) else _by_covariance)(blocks, n, mean)
     except np.linalg.LinAlgError as error:
@@ -154,7 +154,7 @@ def check_n_components(
     n_videos
         The number of videos to fit on, where it is known.
     extends
-        Whether the output exists, so that its basis is used and none is fitted.
+        Whether the output exists, so that its basis is used instead of a new one.
     """
     if k is None:
         return
@@ -167,7 +167,7 @@ def check_n_components(
         raise PcaError(
             f"needs at least {k} videos, and there are {n_videos}",
             subject=f"--pca {k}",
-            hint="take fewer dimensions, or a basis fitted elsewhere with --pca-from",
+            hint="choose fewer dimensions, or use a basis fitted elsewhere with --pca-from",
         )
 
 
@@ -206,19 +206,19 @@ def _by_covariance(blocks: Blocks, n: int, mean: NDArray[np.float64]) -> Spectru
 
 
 def _even_blocks(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float64]]:
-    """Cut the rows into blocks of 1,024, so that sums do not depend on the blocks that they came in."""
-    held: list[NDArray[np.float32]] = []
-    n_held = 0
+    """Regroup the rows into blocks of 1,024, so that sums do not depend on the input blocks."""
+    pending: list[NDArray[np.float32]] = []
+    n_pending = 0
     for block in blocks:
         rest = block
-        while n_held + len(rest) >= BLOCK_ROWS:
-            cut = BLOCK_ROWS - n_held
-            yield np.concatenate([*held, rest[:cut]]).astype(np.float64)
-            held, n_held, rest = [], 0, rest[cut:]
-        held.append(rest)
-        n_held += len(rest)
-    if n_held:
-        yield np.concatenate(held).astype(np.float64)
+        while n_pending + len(rest) >= BLOCK_ROWS:
+            cut = BLOCK_ROWS - n_pending
+            yield np.concatenate([*pending, rest[:cut]]).astype(np.float64)
+            pending, n_pending, rest = [], 0, rest[cut:]
+        pending.append(rest)
+        n_pending += len(rest)
+    if n_pending:
+        yield np.concatenate(pending).astype(np.float64)
 
 
 def _signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:

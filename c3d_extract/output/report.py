@@ -1,4 +1,4 @@
-"""``feats.report.jsonl``: one line of JSON a video, sorted by name."""
+"""``feats.report.jsonl``: one line of JSON per video, sorted by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 DONE = frozenset({"ok", "partial", "failed"})
-"""The statuses of videos; other lines are of files that are no videos."""
+"""Statuses of videos; all other lines are of files that are not videos."""
 
 
 def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def read_report(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the report's lines; OSError or ValueError where it is missing or damaged."""
-    if not Path(path).is_file():  # opening a FIFO would block for ever
+    if not Path(path).is_file():  # opening a FIFO would block forever
         raise FileNotFoundError(errno.ENOENT, "no such file", os.fspath(path))
     with open(path, encoding="utf-8", newline="\n") as file:  # noqa: PTH123 - takes any path-like
         for text in file:
@@ -59,12 +59,12 @@ def iterate_report(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def write_report(path: Path, lines: Iterable[str], log: FileLog | None = None) -> str:
-    """Write the report, replacing it in one step; return its digest, see `report_digest`."""
+    """Write the report, replacing it atomically; return its digest, see `report_digest`."""
     digest = hashlib.sha256()
     with writing_output(path, log) as file:
         for line in lines:
             digest.update(_digested(json.loads(line)))
-            # Half a surrogate pair, as in a name that is no UTF-8, becomes its escape, which JSON reads back.
+            # A lone surrogate, from a name that is not UTF-8, is written as an escape that JSON can read.
             file.write(f"{line}\n".encode(errors="backslashreplace"))
         if log is not None:
             log.note_written(digest.hexdigest())
@@ -72,9 +72,9 @@ def write_report(path: Path, lines: Iterable[str], log: FileLog | None = None) -
 
 
 def report_digest(path: Path) -> str | None:
-    """Return the digest of what the report says was done, None where it cannot be read.
+    """Return the digest of the results in a report, None where it cannot be read.
 
-    Seconds and error messages are left out: runs of the same videos with the same statuses have the same
+    Seconds and error messages are excluded: runs of the same videos with the same statuses have the same
     digest.
     """
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def report_digest(path: Path) -> str | None:
 
 
 def looks_like_a_report(path: Path) -> bool:
-    """Say whether every line of a file is one that we write; an empty file holds nothing else."""
+    """Return whether every line of a file has the keys of a report line; True for an empty file."""
     try:
         return all(line.keys() == REPORT_COLUMNS.keys() for line in iterate_report(path))
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def line_of_row(row: VideoRow) -> str:
 
 
 def line_of_columns(video: str, columns: Mapping[str, float]) -> str:
-    """Return the line of a video of which only the feature file knows."""
+    """Return the line of a video that only the feature file records."""
     return _line({**columns, "video": video, "status": "ok"})
 
 
@@ -110,7 +110,7 @@ def line_of_skipped(path: str, why: str) -> str:
 
 
 def line_of_values(values: Mapping[str, Any]) -> str:
-    """Return the line that was read as ``values``."""
+    """Return the line whose parsed values are ``values``."""
     return json.dumps({name: values.get(name) for name in REPORT_COLUMNS}, ensure_ascii=False)
 
 

@@ -1,8 +1,8 @@
-"""Resuming: were the files of earlier runs written by this package, do they fit this run, and what is kept.
+"""Resuming: checks that earlier files are of this package and match this run, and decides what is kept.
 
-A run either *starts afresh* (there was no output, or ``--overwrite``, or such a run is resumed): all its rows
-are in the journal. Or it *extends* a feature file: rows of the file that the journal does not have are copied
-into the new file, and a PCA basis fitted for it is kept.
+A run either *starts from scratch* (no output existed, or ``--overwrite``, or such a run is resumed): all its
+rows are in the journal. Or it *extends* a feature file: rows of the file that the journal does not have are
+copied into the new file, and a PCA basis fitted for it is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["EarlierFiles", "Kept"]
 
 
 class Kept(NamedTuple):
-    """What a run takes over from the files of earlier runs."""
+    """What a run keeps of the files of earlier runs."""
 
     basis: PcaBasis | None = None
     unusable: frozenset[str] = frozenset()
@@ -51,12 +51,12 @@ class EarlierFiles:
         self._pca = pca
 
     def begin(self, journal: Journal, identity: RunIdentity | None, *, overwrite: bool) -> Kept:
-        """Begin or resume the run in ``journal``; return what of the files is kept.
+        """Start or resume the run in ``journal``; return what is kept of the files.
 
-        Without an identity, nothing is compared: earlier runs are taken to have had the same settings.
+        Without an identity, nothing is compared: earlier runs are assumed to have the same settings.
 
         Raises `MismatchError` where an earlier run was made with another identity, `StoreError` where a
-        file that is needed is missing or one of another run would be replaced.
+        required file is missing or a file of another run would be replaced.
         """
         if overwrite:
             self._start(journal, identity, overwrite=True)
@@ -65,18 +65,18 @@ class EarlierFiles:
             self._start(journal, identity, overwrite=False)
         refuse_differences(RunIdentity.from_json(journal.meta("identity")), identity, journal.path)
         if journal.meta("extends") and not self.features:
-            journal.set_meta("extends", value=False)  # the file is gone: its videos are done again
+            journal.set_meta("extends", value=False)  # the file was deleted: its videos are processed again
         if not journal.meta("overwrite"):
             self._refuse_foreign_files(journal)
         return self._keep(journal, identity) if journal.meta("extends") else Kept()
 
     def _has_finished(self, journal: Journal) -> bool:
-        """Whether the run of this journal was killed between its last file and the journal's deletion."""
+        """Return whether the run was killed after its last file, before deleting the journal."""
         was_written = self.features.get("content_sha256") in journal.meta("written")
         return was_written and bool(self.features.get("complete"))
 
     def _start(self, journal: Journal, identity: RunIdentity | None, *, overwrite: bool) -> None:
-        # Where an interrupted run's journal is lost, its provisional basis cannot be kept: all is done again.
+        # If the journal of an interrupted run is lost, its provisional basis is not kept: start over.
         usable = bool(self.features) and (not self._pca or bool(self.features.get("complete")))
         names = ("content_sha256", "clips_sha256", "pca_sha256", "run_id")
         meta = {
@@ -95,9 +95,9 @@ class EarlierFiles:
         """Refuse to replace files that another run or program wrote under the names of this output."""
         known = {*journal.meta("written"), *journal.meta("base")}
         found = [(self.paths.features, self.features), (self.paths.clips, self.clips)]
-        if not journal.meta("extends"):  # else the basis is kept, and may be older than both runs
+        if not journal.meta("extends"):  # otherwise the basis is kept, and may be older than both runs
             found.append((self.paths.basis, self.basis))
-        hint = "move it away, take another name, or --overwrite to replace it"
+        hint = "move it away, choose another name, or --overwrite to replace it"
         for path, attributes in found:
             own = {attributes.get(name) for name in ("content_sha256", "sha256", "run_id")}
             if attributes and not own & known:
@@ -107,19 +107,19 @@ class EarlierFiles:
             raise StoreError("exists but is not a report of c3d-extract", subject=path, hint=hint)
 
     def _keep(self, journal: Journal, identity: RunIdentity | None) -> Kept:
-        """Add to the journal which videos earlier runs finished; return what else is kept."""
+        """Add the videos that earlier runs finished to the journal; return what else is kept."""
         self._refuse_other_settings(identity)
         if self.paths.clips and not self.clips:
             raise StoreError(
-                "the clips of the videos done earlier are missing",
+                "the clips of earlier videos are missing",
                 subject=self.paths.clips,
-                hint="put the file back, or --overwrite to start afresh",
+                hint="restore the file, or --overwrite to start from scratch",
             )
         basis = self._kept_basis() if self._pca else None
         unusable = frozenset().union(*map(_not_finite, filter(None, (self.paths.features, self.paths.clips))))
         warnings = []
         if unusable:
-            text = "hold features that are not finite: they are dropped, and those videos done again"
+            text = "have features that are not finite: they are dropped, and those videos processed again"
             warnings.append(f"the rows of {len(unusable)} videos in {self.paths.features.name} {text}")
         of_report, warning = self._videos_of_report(journal)
         journal.add_earlier(chain(of_report, self._videos_of_features(unusable)))
@@ -134,7 +134,7 @@ class EarlierFiles:
                     yield EarlierVideo(name, "ok", size, mtime, has_row=True, report_line=line)
 
     def _videos_of_report(self, journal: Journal) -> tuple[Iterator[EarlierVideo], list[str]]:
-        """Return what the report says, where it was written with the feature file or by this very run."""
+        """Return the report's videos if it was written with the feature file or by this run, and warnings."""
         path = self.paths.report
         if not path.exists():
             return iter(()), []
@@ -142,23 +142,23 @@ class EarlierFiles:
         if digest is not None and digest in {self.features.get("report_sha256"), *journal.meta("written")}:
             return _videos_of_report(path), []
         why = f"{path.name} is not the report written with {self.paths.features.name}"
-        return iter(()), [f"{why}: what failed in earlier runs is tried again"]
+        return iter(()), [f"{why}: videos that failed in earlier runs are retried"]
 
     def _kept_basis(self) -> PcaBasis:
-        path, hint = self.paths.basis, "put it back, or --overwrite to start afresh"
+        path, hint = self.paths.basis, "restore it, or --overwrite to start from scratch"
         try:
             basis = load_basis(path)
         except PcaError as error:
             reason = f"{self.paths.features.name} can only be extended with its basis ({error.reason})"
             raise StoreError(reason, subject=path, hint=hint) from error
         if basis.sha256 != self.features.get("pca_sha256"):
-            reason = f"is not the basis {self.paths.features.name} was made with: its sha256 differs"
+            reason = f"is not the basis of {self.paths.features.name}: its sha256 differs"
             raise StoreError(reason, subject=path, hint=hint)
         return basis
 
 
 def _not_finite(path: Path) -> set[str]:
-    """Return the videos of a file with a value in their features that is not finite."""
+    """Return the videos of a file whose features are not all finite."""
     with FeatureFile(path) as file:
         return {row.video for row in file.rows() if not all(np.isfinite(x).all() for x in row.vectors)}
 

@@ -1,9 +1,9 @@
-"""The one list of columns: a field of `VideoRow` or `ClipRows` is a column wherever rows are kept or shown.
+"""The single list of columns: the fields of `VideoRow` and `ClipRows` define them in all formats.
 
 The journal's tables, the datasets of the feature and the clip file, the report's lines, the totals of
-``c3d-tools info`` and `column_table` follow from the fields and their `Column`. A further column is one
-further field here, and a value for it where rows are made (``pipeline``). Files written without the column
-are refused then, so raise `FORMAT_VERSION` and `JOURNAL_VERSION` with it.
+``c3d-tools info`` and `column_table` are derived from the fields and their `Column`. To add a column, add
+a field here, and its value where rows are created (``pipeline``). Files written without the column
+are then refused, so raise `FORMAT_VERSION` and `JOURNAL_VERSION` with it.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ JOURNAL_VERSION = 2
 """Of the journal's tables; a run resumes only a journal of its own version."""
 
 Kind: TypeAlias = Literal["features", "clips", "pca"]
-"""What an HDF5 file holds: a row a video, a row a clip, or a PCA basis."""
+"""Contents of an HDF5 file: one row per video, one row per clip, or a PCA basis."""
 Status: TypeAlias = Literal["ok", "partial", "failed"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """How the values of one field are stored, and what they mean."""
+    """Storage and meaning of the values of one field."""
 
     dtype: str
-    """NumPy's name of the type in HDF5, or ``text``."""
+    """NumPy dtype in HDF5, or ``text``."""
     meaning: str
     """What it holds, with its unit."""
     source: str
     """Where its value comes from."""
     hdf5: bool
-    """Whether it is a dataset; of text, only ``video`` may be."""
+    """Whether it is a dataset in HDF5; ``video`` is the only text column that may be."""
     report: Literal["null", "zero"] | None
-    """None where the report leaves it out, else what the report says of a file that was not read."""
+    """None if the report omits it, else the report's value for a file that was not read."""
     total: bool
-    """Whether its sum over the videos means something; `describe` then gives it."""
+    """Whether `describe` returns its sum over the videos."""
 
     @property
     def sql_type(self) -> str:
@@ -77,7 +77,7 @@ def stored(
     report: Literal["null", "zero"] | None = None,
     total: bool = False,
 ) -> dict[str, Column]:
-    """Return what `dataclasses.field` takes as ``metadata`` for a field that is a column."""
+    """Return the ``metadata`` of `dataclasses.field` for a field that is a column."""
     return {"column": Column(dtype, meaning, source, hdf5, report, total)}
 
 
@@ -93,7 +93,7 @@ class VideoRow:
         metadata=stored("float64", "wall time of decoding, s", "run", hdf5=False, report="null")
     )
     features: dict[str, NDArray[np.float32]]
-    """Layer → float32 (D), the plain average over the clips; empty when the video failed."""
+    """Layer → float32 (D), the average over the clips, not normalised; empty if the video failed."""
     n_clips: int = field(metadata=stored("int64", "clips averaged", "network", report="zero", total=True))
     n_frames: int = field(
         metadata=stored("int64", "frames after --fps", "decoder", report="zero", total=True)
@@ -155,20 +155,20 @@ def _columns(row: type) -> dict[str, Column]:
 
 
 def _report_columns() -> dict[str, Column]:
-    """Return the keys of a report line, in its order: name and status, what was counted, the rest."""
+    """Return the keys of a report line, in order: name and status, counts, the rest."""
     columns = {name: column for name, column in JOURNAL_COLUMNS.items() if column.report}
     ranks = {name: 0 if c.dtype == "text" else 1 if c.report == "zero" else 2 for name, c in columns.items()}
     return {name: columns[name] for name in sorted(columns, key=ranks.__getitem__)}
 
 
 JOURNAL_COLUMNS: dict[str, Column] = _columns(VideoRow)
-"""Of the journal's table of videos, ``video`` among them."""
+"""Of the journal's table of videos, including ``video``."""
 VIDEO_COLUMNS: dict[str, Column] = {
     name: column for name, column in JOURNAL_COLUMNS.items() if column.hdf5 and name != "video"
 }
-"""Of a feature file, beside ``video`` and the layers."""
+"""Of a feature file, without ``video`` and the layers."""
 CLIP_COLUMNS: dict[str, Column] = _columns(ClipRows)
-"""Of a clip file, and of the journal's table of clips, beside ``video`` and the layers."""
+"""Of a clip file, and of the journal's table of clips, without ``video`` and the layers."""
 REPORT_COLUMNS: dict[str, Column] = _report_columns()
 SUMMED_COLUMNS: dict[str, Column] = {name: column for name, column in VIDEO_COLUMNS.items() if column.total}
 

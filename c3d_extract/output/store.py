@@ -1,4 +1,4 @@
-"""One run's output: each finished video goes into the journal, the files are written at the end."""
+"""One run's output: finished videos are added to the journal, the files are written at the end."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ if TYPE_CHECKING:
 __all__ = ["RunStore", "State", "Summary"]
 
 State = Literal["new", "changed", "failed", "journaled", "done"]
-"""What is known of a video before a run; see `RunStore.state`."""
+"""State of a video before a run; see `RunStore.state`."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run left behind."""
+    """Result of a run."""
 
     written: tuple[Path, ...]
-    """The files that were put in place, the feature file last; without it when nothing could be written."""
+    """The files that were written, the feature file last; it is missing if it could not be written."""
     n_rows: int
-    """Rows of the feature file as it is now; 0 when there is none."""
+    """Rows of the feature file after the run; 0 if there is none."""
     n_ok: int
     n_partial: int
     n_failed: int
-    """Videos by status, those of earlier runs on this output included."""
+    """Videos by status, including those of earlier runs on this output."""
     message: str | None = None
-    """Why no feature file was written, if so."""
+    """Why no feature file was written; None if one was."""
 
 
 class RunStore:
-    """Takes the rows of one run and writes its files; a context manager, for one thread.
+    """Collects the rows of one run and writes its files; a context manager, for one thread.
 
-    Made by `open`. Every method raises `StoreError` where a file cannot be read or written.
+    Created by `open`. Every method raises `StoreError` where a file cannot be read or written.
     """
 
     def __init__(self, options: StoreOptions, assembler: Assembler, journal: Journal) -> None:
         self.paths = assembler.paths
         self.identity = assembler.identity
         self.warnings: list[str] = []
-        """What of earlier runs could not be used, and what cannot be guaranteed here."""
+        """Data of earlier runs that cannot be used, and guarantees that do not hold here."""
         self.versions_before: dict[str, str] = {}
-        """Versions, device and batch size that the run that is resumed recorded; empty with ``overwrite``."""
+        """Versions, device and batch size recorded by the resumed run; empty with ``overwrite``."""
         self._options = options
         self._journal = journal
         self._assembler = assembler
@@ -71,12 +71,12 @@ class RunStore:
 
     @classmethod
     def open(cls, options: StoreOptions, identity: RunIdentity) -> Self:
-        """Open the output for a run, exclusively; everything that can be refused is refused here.
+        """Open the output for a run, exclusively; all checks are done here.
 
         Parameters
         ----------
         options
-            Which files, and how.
+            Which files to write, and how.
         identity
             Compared with that of an earlier run on the same output.
 
@@ -93,7 +93,7 @@ class RunStore:
         paths = options.paths()
         paths.check()
         identity = options.complete(identity)
-        # Looked at before anything is made, and in `_begin` again, when no other run can change them.
+        # Checked before any file is created, and in `_begin` again, when no other run can change them.
         EarlierFiles(paths, pca=options.pca is not None)
         unlocked = paths.make_folders()
         with ExitStack() as undo:
@@ -109,10 +109,10 @@ class RunStore:
 
     @classmethod
     def preview(cls, options: StoreOptions, identity: RunIdentity | None) -> Self:
-        """Look at an output as `open` would, and raise what it would, without changing anything there.
+        """Check an output as `open` does, and raise the same errors, without changing any file.
 
-        Not for writing: what it does goes into a copy of the journal, which is deleted at the end. Without
-        an identity (where the weights are not downloaded yet), no settings are compared.
+        Not for writing: changes are made in a copy of the journal, which is deleted at the end. Without
+        an identity (if the weights are not downloaded yet), no settings are compared.
         """
         paths = options.paths()
         paths.check()
@@ -130,10 +130,10 @@ class RunStore:
         return store
 
     def _take_over(self, unlocked: set[Path]) -> None:
-        """Lock the clip file, remove what a killed run left, and begin."""
+        """Lock the clip file, remove temporary files of a killed run, and begin."""
         for folder in sorted(unlocked):
             where = f"the file system of {folder.absolute()} cannot lock files"
-            self.warnings.append(f"{where}: start no second run on the same files")
+            self.warnings.append(f"{where}: do not start a second run on the same files")
         lock = self.paths.clip_lock
         if lock is not None and lock.parent not in unlocked:
             self._clip_lock = ClipLock(lock)
@@ -151,21 +151,22 @@ class RunStore:
         name = self.paths.journal.name
         for n, what in (
             (self._journal.n_damaged, "are damaged"),
-            (self._journal.n_not_finite, "hold features that are not finite"),
+            (self._journal.n_not_finite, "have features that are not finite"),
         ):
             if n:
-                self.warnings.append(f"the rows of {n} videos in {name} {what}: those videos are done again")
+                text = f"the rows of {n} videos in {name} {what}: those videos are processed again"
+                self.warnings.append(text)
         self.warnings += kept.warnings
 
     def _earlier_versions(self) -> dict[str, str]:
-        begun = RunIdentity.from_json(self._journal.meta("identity")).versions
-        if begun != self.identity.versions or not self.paths.features.exists():
-            return begun
+        recorded = RunIdentity.from_json(self._journal.meta("identity")).versions
+        if recorded != self.identity.versions or not self.paths.features.exists():
+            return recorded
         with FeatureFile(self.paths.features) as file:
             return dict(file.attributes.get("versions", {}))
 
     def _remove_temporary_files(self) -> None:
-        """Remove the files that a killed run was writing: only names that its journal holds."""
+        """Remove the files that a killed run was writing: only those named in its journal."""
         folders = {path.parent for path in (self.paths.features, self.paths.clips) if path is not None}
         for name in self._journal.meta("temporary"):
             for folder in folders if is_temporary_name(name) else ():
@@ -174,10 +175,10 @@ class RunStore:
         self._journal.set_meta("temporary", [])
 
     def state(self, video: str, size_bytes: int, mtime_ns: int) -> State:
-        """Say what is known of a video, whatever ``retry_failed``.
+        """Return the state of a video, regardless of ``retry_failed``.
 
-        ``done`` is in the feature file, ``journaled`` in the journal; ``failed`` failed; ``changed`` was
-        finished when its file had another size or time; ``new`` is none of them.
+        ``done``: in the feature file; ``journaled``: in the journal; ``failed``: failed; ``changed``:
+        finished when its file had another size or modification time; ``new``: none of these.
         """
         found = self._journal.finished(video)
         if found is None:
@@ -189,9 +190,9 @@ class RunStore:
         return "journaled" if found.in_journal else "done"
 
     def is_done(self, video: str, size_bytes: int, mtime_ns: int) -> str | None:
-        """Return the status of a video that needs no work, None for one to be done.
+        """Return the status of a finished video, None for one that must be processed.
 
-        None as well where the file's size or time changed, and for failed ones with ``retry_failed``.
+        Also None if the file's size or time has changed, and for failed videos with ``retry_failed``.
         """
         found = self._journal.finished(video)
         if found is None or (found.size_bytes, found.mtime_ns) != (size_bytes, mtime_ns):
@@ -199,11 +200,11 @@ class RunStore:
         return None if found.status == "failed" and self._options.retry_failed else found.status
 
     def has_changed(self, video: str, size_bytes: int, mtime_ns: int) -> bool:
-        """Say whether a finished video of this name had another size or time: it will be done again."""
+        """Return whether a finished video of this name had another size or time: it is processed again."""
         return self.state(video, size_bytes, mtime_ns) == "changed"
 
     def append_clips(self, video: str, rows: ClipRows) -> None:
-        """Add clips of a video that is being read, in order; they count once it is committed.
+        """Add clips of a video that is being read, in order; they are kept once it is committed.
 
         Does nothing without a clip file.
         """
@@ -212,13 +213,13 @@ class RunStore:
             self._journal.append_clips(video, replace(rows, features=features))
 
     def commit(self, row: VideoRow) -> None:
-        """Store a finished video; it is on the disk when this returns.
+        """Store a finished video; it is on disk when this returns, unless not ``durable``.
 
         The last ``row.n_clips`` clips appended for it become its clips; earlier ones, of an attempt that
         failed, are deleted.
         """
         if "\0" in row.video:
-            raise StoreError("a video's name holds a NUL character", subject=ascii(row.video))
+            raise StoreError("a video's name contains a NUL character", subject=ascii(row.video))
         features = {} if row.status == "failed" else self._checked(row.features, leading=())
         error = row.error and row.error.encode(errors="backslashreplace").decode()  # it may quote any bytes
         self._journal.commit(
@@ -226,19 +227,19 @@ class RunStore:
         )
 
     def finish(self, *, complete: bool, skipped: Sequence[tuple[str, str]] = ()) -> Summary:
-        """Write the files; with ``complete`` the journal is deleted after that, and the store closed.
+        """Write the files; with ``complete``, then delete the journal and close the store.
 
         Parameters
         ----------
         complete
-            False after an interruption: the file says so, and the journal stays for the next run.
+            False after an interruption: it is recorded in the file, and the journal stays for the next run.
         skipped
-            (path, why) of files that were skipped, for the report.
+            (path, reason) of skipped files, for the report.
 
         Raises
         ------
         PcaError
-            With ``complete``, where fewer videos succeeded than components are asked for.
+            With ``complete``, if fewer videos succeeded than components are requested.
         """
         self._journal.drop_uncommitted_clips()
         try:
@@ -251,15 +252,15 @@ class RunStore:
         summary = self._summary((self.paths.report, *written), message)
         if complete:
             self._is_open = False
-            # All is written. A journal that could not be deleted holds the digests of these files, by which
-            # the next run sees that this one ended.
+            # All files are written. If the journal cannot be deleted, the next run recognises by its
+            # digests that this run is finished.
             with suppress(StoreError):
                 self._journal.delete()
             self._release_clips()
         return summary
 
     def close(self) -> None:
-        """Unlock the output. The journal stays for the next run, unless it holds nothing."""
+        """Unlock the output. The journal stays for the next run, unless it is empty."""
         if not self._is_open:
             return
         self._is_open = False

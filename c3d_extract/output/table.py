@@ -1,4 +1,4 @@
-"""Row tables in HDF5: written in one piece, a block of rows at a time, and put in place with one rename."""
+"""Row tables in HDF5: written to a temporary file in blocks of rows, put in place with one rename."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["FORMAT", "NOT_COPIED", "batches", "put_attributes", "write_table"]
 
 FORMAT = "c3d-extract"
 ROWS_AT_ONCE = 256
-CHUNK_BYTES = 2**18  # a quarter of a megabyte: small files stay small, large ones are read in few pieces
+CHUNK_BYTES = 2**18  # a quarter of a megabyte: small files stay small, large files have few chunks
 NOT_COPIED = frozenset({"content_sha256", "clips_sha256", "report_sha256", "run_id", "layers"})
-"""Attributes that are of one file and of no copy of it; ``run_id`` is of older versions."""
+"""Attributes that are not copied to derived files; ``run_id`` is of older versions."""
 
 T = TypeVar("T")
 
@@ -49,29 +49,29 @@ def write_table(
     attributes: Mapping[str, JSON],
     log: FileLog | None = None,
 ) -> int:
-    """Write a row table to ``path``, replacing it in one step; return the number of rows.
+    """Write a row table to ``path``, replacing it atomically; return the number of rows.
 
     Memory does not depend on the number of rows. The same rows and attributes give the same bytes. Raises
-    `StoreError` and leaves what was there when it cannot be written.
+    `StoreError` and leaves an existing file unchanged where it cannot be written.
 
     Parameters
     ----------
     path
         The file.
     kind
-        ``features`` or ``clips``; says which columns there are.
+        ``features`` or ``clips``; decides the columns.
     layers
-        Layer → values a row.
+        Layer → values per row.
     rows
-        Sorted by video; those of a clip file also by their start.
+        Sorted by video, clips also by start.
     attributes
-        Those that are not text, numbers or booleans are stored as JSON.
+        Values other than text, numbers and booleans are stored as JSON.
     log
-        Given the names and the digest of what is about to be put in place.
+        Records the temporary name and the digest before the file is put in place.
     """
     columns = columns_of(kind)
     described = {**attributes, "layers": dict(layers)}
-    # Of the values, and not of the file: its bytes may differ between versions of HDF5.
+    # Of the values, not of the file, whose bytes may differ between versions of HDF5.
     digest = hashlib.sha256(json.dumps([kind, described], sort_keys=True).encode())
     n = 0
     with writing_output(path, log) as raw, writing_hdf5(raw) as (file, raise_if_failed):
@@ -90,7 +90,7 @@ def write_table(
 
 
 def put_attributes(file: File, kind: Kind, attributes: Mapping[str, JSON]) -> None:
-    """Write attributes, and after them those that every file has."""
+    """Write attributes, then those that every file has."""
     own = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
     for name, value in {**attributes, **own}.items():
         plain = isinstance(value, (str, bool, int, float))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_rows", "own_attributes", "table_columns"]
 
-MAX_LAYERS = 100  # torchvision's largest backbones have some 30
+MAX_LAYERS = 100  # torchvision's largest backbones have about 30
 TYPES: dict[str, type] = {
     "format": str,
     "format_version": int,
@@ -34,11 +34,11 @@ TYPES: dict[str, type] = {
     "pca_sha256": str,
     "sha256": str,
 }
-TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false", dict: "a description in JSON"}
+TYPE_NAMES = {str: "text", int: "a whole number", bool: "true or false", dict: "a JSON object"}
 
 
 def own_attributes(file: File) -> dict[str, Any]:
-    """Return a file's attributes; `RefusedError` where a known one has another type than `TYPES` says."""
+    """Return a file's attributes; `RefusedError` where the type of one differs from `TYPES`."""
     attributes = attributes_of(file, known=TYPES)
     for name, expected in TYPES.items():
         if name in attributes and type(attributes[name]) is not expected:
@@ -50,7 +50,7 @@ def own_attributes(file: File) -> dict[str, Any]:
 
 
 def table_columns(file: File, columns: Mapping[str, Column], layers: Mapping[str, int]) -> dict[str, Dataset]:
-    """Return the datasets of a row table, ``video`` first, all of one length and of the types we write."""
+    """Return the datasets of a row table, ``video`` first, all of one length and of the expected types."""
     if not 0 < len(layers) <= MAX_LAYERS:
         raise RefusedError(f"it has {len(layers)} layers")
     member_names(file)  # refuses links, also under names that are not read
@@ -74,9 +74,9 @@ def _checked(dataset: Dataset, name: str, dtype: str, shape: tuple[int, ...]) ->
 
 
 def check_rows(blocks: Iterable[tuple[NDArray[Any], NDArray[Any] | None]]) -> None:
-    """Raise `RefusedError` unless rows are sorted and each is there once.
+    """Raise `RefusedError` unless rows are sorted and unique.
 
-    ``blocks`` gives the names as bytes (n) and, for clips, their first frames int64 (n), by which the clips
+    ``blocks`` yields the names as bytes (n) and, for clips, their first frames int64 (n), by which the clips
     of one video are sorted.
     """
     last_name, last_start = None, -1

@@ -1,4 +1,4 @@
-"""Checkpoints: a registry of public ones, readers for their layouts, checked downloads, a format of its own.
+"""Checkpoints: a registry of public ones, readers for their layouts, verified downloads, a native format.
 
 Lazy: reading the registry or fetching a file imports no torch.
 """

@@ -1,4 +1,4 @@
-"""A loaded checkpoint: a network's tensors with everything that decides its numbers."""
+"""A loaded checkpoint: a network's tensors and everything that determines its features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Checkpoint"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network's tensors with everything that decides its numbers.
+    """A network's tensors and everything that determines its features.
 
     Attributes
     ----------
@@ -34,23 +34,23 @@ class Checkpoint:
     layout
         How the file named its tensors.
     architecture
-        What to build; ``n_classes`` is None where the file has no fc8.
+        Description of the network; ``n_classes`` is None where the file has no fc8.
     preprocessing
-        What to do to frames.
+        Preprocessing of frames.
     mean
-        float32 (3, T, H, W), each of T, H, W the clip's or 1; grey levels, in the order B, G, R.
+        float32 (3, T, H, W), each of T, H, W the clip's or 1; grey levels in B, G, R order.
     mean_name
         The registered mean, the file's name, or the three numbers.
     state
-        float32, contiguous; names and shapes as `Architecture.state_shapes` gives them.
+        float32, contiguous; names and shapes as in `Architecture.state_shapes`.
     labels
-        Class names in order, where they are at hand.
+        Class names in order, if available.
     licence
-        Under what the weights are offered, where known.
+        Licence of the weights, if known.
     notes
-        One-line remarks that a user must see.
+        One-line remarks for the user.
     record
-        What is registered of it.
+        Its registry entry, as JSON values.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Checkpoint:
         return self.architecture
 
     def identity(self) -> dict[str, Any]:
-        """Return what must be equal for features to be comparable, as flat JSON values."""
+        """Return what must be equal for features to be comparable, as a flat dict of JSON values."""
         return {
             "weights": self.name,
             "weights_sha256": self.sha256,
@@ -85,7 +85,7 @@ class Checkpoint:
         }
 
     def record_json(self) -> dict[str, Any]:
-        """Return everything that is known of it, as JSON values."""
+        """Return everything that is known about the checkpoint, as JSON values."""
         return {
             **self.identity(),
             "file": self.path.name,

@@ -1,6 +1,6 @@
-"""The conventions of a checkpoint's network: as registered, or as its layout and classes make likely.
+"""The conventions of a checkpoint's network: as registered, or inferred from its layout and classes.
 
-Only for C3D, as are all layouts that are read.
+Only for C3D, like all supported layouts.
 
 Sources: the feature extraction example of C3D v1.0 (ceil, B,G,R, a mean cube); jfzhang95's training code
 (symmetric, B,G,R, mean 90,98,102); mmaction2's C3D config (symmetric, R,G,B, mean 104,117,128, no divisor).
@@ -27,7 +27,7 @@ _UCF101_CLASSES = 101
 
 @dataclass(frozen=True)
 class Conventions:
-    """What is done to frames and maps, and why it is assumed.
+    """Preprocessing and pooling conventions, and why they are assumed.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Conventions:
     sports1m
         Whether the weights are, or seem to be, those trained on Sports-1M.
     why
-        What the assumption rests on; None for registered checkpoints.
+        Reason for the assumption; None for registered checkpoints.
     """
 
     pool5: Pool5
@@ -49,7 +49,7 @@ class Conventions:
 
 
 def registered_conventions(entry: RegistryEntry) -> Conventions | None:
-    """Return what the entry says; None where the file itself says it."""
+    """Return the entry's conventions; None if the file itself contains them."""
     if entry.pool5 is None or entry.colour is None or entry.mean is None:
         return None
     preprocessing = replace(
@@ -63,13 +63,13 @@ def registered_conventions(entry: RegistryEntry) -> Conventions | None:
 
 
 def assumed_conventions(layout: str, n_classes: int | None) -> Conventions:
-    """Return the likeliest conventions of a file that is not registered."""
+    """Return the most likely conventions of an unregistered file."""
     if n_classes is None or n_classes == _SPORTS1M_CLASSES:
         return _conventions(
             "ceil", "bgr", "sports1m", "Sports-1M weights converted from Caffe", sports1m=True
         )
     if layout == "pytorch-mmaction2":
-        # Written 104,117,128 in that project's config, for frames in the order R,G,B; here B,G,R.
+        # That project's config has 104,117,128, in R,G,B order; here in B,G,R order.
         return _conventions("symmetric", "rgb", "128,117,104", "a network fine-tuned in mmaction2")
     # mmaction 0.x kept Caffe's conventions for its UCF101 file.
     if n_classes == _UCF101_CLASSES and not layout.startswith(("pytorch-davidea", "pytorch-jfzhang95")):

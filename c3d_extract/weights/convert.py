@@ -1,4 +1,4 @@
-"""From any layout to the package's own, and what the conversion costs in precision."""
+"""Conversion from any layout to the native one, and its rounding error."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Rounding", "convert"]
 
 
 class Rounding(NamedTuple):
-    """How the written file differs from its source: ‖difference‖ / ‖source‖.
+    """Relative difference between the written file and its source: ‖difference‖ / ‖source‖.
 
-    ``weights`` over all of them, ``worst_layer`` in the worst tensor, ``features`` of the network's
-    descriptor ``layer`` for a clip of noise.
+    ``weights`` is over all tensors, ``worst_layer`` that of the worst tensor, ``features`` that of the
+    default layer ``layer`` for a clip of noise.
     """
 
     weights: float
@@ -34,9 +34,9 @@ class Rounding(NamedTuple):
 def convert(
     source: str | Path, output: Path, *, dtype: Literal["fp32", "fp16"] = "fp32", **how: Any
 ) -> tuple[Checkpoint, Rounding]:
-    """Write ``source`` to ``output`` in the package's format, read it back and compare.
+    """Write ``source`` to ``output`` in the native format, read it back and compare.
 
-    ``how`` goes to `load_checkpoint`: mean, pool5, colour, fc6_order, offline, progress.
+    ``how`` is passed to `load_checkpoint`: mean, pool5, colour, fc6_order, offline, progress.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def _rounding(source: Checkpoint, written: Checkpoint) -> Rounding:
         name: (tensor - written.state[name]).norm().item() for name, tensor in source.state.items()
     }
     norms = {name: tensor.norm().item() for name, tensor in source.state.items()}
-    if not any(differences.values()):  # equal to the bit; spares two passes of the network
+    if not any(differences.values()):  # bit-identical: skip two forward passes
         return Rounding(0.0, 0.0, 0.0, layer)
     whole = sum(d * d for d in differences.values()) ** 0.5 / sum(n * n for n in norms.values()) ** 0.5
     worst = max(difference / norms[name] for name, difference in differences.items() if norms[name] > 0)
@@ -87,7 +87,7 @@ def _rounding(source: Checkpoint, written: Checkpoint) -> Rounding:
 
 
 def _features_of_noise(checkpoint: Checkpoint, layer: str) -> torch.Tensor:
-    """Return a layer's features, (1, D), of a clip of noise that is the same every time."""
+    """Return a layer's features, (1, D), of a fixed clip of noise."""
     backbone = checkpoint.backbone
     with torch.device("meta"):
         model = backbone.build([layer])

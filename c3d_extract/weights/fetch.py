@@ -1,4 +1,4 @@
-"""Fetching a file: mirrors in order, resumed where it stopped, checked before it gets its name."""
+"""Downloads: mirrors in order, resumed after an interruption, verified before the final rename."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from c3d_extract.weights.registry import data_folder
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes may fetch the same file, and one of them will fail its check
+except ImportError:  # Windows: of two processes that fetch the same file, one fails its check
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -42,33 +42,33 @@ __all__ = [
 T = TypeVar("T")
 
 FetchProgress = Callable[[str, int, int | None], None]
-"""Called while fetching with the file's name, the bytes on disk, and the bytes in all where known."""
+"""Called while fetching with the file's name, the bytes on disk, and the total where known."""
 
 _CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # for a file whose size is not known
-_FIRST_BYTE_SECONDS = 60.0  # seconds until the first byte, and until the rate below is asked for
-_MIN_BYTES_PER_SECOND = 32_000  # on average: 320 MB take less than 3 hours, or another mirror is asked
-_TRIES_PER_MIRROR = 3  # of one mirror, as long as each brings something
+_FIRST_BYTE_SECONDS = 60.0  # seconds until the first byte, and until the rate below is enforced
+_MIN_BYTES_PER_SECOND = 32_000  # on average: 320 MB take less than 3 hours, or another mirror is tried
+_TRIES_PER_MIRROR = 3  # as long as each receives data
 _OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def cache_folder() -> Path:
-    """Return torch's: hub/checkpoints in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
+    """Return torch's cache folder: in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
     home = os.environ.get("TORCH_HOME")
     cache = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return cache.expanduser() / "hub" / "checkpoints"
 
 
 def local_path(entry: RegistryEntry) -> Path | None:
-    """Where an entry's file is on this machine, if it is; its hash is checked when it is loaded."""
+    """Return the path of an entry's file if it exists locally; its hash is checked when it is loaded."""
     folder = data_folder() if entry.embedded else cache_folder()
     path = folder / entry.file.name
-    right_size = path.is_file() and entry.file.size in {None, path.stat().st_size}
-    return path if right_size else None
+    is_right_size = path.is_file() and entry.file.size in {None, path.stat().st_size}
+    return path if is_right_size else None
 
 
 def is_offline(asked: bool = False) -> bool:
-    """Whether nothing may be fetched: asked for, or one of the usual variables is set."""
+    """Return whether downloads are disabled, by the argument or by one of the usual variables."""
     return asked or any(
         os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in _OFFLINE_VARIABLES
     )
@@ -80,7 +80,7 @@ def sha256_of(path: Path) -> str:
 
 
 def git_blob_sha1(content: bytes) -> str:
-    """Return the hash that git gives a file of this content, hexadecimal."""
+    """Return git's blob hash of this content, hexadecimal."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -92,7 +92,7 @@ def _digest(path: Path, hasher: Any) -> str:
 
 
 def unverified_note(remote: RemoteFile, sha256: str) -> str | None:
-    """Say that only a file's size and shapes can be checked; None where a hash is known."""
+    """Return a note that only a file's size and shapes can be checked; None if a hash is known."""
     if remote.hash_known:
         return None
     size = "" if remote.size is None else f"its size of {remote.size:,} bytes and "
@@ -103,7 +103,7 @@ def unverified_note(remote: RemoteFile, sha256: str) -> str | None:
 
 
 def check_file(path: Path, remote: RemoteFile) -> None:
-    """Raise WeightsError unless the file has the size and the hash that are known of it."""
+    """Raise WeightsError unless the file has the known size and hash."""
     wrong = _mismatch(path, remote)
     if wrong is not None:
         raise WeightsError(
@@ -139,20 +139,20 @@ def fetch_file(
     check: Callable[[Path], None] | None = None,
     timeout_seconds: float = 30.0,
 ) -> Path:
-    """Return the file in ``folder`` (the cache), fetched unless a right one is there.
+    """Return the file in ``folder`` (default: the cache); fetch it unless a valid one exists.
 
     Parameters
     ----------
     check
-        Called with the fetched file before it gets its name; raises WeightsError where it is not right.
+        Called with the fetched file before its final rename; raises WeightsError if it is not valid.
     timeout_seconds
-        How long a server may stay silent. One that answers after 60 seconds, or sends less than 32 kB a
-        second on average from then on, is given up as well; what it sent is kept for the next.
+        Timeout for each read. A server that answers after 60 seconds, or then sends less than 32 kB per
+        second on average, is abandoned as well; the received bytes are kept for the next mirror.
 
     Raises
     ------
     FetchError
-        Where no mirror gave the file, with what each answered and how to do it by hand.
+        If no mirror returned the file, with each mirror's error and how to fetch it manually.
     """
     folder = cache_folder() if folder is None else folder
     target = folder / remote.name
@@ -164,13 +164,13 @@ def fetch_file(
         raise _failure(remote, folder, "not on this machine, and no address is known that serves it directly")
     answers = []
     with _part_file(remote, folder) as part:
-        if target.is_file() and _mismatch(target, remote) is None:  # another process was first
+        if target.is_file() and _mismatch(target, remote) is None:  # another process has fetched it
             part.discard_if_empty()
             return target
         for mirror in remote.mirrors:
             answer = part.try_mirror(mirror, progress, check, timeout_seconds)
             if answer is None:
-                return part.give_name(target)
+                return part.move_to(target)
             answers.append(answer)
         part.discard_if_empty()
     raise _failure(remote, folder, "could not be fetched: " + "; ".join(answers))
@@ -183,23 +183,23 @@ def _failure(remote: RemoteFile, folder: Path, reason: str) -> FetchError:
 
 @contextmanager
 def _part_file(remote: RemoteFile, folder: Path) -> Iterator[_Part]:
-    """Open ``NAME.part`` for this process alone; what it holds stays for the next try."""
+    """Open ``NAME.part`` exclusively; its content is kept for the next try."""
     path = folder / f"{remote.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")  # what an earlier try fetched stays
+        file = path.open("a+b")  # append: keep what an earlier try fetched
     except OSError as error:
         raise FetchError(f"cannot be written: {error.strerror}", subject=path) from error
     with file:
         if fcntl is not None:
-            # Two processes that start with the same weights: the second waits, and finds the file there. The
-            # lock goes with the file descriptor, so that a killed process leaves none.
+            # Of two processes that fetch one file, the second waits and then finds it. The lock belongs to
+            # the file descriptor, so that a killed process leaves none.
             fcntl.flock(file, fcntl.LOCK_EX)
         yield _Part(remote, path, file)
 
 
 class _Part:
-    """The part of a file that is here, and how to get the rest."""
+    """The fetched part of a file, and how to fetch the rest."""
 
     def __init__(self, remote: RemoteFile, path: Path, file: IO[bytes]) -> None:
         self.remote = remote
@@ -217,7 +217,7 @@ class _Part:
         check: Callable[[Path], None] | None,
         timeout_seconds: float,
     ) -> str | None:
-        """Fetch the rest from one mirror; return what went wrong, or None."""
+        """Fetch the rest from one mirror; return the error, or None."""
         host = urlsplit(mirror).netloc or mirror
         answer = ""
         for _ in range(_TRIES_PER_MIRROR):
@@ -231,13 +231,13 @@ class _Part:
                 answer = f"{host}: {_why(error, timeout_seconds)}"
             else:
                 return None
-            # It sent nothing, and nothing of an earlier try was discarded: another try changes nothing.
+            # Nothing was received and nothing discarded: another try would be the same.
             if self.n_bytes == start:
                 break
         return answer
 
-    def give_name(self, target: Path) -> Path:
-        """Put the finished file in its place."""
+    def move_to(self, target: Path) -> Path:
+        """Rename the complete file."""
         try:
             self.path.replace(target)
         except OSError as error:
@@ -245,7 +245,7 @@ class _Part:
         return target
 
     def discard_if_empty(self) -> None:
-        """Leave no file that holds nothing."""
+        """Delete the file if it is empty."""
         if self.n_bytes == 0:
             self.path.unlink(missing_ok=True)
 
@@ -253,7 +253,7 @@ class _Part:
         start = self.n_bytes
         if self.remote.size is not None and start == self.remote.size:
             return
-        request = urllib.request.Request(mirror, headers={"User-Agent": "c3d-extract"} | _range(start))  # noqa: S310  # the registry's own
+        request = urllib.request.Request(mirror, headers={"User-Agent": "c3d-extract"} | _range(start))  # noqa: S310  # from the registry
         with self._answer(request, timeout_seconds) as response:
             if response.headers.get_content_type() == "text/html":
                 raise WeightsError("answered with a web page instead of the file")
@@ -262,7 +262,7 @@ class _Part:
                 self.file.truncate(0)
             n_expected = self._size_of(response)
             begun, n_before = time.monotonic(), self.n_bytes
-            while chunk := response.read1(_CHUNK):  # what has arrived: a whole chunk could take for ever
+            while chunk := response.read1(_CHUNK):  # read1: a full chunk could take forever
                 self._append(chunk)
                 if progress is not None:
                     progress(self.remote.name, self.n_bytes, n_expected)
@@ -301,7 +301,7 @@ class _Part:
         except WeightsError:
             self.file.truncate(0)
             raise
-        os.fsync(self.file.fileno())  # before it gets its name: after a crash the name must not hold less
+        os.fsync(self.file.fileno())  # before the rename: a crash must not leave a truncated file
 
     def _check(self, check: Callable[[Path], None] | None) -> None:
         wrong = _mismatch(self.path, self.remote)
@@ -312,7 +312,7 @@ class _Part:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect, but never from https to something else, and to nothing but http and https."""
+    """Follows redirects to http and https only, and never from https to http."""
 
     def redirect_request(  # noqa: PLR0917  # the signature is urllib's
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -324,7 +324,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener of http and https alone, with the environment's proxies of now."""
+    """Return an opener for http and https only, with the proxies that the environment sets now."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -340,16 +340,16 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what ``call`` returns or raise what it raises; WeightsError where it takes longer.
+    """Return the result of ``call`` or raise its exception; WeightsError if it takes longer.
 
-    A server that sends its headers byte by byte never lets a read time out.
+    If a server sends its headers byte by byte, no single read times out.
     """
     done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             done.put((call(), None))
-        except BaseException as error:  # noqa: BLE001  # raised below, where somebody waits for it
+        except BaseException as error:  # noqa: BLE001  # raised again in the waiting thread
             done.put((None, error))
 
     threading.Thread(target=work, daemon=True).start()

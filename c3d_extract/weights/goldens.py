@@ -1,4 +1,4 @@
-"""What the original tool computed, and the authors' frames that it computed it from."""
+"""Outputs of the original tool, and the authors' frames that they were computed from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MAX_GOLDENS = 1 << 28  # bytes: fc6 of 16,000 clips
 
 @dataclass(frozen=True)
 class KnownClip:
-    """One clip of which the original tool's output is known.
+    """One clip for which the original tool's output is known.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ def _facts() -> dict[str, Any]:
 
 
 def known_clips() -> list[KnownClip]:
-    """Return what this package knows of the original tool's output."""
+    """Return the known outputs of the original tool."""
     return [
         KnownClip(
             video=clip["video"],
@@ -77,7 +77,7 @@ def known_clips() -> list[KnownClip]:
 
 
 def read_goldens(path: Path) -> list[KnownClip]:
-    """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D) and maybe ``prob``."""
+    """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D), maybe ``prob``."""
     try:
         _check_size(path)
         with np.load(path, allow_pickle=False) as arrays:
@@ -85,13 +85,13 @@ def read_goldens(path: Path) -> list[KnownClip]:
             top = arrays["prob"].argmax(axis=1).tolist() if "prob" in arrays else [None] * len(fc6)
         parts = [str(name).rsplit("/", 1) for name in names]
         return [_known(video, int(start), *row) for (video, start), *row in zip(parts, fc6, top, strict=True)]
-    except Exception as error:  # numpy and zipfile raise many kinds where a file is damaged
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
         reason = f"not a file of known outputs ({one_line(error)})"
         raise WeightsError(reason, subject=path) from error
 
 
 def _check_size(path: Path) -> None:
-    """Raise where an npz decompresses to more than known outputs would, or is no regular file."""
+    """Raise ValueError if an npz decompresses to too many bytes or is not a regular file."""
     if not path.is_file():
         raise ValueError("not a file")
     with zipfile.ZipFile(path) as archive:
@@ -111,12 +111,12 @@ def measures(fc6: NDArray[np.float32]) -> tuple[float, float, float]:
 
 
 def sample_frames(*, offline: bool = False, progress: FetchProgress | None = None) -> Path:
-    """Return a folder with the authors' sample frames, one folder a video; they are fetched on first use.
+    """Return a folder with the authors' sample frames, one per video; they are fetched on first use.
 
     Raises
     ------
     FetchError
-        Where the frames of neither video are available.
+        If the frames of no video are available.
     """
     folder = cache_folder() / "c3d_sample_frames"
     problems = []
@@ -155,7 +155,7 @@ def _check_frames(archive: Path, sha256: str) -> None:
 
 
 def _archived_frames(archive: Path) -> list[tuple[int, bytes]]:
-    """Read the numbered images of an archive in numeric order; nothing of it chooses a path on disk."""
+    """Read the numbered images of an archive in numeric order; its names are not used as paths."""
     frames: list[tuple[int, bytes]] = []
     try:
         with tarfile.open(archive, "r:gz") as files:

@@ -1,4 +1,4 @@
-"""From a name or a file to tensors and everything that decides the numbers."""
+"""Loading a checkpoint, from a registered name or a file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["load_checkpoint"]
 
 
 class _Wanted(NamedTuple):
-    """What the caller overrides; None takes the checkpoint's own."""
+    """The caller's overrides; None for the checkpoint's own value."""
 
     layers: Sequence[str] | None
     mean: str | Path | None
@@ -71,21 +71,21 @@ def load_checkpoint(
     offline: bool = False,
     progress: FetchProgress | None = None,
 ) -> Checkpoint:
-    """Load a registered checkpoint, fetching it on first use, or a file in any layout we read.
+    """Load a registered checkpoint, fetching it on first use, or a file in any supported layout.
 
     Parameters
     ----------
     source
         A registered name or a file.
     layers
-        Keep only the tensors that these layers need; empty: those of the default descriptor; None keeps all.
+        Keep only the tensors that these layers need; empty: those of the default layer; None keeps all.
     mean
-        A binaryproto or npy file, three numbers ``B,G,R``, or a registered mean; None takes the
+        A binaryproto or npy file, three numbers ``B,G,R``, or a registered mean; None uses the
         checkpoint's own.
     pool5, colour
         Override the checkpoint's conventions.
     fc6_order
-        For files with channels last whose order is not known.
+        For channels-last files whose order is not known.
     offline
         Fetch nothing.
     progress
@@ -94,9 +94,9 @@ def load_checkpoint(
     Raises
     ------
     WeightsError
-        Where the file is not available, is not a C3D network, or does not say enough.
+        If the file is not available, is not a C3D network, or lacks required information.
     UsageError
-        Where the network lacks one of the layers.
+        If the network lacks one of the layers.
     """
     located = locate(source, offline=offline, progress=progress)
     entry, wanted = located.entry, _Wanted(layers, mean, pool5, colour)
@@ -157,7 +157,7 @@ def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) 
 
 
 def _check_against(entry: RegistryEntry, layout: str, n_classes: int | None) -> None:
-    """Refuse a file that only its name makes the registered one."""
+    """Refuse a file that matches the registered one by name only."""
     if layout != entry.layout:
         raise WeightsError(f"is of layout {layout}, but {entry.name} of {entry.layout}")
     if n_classes != entry.n_classes:
@@ -190,11 +190,11 @@ def _describe_native(contents: Contents, wanted: _Wanted) -> _Described:
 
 
 def _native_mean(contents: Contents, largest: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the mean that a file of this package holds: (3, T, H, W), at most as ``largest``."""
+    """Return the mean in a native checkpoint: (3, T, H, W), each size at most that of ``largest``."""
     source = contents.sources.get("mean")
     if source is None or len(source.shape) != 4:
         raise WeightsError("damaged: its mean is missing")
-    # Before it is read: a file may claim any shape.
+    # Checked before reading: a file may claim any shape.
     if any(n > most for n, most in zip(source.shape, largest, strict=True)):
         raise WeightsError("damaged: its mean does not fit its preprocessing")
     mean: NDArray[np.float64] = torch.as_tensor(source.read()).double().numpy()
@@ -233,7 +233,7 @@ def _mean_warning(described: _Described, fitted: NDArray[np.float32]) -> list[st
 
 
 def _labels(entry: RegistryEntry | None, n_classes: int | None) -> list[str] | None:
-    """Class names from the cache, where a list of the right length is there; never fetched for this."""
+    """Return class names if a list of the right length is in the cache; nothing is fetched."""
     remote = load_registry().labels.get(entry.labels) if entry and entry.labels else None
     if remote is None or not (cache_folder() / remote.name).is_file():
         return None

@@ -1,4 +1,4 @@
-"""From a name or a file to a file on this machine, checked."""
+"""Finding a checkpoint's local file, by registered name or path, and checking its hash."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["Located", "fetch_entry", "locate"]
 
 
 class Located(NamedTuple):
-    """A checkpoint's file, its hash, and what is registered of it, if anything."""
+    """A checkpoint's file, its hash, and its registry entry, if any."""
 
     path: Path
     sha256: str
     entry: RegistryEntry | None
-    notes: list[str]  # one-line remarks that a user must see
+    notes: list[str]  # one-line remarks for the user
 
 
 def fetch_entry(
     entry: RegistryEntry, *, offline: bool = False, progress: FetchProgress | None = None
 ) -> Path:
-    """Fetch an entry's file into the cache, unless it is there, and check it."""
+    """Fetch an entry's file into the cache, unless it exists, and check it."""
     if entry.embedded:
         raise WeightsError(
             "its file travels with this package, but is missing from this installation",
@@ -42,18 +42,18 @@ def fetch_entry(
 
 
 def _check_is_c3d(path: Path) -> None:
-    """Accept a file with no known hash only as a whole network."""
+    """Raise WeightsError unless the file is a complete C3D network; for files without a known hash."""
     with open_contents(path, "chw") as contents:
         c3d_architecture(contents.shapes, "ceil")
 
 
 def locate(source: str | Path, *, offline: bool = False, progress: FetchProgress | None = None) -> Located:
-    """Return the file of a registered name, fetched if need be, or a file; checked against its known hash.
+    """Return the file of a registered name (fetched if necessary) or of a path, after checking its hash.
 
     Raises
     ------
     WeightsError
-        Where it is neither, cannot be fetched, or is another file than the registered one.
+        If it is neither, cannot be fetched, or is not the registered file.
     """
     path = Path(source)
     if str(source) in load_registry().checkpoints:
@@ -72,7 +72,7 @@ def locate(source: str | Path, *, offline: bool = False, progress: FetchProgress
 
 
 def _entry_of(sha256: str) -> RegistryEntry | None:
-    """Return the entry of which these are the bytes; one with a part of its hash known is none."""
+    """Return the entry with this full sha256; entries with a partial hash never match."""
     entries = load_registry().checkpoints.values()
     return next((entry for entry in entries if entry.file.sha256 == sha256), None)
 

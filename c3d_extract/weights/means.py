@@ -1,4 +1,4 @@
-"""Means: the three published cubes by their hash, binaryproto, npy, or three numbers; always B, G, R."""
+"""Means: the three published cubes, binaryproto or npy files, or three numbers; always B, G, R."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST_FILE = 64 << 20  # a float64 cube has 8.4 MB
 
 
 class NamedMean(NamedTuple):
-    """A mean and what it is called: float (3,), (3, H, W) or (3, T, H, W), grey levels, B, G, R."""
+    """A mean and its name: float (3,), (3, H, W) or (3, T, H, W), grey levels, B, G, R."""
 
     array: NDArray[np.floating[Any]]
     name: str
@@ -45,20 +45,20 @@ def find_mean(
     offline: bool = False,
     progress: FetchProgress | None = None,
 ) -> NamedMean:
-    """Return the mean of that name, those numbers or that file.
+    """Return a mean by name, numbers or file.
 
     Parameters
     ----------
     wanted
-        Three numbers ``B,G,R``, a file, or the name of a registered mean, which is looked for in
-        ``beside`` and the cache folder and else fetched.
+        Three numbers ``B,G,R``, a file, or the name of a registered mean, which is searched in
+        ``beside`` and the cache folder and otherwise fetched.
     beside
         The checkpoint's folder.
 
     Raises
     ------
     WeightsError
-        Where it is none of these, cannot be fetched, or is not a mean.
+        If it is none of these, cannot be fetched, or is not a mean.
     """
     numbers = _numbers(str(wanted))
     if numbers is not None:
@@ -99,9 +99,9 @@ def _local_mean(
 
 
 def read_mean(path: Path) -> NamedMean:
-    """Read a binaryproto or npy file; known cubes get their registered names, others the file's."""
+    """Read a binaryproto or npy file; known cubes have their registered names, others the file's."""
     try:
-        if path.exists() and not path.is_file():  # reading a FIFO would never end
+        if path.exists() and not path.is_file():  # reading a FIFO would block
             raise WeightsError("not a mean: no regular file", subject=path)
         size = path.stat().st_size
         content = path.read_bytes() if size <= _LARGEST_FILE else b""
@@ -119,13 +119,13 @@ def read_mean(path: Path) -> NamedMean:
 
 def _read_npy(path: Path) -> NDArray[np.floating[Any]]:
     try:
-        # Mapped: nothing is allocated for a shape that the file does not hold.
+        # Mapped: a false shape in the header allocates nothing.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy parses the header as Python, which raises many kinds
+    except Exception as error:  # numpy parses the header as Python, which raises many types
         raise WeightsError(f"not a readable npy file ({one_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fui":
         raise WeightsError("an npy file of something else than numbers")
-    # Ports keep (T, H, W, 3) or (H, W, 3); three channels last can mean nothing else.
+    # Ports store (T, H, W, 3) or (H, W, 3); a last axis of 3 is always the channels.
     if array.ndim in {3, 4} and array.shape[-1] == 3 and array.shape[0] != 3:
         array = np.moveaxis(array, -1, 0)
     return np.array(array, dtype=np.float64)
@@ -150,11 +150,11 @@ def _known_name(content: bytes, path: Path) -> str:
 
 
 def looks_like_ucf101(fitted: NDArray[np.float32]) -> bool:
-    """Whether a fitted mean (3, T, H, W) is the UCF101 one, by its channel means to a quarter level."""
+    """Return whether a mean (3, T, H, W) is the UCF101 one, by its channel means within 0.25 levels."""
     channels = fitted.mean(axis=(1, 2, 3), dtype=np.float64)
     return any(np.allclose(channels, known, atol=0.25) for known in _UCF101_CHANNELS)
 
 
 def mean_sha256(mean: NDArray[np.float32]) -> str:
-    """sha256 of the mean's float32 bytes, little endian, in the order of its axes."""
+    """Return the sha256 of the mean's float32 bytes, little endian, in C order."""
     return hashlib.sha256(np.ascontiguousarray(mean, dtype="<f4").tobytes()).hexdigest()

@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 Fc6Order = Literal["chw", "hwc"]
-"""In which order fc6 expects the pool5 map: channels first as Caffe, or channels last as TensorFlow."""
+"""Order in which fc6 expects the pool5 map: channels first as in Caffe, or last as in TensorFlow."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    r"""A file that can be fetched, and what it must be.
+    r"""A file that can be fetched, with its expected size and hashes.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class RemoteFile:
     md5, git_blob_sha1
         Hexadecimal; the latter is sha1 of ``"blob <size>\0"`` and the bytes.
     licence
-        Under what it is offered.
+        Licence of the file.
     """
 
     name: str
@@ -66,12 +66,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RegistryEntry:
-    """One public checkpoint: where it is, what it must be, and the conventions of its network.
+    """One public checkpoint: its address, its hashes, and the conventions of its network.
 
     Attributes
     ----------
     name, title, trained_on
-        What it is called, and what it is.
+        Its name, a short description, and its training data.
     file
         Where to fetch it and how to check it.
     layout
@@ -79,7 +79,7 @@ class RegistryEntry:
     n_classes
         Outputs of fc8; None where the file has no fc8.
     pool5, colour, mean, resize, crop, std
-        Its conventions: see `Architecture` and `Preprocessing`; None where the file itself says them.
+        Its conventions: see `Architecture` and `Preprocessing`; None if the file itself contains them.
         ``mean`` is the name of a registered mean, or three numbers; means and divisors are always in the
         order B, G, R.
     fc6_order
@@ -87,9 +87,9 @@ class RegistryEntry:
     labels
         Name of a registered list of class names.
     embedded
-        Whether the file travels with this package, and carries its own description.
+        Whether the file is distributed with this package and contains its own description.
     sources, unknown
-        Where each fact is from; what is not known.
+        The source of each fact; facts that are not known.
     """
 
     name: str
@@ -112,7 +112,7 @@ class RegistryEntry:
     unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything that is known, as plain values."""
+        """Return everything that is known, as JSON values."""
         return dataclasses.asdict(self, dict_factory=_without_unknown)
 
 
@@ -132,7 +132,7 @@ class Registry:
 
 @cache
 def data_folder() -> Path:
-    """Return the folder of the registry: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the registry: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_weights", package.parent / "weights"):
         if (folder / "registry.toml").is_file():
@@ -166,7 +166,7 @@ def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_entry(name: str) -> RegistryEntry:
-    """Return the entry of that name; WeightsError names close ones."""
+    """Return the entry of that name; if there is none, raise WeightsError with similar names."""
     known = load_registry().checkpoints
     if name in known:
         return known[name]

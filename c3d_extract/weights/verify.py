@@ -1,11 +1,11 @@
-"""Whether a checkpoint is what it claims: measured on the authors' sample frames.
+"""Verification of a checkpoint's conventions on the authors' sample frames.
 
 Four networks give the same shapes: B,G,R or R,G,B, pool5 by ceil or symmetric; eight where the order of
-fc6's inputs is not known either. Each is run on the clips whose descriptors the original tool is known to
-have computed, and compared by norm, maximum, share of non-zeros and top class, or with the vectors
-themselves where a file of them is given.
+fc6's inputs is not known either. Each is run on the clips for which the original tool's output is known, and
+compared by norm, maximum, share of non-zeros and top class, or with the vectors
+themselves if a file of them is given.
 
-Of C3D alone: only for its ports are these open questions, and only of its original tool are outputs known.
+For C3D only: its ports differ in these conventions, and outputs of its original tool are known.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Combination", "Verdict", "no_known_frames", "verify"]
 
 NORM_BOUND, MAX_BOUND, NON_ZERO_BOUND, VECTOR_BOUND = 0.01, 0.02, 0.01, 0.01
-"""What still counts as a match, each the worst over all clips: fc6's norm and maximum (relative), its share
-of non-zeros (absolute), fc6 itself (relative). The right network with the right mean is at about 0.001 in
-all of them; the wrong pooling alone moves fc6 by 0.45."""
+"""Bounds of a match, each for the worst of all clips: fc6's norm and maximum (relative), its share
+of non-zeros (absolute), fc6 itself (relative). The right network with the right mean has about 0.001 in
+all of them; the wrong pooling alone changes fc6 by 0.45."""
 
 _COLOURS: tuple[Colour, ...] = ("bgr", "rgb")
 _POOLINGS: tuple[Pool5, ...] = ("ceil", "symmetric")
@@ -50,12 +50,12 @@ _BATCH = 4
 
 @dataclass(frozen=True)
 class Combination:
-    """How one way of running the network compares, each error the worst over all clips.
+    """Errors of one combination of conventions, each for the worst of all clips.
 
     Attributes
     ----------
     colour, pool5, fc6_order
-        What was run; ``fc6_order`` is None where the layout leaves no choice.
+        The conventions; ``fc6_order`` is None if the layout determines it.
     norm_error, max_error
         Relative; ``non_zero_error`` absolute.
     vector_error
@@ -88,7 +88,7 @@ class Combination:
 
     @property
     def distance(self) -> float:
-        """One number to sort by."""
+        """Sort key."""
         if self.vector_error is not None:
             return self.vector_error
         return self.norm_error + self.max_error + self.non_zero_error
@@ -96,7 +96,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found: the combinations, best first, and what was compared."""
+    """Result of `verify`: the combinations, best first, and the videos compared."""
 
     checkpoint: Checkpoint
     combinations: tuple[Combination, ...]
@@ -120,26 +120,26 @@ def verify(
     progress: FetchProgress | None = None,
     on_run: Callable[[Colour, Fc6Order | None], None] | None = None,
 ) -> Verdict:
-    """Measure which way of running a checkpoint gives the known outputs.
+    """Measure which combination of conventions reproduces the known outputs.
 
     Parameters
     ----------
     source
-        A registered name or a file, as `load_checkpoint` takes it.
+        A registered name or a file, as accepted by `load_checkpoint`.
     frames
         Each video's frames in order, uint8 (H, W, 3), B, G, R, for the videos of ``known``, or some; from the
         first on, each of any size. Read once.
     known
         From `known_clips` or `read_goldens`.
     mean
-        None takes the Sports-1M cube, with which the known outputs were made.
+        None uses the Sports-1M cube, with which the known outputs were computed.
     on_run
         Called before each run, with colour and fc6_order; both poolings take one run.
 
     Raises
     ------
     WeightsError
-        Where the checkpoint does not load, or there are no frames of any known clip.
+        If the checkpoint does not load, or there are no frames of any known clip.
     """
     found: list[Combination] = []
     compared: _Compared | None = None
@@ -170,7 +170,7 @@ def _ways_to_load(
 
 
 class _Compared(NamedTuple):
-    """Crops uint8 (N, *clip, 3), B, G, R, and the N known clips that they are."""
+    """Crops uint8 (N, *clip, 3), B, G, R, and the N corresponding known clips."""
 
     crops: NDArray[np.uint8]
     known: list[KnownClip]
@@ -179,19 +179,19 @@ class _Compared(NamedTuple):
 def _cut_clips(
     frames: Mapping[str, Iterable[NDArray[np.uint8]]], known: Sequence[KnownClip], backbone: Backbone
 ) -> _Compared:
-    """Return the known clips that there are frames for, resized and cropped."""
+    """Return the known clips whose frames are given, resized and cropped."""
     sampler, length = FrameSampler(backbone.preprocessing), backbone.clip[0]
-    crops, here = [], []
+    crops, found = [], []
     for video, images in frames.items():
         cropped = np.stack([sampler(image) for image in images])
         for clip in known:
             span = cropped[clip.start - 1 : clip.start - 1 + length]
             if clip.video == video and len(span) == length:
                 crops.append(span)
-                here.append(clip)
-    if not here:
+                found.append(clip)
+    if not found:
         raise no_known_frames(known)
-    return _Compared(np.stack(crops), here)
+    return _Compared(np.stack(crops), found)
 
 
 def no_known_frames(known: Sequence[KnownClip], subject: object = None) -> WeightsError:
@@ -203,7 +203,7 @@ def no_known_frames(known: Sequence[KnownClip], subject: object = None) -> Weigh
 def _run(
     checkpoint: Checkpoint, crops: NDArray[np.uint8], colour: Colour
 ) -> dict[Pool5, tuple[NDArray[np.float32], NDArray[np.int64] | None]]:
-    """Return fc6 float32 (N, D), and the top classes (N,) where there is fc8, for either pooling."""
+    """Return fc6 float32 (N, D), and the top classes (N,) if there is fc8, for each pooling."""
     last = checkpoint.architecture.conv_names[-1][-1]
     # The convolutions take nearly all of the time and do not depend on pool5: one run for both poolings.
     trunk, heads = _network(checkpoint, "ceil"), {pool5: _network(checkpoint, pool5) for pool5 in _POOLINGS}
@@ -252,8 +252,8 @@ def _compare(
 ) -> Combination:
     measured = np.array([measures(row) for row in fc6])
     expected = np.array([(clip.norm, clip.maximum, clip.non_zero) for clip in known])
-    apart = np.abs(measured - expected)
-    relative = apart[:, :2] / np.maximum(expected[:, :2], 1e-12)
+    difference = np.abs(measured - expected)
+    relative = difference[:, :2] / np.maximum(expected[:, :2], 1e-12)
     classes = [clip.top_class for clip in known]
     pairs = zip(fc6, (clip.fc6 for clip in known), strict=True)
     vectors = [_relative_error(row, vector) for row, vector in pairs if vector is not None]
@@ -261,7 +261,7 @@ def _compare(
         *way,
         norm_error=float(relative[:, 0].max()),
         max_error=float(relative[:, 1].max()),
-        non_zero_error=float(apart[:, 2].max()),
+        non_zero_error=float(difference[:, 2].max()),
         vector_error=max(vectors, default=None),
         n_top=None if top is None or None in classes else int((top == np.array(classes)).sum()),
         n_clips=len(known),

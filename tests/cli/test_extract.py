@@ -286,7 +286,7 @@ def test_a_damaged_row_of_an_unfinished_run_is_said_and_done_again(
     journal.close()
     result = run(videos, "--json")
     assert result.exit_code == 0
-    says = "the rows of 1 videos in feats.h5.partial are damaged: those videos are done again"
+    says = "the rows of 1 videos in feats.h5.partial are damaged: those videos are processed again"
     assert f"Warning: {says}" in result.stderr
     assert says in json.loads(result.stdout)["warnings"]
     assert "6 videos: 1 done, 5 skipped" in last_line(result)

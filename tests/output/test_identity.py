@@ -30,7 +30,7 @@ def test_other_settings_are_refused_and_named(output: Path, complete: bool) -> N
 
 def test_a_run_that_moved_to_a_machine_of_another_precision_is_told_how_to_go_on(output: Path) -> None:
     write(output, [video_row("a")], complete=False, identity=identity(precision="bf16"))
-    with pytest.raises(MismatchError, match=r"precision: bf16 → fp32.*go on with --precision bf16"):
+    with pytest.raises(MismatchError, match=r"precision: bf16 → fp32.*continue with --precision bf16"):
         open_store(output, identity(precision="fp32"))
 
 

@@ -72,7 +72,7 @@ def try_damage(half_done: dict[str, Path], folder: Path, kind: str, file: str, d
     for name in ("feats.h5", "clips.h5"):
         assert (folder / name).read_bytes() == (half_done["whole"] / name).read_bytes()
     if n > 2 and len(data) == (half_done[kind] / file).stat().st_size and file.endswith(".partial"):
-        assert "in feats.h5.partial are damaged: those videos are done again" in warnings[0]
+        assert "in feats.h5.partial are damaged: those videos are processed again" in warnings[0]
     return n
 
 
@@ -144,7 +144,7 @@ def test_a_row_that_was_changed_is_done_again_and_the_run_says_so(output: Path, 
         assert store.state("a", rows[0].size_bytes, rows[0].mtime_ns) == "new"
         assert is_done(store, rows[1]) == "ok"
         assert store.warnings == [
-            "the rows of 1 videos in feats.h5.partial are damaged: those videos are done again"
+            "the rows of 1 videos in feats.h5.partial are damaged: those videos are processed again"
         ]
         record(store, rows[0])
         store.finish(complete=True)
@@ -155,7 +155,7 @@ def test_a_row_that_was_changed_is_done_again_and_the_run_says_so(output: Path, 
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("UPDATE meta SET value = 'true' WHERE key = 'extends'", "its entry extends does not agree"),
+        ("UPDATE meta SET value = 'true' WHERE key = 'extends'", "its entry extends does not match"),
         ("UPDATE meta SET value = '{' WHERE key = 'identity'", "its entry identity does not agree"),
         ("DELETE FROM meta WHERE key = 'base'", "its entry base does not agree"),
         ("ALTER TABLE videos RENAME COLUMN width TO breadth", "its tables are not those"),
@@ -173,7 +173,7 @@ def test_a_journal_whose_settings_are_damaged_is_one_line(output: Path, statemen
 def test_a_journal_of_an_older_version_is_refused_with_the_reason(output: Path) -> None:
     begin(output, [video_row("a")])
     change_journal(output, f"PRAGMA application_id = {0x43334431}")
-    with pytest.raises(StoreError, match=r"feats\.h5\.partial: was begun by an older version"):
+    with pytest.raises(StoreError, match=r"feats\.h5\.partial: was started by an older version"):
         open_store(output, identity())
 
 
@@ -182,7 +182,7 @@ def test_rows_of_the_journal_that_are_not_finite_are_done_again(output: Path) ->
     begin(output, [replace(row, features={**row.features, "fc7": np.full(5, np.inf, np.float32)})])
     with open_store(output, identity()) as store:
         assert is_done(store, row) is None
-        assert "hold features that are not finite: those videos are done again" in store.warnings[0]
+        assert "have features that are not finite: those videos are processed again" in store.warnings[0]
 
 
 @pytest.mark.parametrize("ending", [".partial", ".partial-wal", ".partial-journal"])

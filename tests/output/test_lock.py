@@ -138,7 +138,8 @@ def test_where_files_cannot_be_locked_a_run_says_so_and_goes_on(
     clips = output.with_name("clips.h5")
     for part in (ROWS[:2], ROWS[2:]):
         with open_store(output, identity(), clips=clips) as store:
-            assert store.warnings[0].endswith("cannot lock files: start no second run on the same files")
+            advice = "do not start a second run on the same files"
+            assert store.warnings[0].endswith(f"cannot lock files: {advice}")
             for row in part:
                 record(store, row)
     assert write(output, [], clips=clips).n_rows == 4

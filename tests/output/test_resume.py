@@ -222,7 +222,7 @@ def test_rows_that_are_not_finite_are_not_merged_but_done_again(output: Path, va
         file["fc6"][-1, 0] = value
     with open_store(output, identity(), clips=clips) as store:
         assert [is_done(store, video_row(name)) for name in "abc"] == [None, "ok", None]
-        assert "the rows of 2 videos in feats.h5 hold features that are not finite" in store.warnings[0]
+        assert "the rows of 2 videos in feats.h5 have features that are not finite" in store.warnings[0]
         record(store, video_row("a"))
         store.finish(complete=True)
     with FeatureFile(output) as file, FeatureFile(clips) as clip_file:

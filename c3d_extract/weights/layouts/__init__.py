@@ -1,1 +1,1 @@
-"""One file for each layout of checkpoint: the tensors of a file under the names of the authors' prototxt."""
+"""Readers, one module per checkpoint layout, that return tensors under the names of the authors' prototxt."""

@@ -12,9 +12,9 @@ BlobProto          num, channels, length, height, width = 1–5, data = 6    dat
 BlobShape          –                                                       dim = 1
 =================  ======================================================  =============================
 
-The forms are told apart by field 5 of a blob: an integer in the fork, packed floats in BVLC's. Reading
-them with the other's description swaps dimensions silently, and so the encoding is read here
-directly: no message is built, the numbers stay where they are in the mapped file until they are copied once.
+The forms are distinguished by field 5 of a blob: an integer in the fork, packed floats in BVLC's. Reading
+one with the other's schema swaps dimensions silently, so the encoding is parsed here directly: no message
+is built, and the numbers are copied once, from the mapped file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""TensorFlow's axes turned into the model's: kernels (T, H, W, in, out), matrices (in, out), maps T, H, W, C.
+"""From TensorFlow's axes to the model's: kernels (T, H, W, in, out), matrices (in, out), maps T, H, W, C.
 
 The inputs of fc6 come from the flattened pool5 map. A network converted from Caffe may keep Caffe's order
-(C, H, W: its code transposes the map before flattening) or be permuted to TensorFlow's own (H, W, C). Both
-exist, the shapes are equal, and nothing in the file tells them apart.
+(C, H, W: its code transposes the map before flattening) or be permuted to TensorFlow's (H, W, C). Both
+exist, the shapes are equal, and nothing in the file distinguishes them.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["CHANNELS_LAST_LAYOUTS", "Array", "layer_names", "pairs_of", "to_sources"]
 
 CHANNELS_LAST_LAYOUTS = ("keras-tensorflow", "tensorflow-npy")
-"""The layouts in which the order of fc6's inputs is open."""
+"""The layouts in which the order of fc6's inputs is not known."""
 
 _POOL5_SIDE = 4  # rows and columns of the pool5 map
 
 
 class Array(NamedTuple):
-    """An array of a file: its shape there, and how to read it as floating-point numbers."""
+    """An array of a file: its stored shape, and a function that reads it as floating-point numbers."""
 
     shape: tuple[int, ...]
     read: Callable[[], NDArray[np.floating[Any]]]
 
 
 def layer_names() -> dict[str, str]:
-    """Return the names that ports give to layers (``conv1``, ``c1``, ``d1`` …), each with the model's."""
+    """Return a mapping from ports' layer names (``conv1``, ``c1``, ``d1`` …) to the model's."""
     short = ("c1", "c2", "c3a", "c3b", "c4a", "c4b", "c5a", "c5b")
     keras = ("conv1", "conv2", *CONVOLUTIONS[2:])
     names = {
@@ -49,7 +49,7 @@ def layer_names() -> dict[str, str]:
 
 
 def pairs_of(named: Iterable[tuple[str, Array]]) -> dict[str, tuple[Array, Array]]:
-    """Return (weight, bias) of each layer, told apart by their number of axes."""
+    """Return (weight, bias) of each layer, distinguished by their number of axes."""
     found: dict[str, list[Array]] = {}
     for layer, array in named:
         found.setdefault(layer, []).append(array)
@@ -68,7 +68,7 @@ def pairs_of(named: Iterable[tuple[str, Array]]) -> dict[str, tuple[Array, Array
 
 
 def to_sources(pairs: dict[str, tuple[Array, Array]], fc6_order: Fc6Order | None) -> dict[str, TensorSource]:
-    """Return the model's tensors; reading fc6 needs its order."""
+    """Return the model's tensors; reading fc6 requires its order."""
     sources = {}
     for layer, (weight, bias) in pairs.items():
         if layer in CONVOLUTIONS:

@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, under the names of the authors' prototxt, whatever the file calls it."""
+"""The contents of a checkpoint file of any layout, under the names of the authors' prototxt."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _STAGES = ((0,), (1,), (2, 3), (4, 5), (6, 7))  # indices into CONVOLUTIONS
 
 
 def one_line(error: BaseException) -> str:
-    """Say what a library raised, on one line and not at length."""
+    """Return a library's error as one short line."""
     text = " ".join(str(error).split())[:120]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class TensorSource(NamedTuple):
-    """One tensor of a file: its shape as the model wants it, and how to read it in that shape.
+    """One tensor of a file: its shape in the model, and a function that reads it in that shape.
 
-    What is read may be a view of the file, of any floating-point type; `read_state` makes the one copy.
+    The result may be a view of the file, of any floating-point type; `read_state` copies it once.
     """
 
     shape: Shape
@@ -61,18 +61,18 @@ class TensorSource(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader found; valid while the file is open.
+    """The contents of a file; valid while the file is open.
 
     Attributes
     ----------
     layout
-        The layout, as the registry names it.
+        Name of the layout, as in the registry.
     sources
-        Tensors by the model's names (``conv1a.weight``, …, ``fc8.bias``).
+        Tensors under the model's names (``conv1a.weight``, …, ``fc8.bias``).
     header
         The description inside a file of this package.
     notes
-        What a user should know of this file.
+        Remarks about this file for the user.
     """
 
     layout: str
@@ -82,15 +82,15 @@ class Contents:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every tensor."""
+        """Shapes of all tensors."""
         return {name: source.shape for name, source in self.sources.items()}
 
 
 class Layout(NamedTuple):
-    """One layout of checkpoint files: how a file of it is recognised, and how it is opened.
+    """One layout of checkpoint files: how to recognise and open it.
 
     ``matches`` takes the first 64 bytes of a file. ``open`` takes the file and, for layouts that keep
-    channels last, the order in which fc6 expects the pool5 map; what it yields is valid inside the context.
+    channels last, the order in which fc6 expects the pool5 map; its result is valid inside the context.
     """
 
     matches: Callable[[bytes], bool]
@@ -98,7 +98,7 @@ class Layout(NamedTuple):
 
 
 def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
-    """Infer C3D of whatever widths from the shapes of its tensors; fc8 may be missing."""
+    """Infer a C3D network of any widths from the shapes of its tensors; fc8 may be missing."""
     wanted = [f"{name}.{part}" for name in (*CONVOLUTIONS, "fc6", "fc7") for part in ("weight", "bias")]
     _check_none_missing(name for name in wanted if name not in shapes)
     for name in (*CONVOLUTIONS, *LINEAR):
@@ -121,7 +121,7 @@ def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
 
 
 def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> None:
-    """Raise WeightsError where a tensor of the architecture is missing or has another shape."""
+    """Raise WeightsError if a tensor of the architecture is missing or has another shape."""
     wanted = architecture.state_shapes()
     _check_none_missing(name for name in wanted if name not in shapes)
     for name, shape in wanted.items():
@@ -130,10 +130,10 @@ def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> No
 
 
 def read_state(contents: Contents, wanted: Mapping[str, Shape], file_size: int) -> dict[str, torch.Tensor]:
-    """Read the wanted tensors: float32, contiguous, in memory of their own.
+    """Read the given tensors as float32, contiguous, in newly allocated memory.
 
-    A file of half precision or more holds at least two bytes a number. Where a header claims more numbers
-    than that it is wrong, and nothing is allocated for them.
+    A number takes at least two bytes in a file. A header that claims more numbers than fit is refused before
+    anything is allocated.
     """
     n_numbers = sum(prod(contents.sources[name].shape) for name in wanted)
     if 2 * n_numbers > file_size:
@@ -146,7 +146,7 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
     if isinstance(read, torch.Tensor):
         own.copy_(read)
     else:
-        with np.errstate(all="ignore"):  # what float32 cannot hold is not finite, and refused below
+        with np.errstate(all="ignore"):  # float32 overflow gives infinity, which is refused below
             np.copyto(own.numpy(), read, casting="same_kind")
     if not is_finite(own):
         raise WeightsError(f"{name} has values that are not finite")
@@ -154,9 +154,9 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all values are."""
-    # Nothing finite comes of adding to infinity or NaN, and a sum takes a twentieth of the time. Where it is
-    # not finite, it may be too large itself; then value by value, in parts, because that makes copies.
+    """Return whether all values are finite."""
+    # A sum with an infinity or NaN is never finite, and takes 1/20 of the time. If the sum is not finite
+    # it may have overflowed, so values are checked, in parts because isfinite() allocates.
     return bool(torch.isfinite(tensor.sum())) or all(
         bool(torch.isfinite(part).all()) for part in torch.split(tensor.view(-1), 1 << 20)
     )

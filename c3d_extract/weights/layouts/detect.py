@@ -1,4 +1,4 @@
-"""Which reader a file needs, by its content and never by its name."""
+"""Choice of the reader for a file, by its content and never by its name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_contents"]
 
-# Safetensors first: its length, the first eight bytes, may begin as any other signature does.
+# Safetensors first: its first eight bytes are a length and may equal any other signature.
 _LAYOUTS = (native.LAYOUT, pytorch.LAYOUT, keras.LAYOUT, tensorflow.LAYOUT, caffe.LAYOUT)
 _LEVELDB_END = bytes.fromhex("57fb808b247547db")  # leveldb's table magic, little endian
 
@@ -34,7 +34,7 @@ def open_contents(path: Path, fc6_order: Fc6Order | None = None) -> Iterator[Con
     Raises
     ------
     WeightsError
-        With the file as its subject, whatever is wrong with it.
+        If the file cannot be read, with the file as its subject.
     """
     try:
         with _layout(path).open(path, fc6_order) as contents:

@@ -1,8 +1,8 @@
 """Keras h5 weights: Keras 2 on TensorFlow (channels last), Keras 1 on Theano (channels first, mirrored).
 
-Theano convolves where others correlate, so its kernels are mirrored in T, H and W; Keras 1 stored them as
-they are. Keras from 1.2 on says in the attribute ``backend`` who wrote a file; without it, channels first
-means Theano.
+Theano computes convolutions and others cross-correlations, so its kernels are mirrored in T, H and W; Keras 1
+stored them unchanged. Keras from 1.2 on records the writer in the attribute ``backend``; without it,
+channels first means Theano.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_DEPTH = 4  # Keras nests a layer's arrays in one or two groups of its name
 
 @contextmanager
 def _open_keras(path: Path, fc6_order: Fc6Order | None) -> Iterator[Contents]:
-    """Open an h5 file of ``save_weights`` or ``save``."""
+    """Open an h5 file written by ``save_weights`` or ``save``."""
     with ExitStack() as stack:
         with _damage_as_weights_error():
             contents = _contents(stack.enter_context(open_hdf5(path)), fc6_order)
@@ -79,7 +79,7 @@ def _contents(file: File, fc6_order: Fc6Order | None) -> Contents:
 
 
 def _datasets(group: Group, seen: set[Group], depth: int = 0) -> Iterator[Dataset]:
-    """Yield the arrays in a group and in those inside it, each group once: groups may hold each other."""
+    """Yield the arrays in a group and its subgroups, each group once, because links may be cyclic."""
     if group in seen:
         return
     seen.add(group)
@@ -99,7 +99,7 @@ def _read(dataset: Dataset) -> NDArray[np.floating[Any]]:
 
 
 def _channels_first(pairs: dict[str, tuple[Array, Array]]) -> bool:
-    """Whether kernels are (out, in, T, H, W): their biases tell which axis is the outputs."""
+    """Return whether kernels are (out, in, T, H, W), by the length of their biases."""
     layer = next((name for name in CONVOLUTIONS[1:] if name in pairs), None)
     if layer is None:
         return False

@@ -1,4 +1,4 @@
-"""The package's own checkpoints: safetensors with everything a network needs beside its tensors.
+"""The native checkpoint format: safetensors with everything a network needs besides its tensors.
 
 Tensors are named as `Architecture.state_shapes` names them, ``mean`` is the mean as float32
 (3, T, H, W) in B, G, R. One key of the header, ``c3d_extract``, holds JSON: ``format`` (1), ``name``,
@@ -50,7 +50,7 @@ _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
 
 class NativeHeader(NamedTuple):
-    """The description inside a file of this package, checked."""
+    """The validated description inside a native checkpoint."""
 
     name: str
     architecture: Architecture
@@ -62,20 +62,20 @@ class NativeHeader(NamedTuple):
 
 
 class Description(TypedDict):
-    """What `save_checkpoint` writes beside the tensors.
+    """What `save_checkpoint` writes besides the tensors.
 
     Attributes
     ----------
     name
-        What the checkpoint is called.
+        Name of the checkpoint.
     mean_name
-        What its mean is called.
+        Name of its mean.
     labels
         Names of the classes in order.
     licence
-        Under what the weights are offered.
+        Licence of the weights.
     extra
-        Anything else worth keeping (how it was trained, what it was converted from), as JSON values.
+        Other facts (how it was trained, what it was converted from), as JSON values.
     dtype
         How the weights are stored. Half precision halves the file and rounds each weight.
     """
@@ -96,7 +96,7 @@ def save_checkpoint(
     mean: NDArray[np.floating[Any]],
     **description: Unpack[Description],
 ) -> None:
-    """Write a checkpoint that carries its own description, with one rename at the end.
+    """Write a checkpoint with its description; the file is replaced atomically.
 
     Parameters
     ----------
@@ -105,15 +105,15 @@ def save_checkpoint(
     state
         Every tensor of the architecture, under the names of `Architecture.state_shapes`.
     mean
-        As `preprocess.fit_mean` takes it; kept as it gives it, in float32.
+        As accepted by `preprocess.fit_mean`, whose result is stored, in float32.
     **description
-        ``name``, and what else `Description` lists.
+        ``name`` and the other keys of `Description`.
 
     Raises
     ------
     WeightsError
-        Where the state does not fit the architecture, a weight is beyond half precision, or the
-        file cannot be written.
+        If the state does not fit the architecture, a weight overflows half precision, or the file
+        cannot be written.
     """
     check_tensors({key: tuple(value.shape) for key, value in state.items()}, architecture)
     dtype = description.get("dtype", "fp32")
@@ -121,7 +121,7 @@ def save_checkpoint(
     tensors[_MEAN] = torch.from_numpy(fit_mean(mean, preprocessing, architecture.clip[0]).copy())
     header = _header(architecture, preprocessing, description)
     try:
-        # As bytes, 312 MB of C3D: safetensors opens the files that it writes itself, and by another name.
+        # Serialised in memory (312 MB for C3D): safetensors can write to a path only, not to an open file.
         content = save(tensors, metadata={_KEY: json.dumps(header, ensure_ascii=False)})
         with replacing(path) as file:
             file.write(content)
@@ -155,7 +155,7 @@ def _stored(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
 
 @contextmanager
 def _open_safetensors(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
-    """Open a safetensors file: one of this package, or one with a PyTorch port's names."""
+    """Open a safetensors file: a native checkpoint, or one with a PyTorch port's names."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -184,7 +184,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def read_header(header: Mapping[str, Any]) -> NativeHeader:
-    """Check the description inside a file of this package."""
+    """Validate the description inside a native checkpoint."""
     labels, licence, extra = header.get("labels"), header.get("licence"), header.get("extra") or {}
     architecture = Architecture.from_json(_mapping(header.get("architecture")))
     if labels is not None and not (

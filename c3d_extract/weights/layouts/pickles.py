@@ -1,8 +1,8 @@
-"""What is checked of a pickle before any unpickler sees it: that its lengths are possible.
+"""Check that the lengths in a pickle are possible, before it is unpickled.
 
-Python's unpickler allocates a string of the length that a pickle announces before it reads it, and a memo
-as long as the largest index that a pickle puts into it. A walk over the opcodes finds both, and
-builds nothing.
+Python's unpickler allocates a string of the length that a pickle states before reading it, and a memo as
+long as the largest index that a pickle stores to. Iterating over the opcodes finds both and builds no
+objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["check_pickle"]
 
 
 def check_pickle(mapped: mmap) -> None:
-    """Raise where the pickle at the current position is damaged, and go back to it."""
+    """Raise WeightsError if the pickle at the current position is damaged; restore the position."""
     start = mapped.tell()
     for index, (opcode, argument, _) in enumerate(pickletools.genops(mapped)):  # type: ignore[arg-type]  # reads like a file
         if opcode.name in {"PUT", "LONG_BINPUT"} and int(str(argument)) > index:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["BYTES", "FIXED32", "FIXED64", "VARINT", "Field", "fields", "varints"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-_MAX_FIELDS = 100_000  # a network has some dozens; a file of single floats would take minutes
+_MAX_FIELDS = 100_000  # a network has dozens; a file of unpacked floats would take minutes
 
 
 class Field(NamedTuple):
@@ -28,7 +28,7 @@ class Field(NamedTuple):
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """Yield the fields of a message; WeightsError where the bytes are not one."""
+    """Yield the fields of a message; raise WeightsError if it is not valid protobuf."""
     position = 0
     for _ in range(_MAX_FIELDS):
         if position == len(message):
@@ -61,7 +61,7 @@ def varints(packed: memoryview) -> list[int]:
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = 0
-    # Seven bits a byte, the lowest first; ten bytes hold 64 bits.
+    # Seven bits per byte, the lowest first; ten bytes hold 64 bits.
     for shift, byte in zip(range(0, 70, 7), message[position : position + 10], strict=False):
         value |= (byte & 0x7F) << shift
         if byte < 0x80:

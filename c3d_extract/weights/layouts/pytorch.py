@@ -1,7 +1,7 @@
-"""PyTorch state dicts of the public ports, told apart by the names of their tensors.
+"""PyTorch state dicts of the public ports, distinguished by the names of their tensors.
 
 Files are read with ``weights_only=True``: a pickle that would run code is refused. Wrappers
-(``state_dict``, ``model`` …) and prefixes (``module.``, ``backbone.`` …) are looked through.
+(``state_dict``, ``model`` …) and prefixes (``module.``, ``backbone.`` …) are removed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MODULE_NAMES: dict[str, dict[str, str]] = {
 }
 """Layout → (module in the file → layer of the model)."""
 
-_HEAD = "cls_head.fc_cls"  # the classifier of mmaction and mmaction2, beside the ``backbone``
+_HEAD = "cls_head.fc_cls"  # the classifier of mmaction and mmaction2, outside ``backbone``
 
 
 class _Match(NamedTuple):
@@ -63,7 +63,7 @@ class _Match(NamedTuple):
 
 @contextmanager
 def _open_torch(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
-    """Open a file written by ``torch.save``, of the zip format or of the one before it."""
+    """Open a file written by ``torch.save``, in the zip or the legacy format."""
     yield contents_of_state(_load(path))
 
 
@@ -71,11 +71,11 @@ def _load(path: Path) -> Any:
     try:
         zipped = zipfile.is_zipfile(path)
         _check_zip(path) if zipped else _check_legacy(path)
-        # Zip files are mapped, so tensors that are not asked for are never read.
+        # Zip files are mapped, so tensors that are not needed are never read.
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except WeightsError:
         raise
-    except Exception as error:  # a damaged or hostile pickle raises whatever it likes
+    except Exception as error:  # a damaged or malicious pickle can raise anything
         raise WeightsError(_why_not_loaded(error)) from error
 
 
@@ -96,7 +96,7 @@ def _check_zip(path: Path) -> None:
 
 
 class _Inert:
-    """In the place of whatever a pickle asks for; does nothing."""
+    """Stand-in for every class that a pickle references; does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
     def __call__(self, *_: object, **__: object) -> _Inert:
@@ -110,7 +110,7 @@ class _Inert:
 
 
 class _SizeReader(pickle.Unpickler):
-    """Reads a pickle without building what it describes, to sum up the sizes that its storages claim."""
+    """Reads a pickle without building its objects, and sums the sizes that its storages claim."""
 
     n_numbers = 0
 
@@ -127,9 +127,9 @@ class _SizeReader(pickle.Unpickler):
 
 
 def _check_legacy(path: Path) -> None:
-    """Refuse a file whose storages claim more than it holds: torch would allocate them unseen."""
+    """Refuse a file whose storages claim more than it holds: torch would allocate them unchecked."""
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-        for _ in range(5):  # magic number, protocol version, system, the state itself, keys of its storages
+        for _ in range(5):  # magic number, protocol version, system, the state, keys of its storages
             check_pickle(mapped)
             reader = _SizeReader(mapped, encoding="bytes")  # mmap reads like a file
             reader.load()
@@ -138,7 +138,7 @@ def _check_legacy(path: Path) -> None:
 
 
 def contents_of_state(loaded: Any) -> Contents:
-    """Find C3D's tensors in what a file held: a state dict, or a dict around one."""
+    """Find C3D's tensors in a loaded object: a state dict, or a dict that contains one."""
     matches = [match for state in _mappings(loaded) for match in _matches(state)]
     best = max(matches, key=lambda match: len(match.names), default=None)
     if best is None or len(best.names) < 4:
@@ -153,7 +153,7 @@ def contents_of_state(loaded: Any) -> Contents:
 
 
 def _mappings(loaded: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the mappings in what was loaded, each once: they may hold each other, or themselves."""
+    """Yield the nested mappings of a loaded object, each once, because references may be cyclic."""
     seen: set[int] = set()
     level = [loaded]
     for _ in range(3):

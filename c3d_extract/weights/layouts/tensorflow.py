@@ -1,7 +1,7 @@
-"""Dictionaries of arrays in an ``.npy`` file, as C3D-tensorflow and M-PACT pass their variables on.
+"""Dictionaries of arrays in an ``.npy`` file, as C3D-tensorflow and M-PACT publish their variables.
 
-Such a file is a pickle. It is read by an unpickler that knows arrays, their types and nothing else, and
-builds those by classes of its own, so no code of a file runs and no length in it is trusted.
+Such a file is a pickle. It is read by an unpickler that accepts only arrays and their dtypes and builds them
+with its own classes, so no code in a file runs and no length in it is trusted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _layer(name: str) -> str | None:
 
 
 def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield the arrays of dictionaries in each other, four deep; each once, as they may be cyclic."""
+    """Yield the arrays of nested dictionaries, four levels deep; each once, as they may be cyclic."""
     seen: set[int] = set()
     level: list[tuple[str, Mapping[Any, Any]]] = [("", values)]
     for _ in range(4):
@@ -78,7 +78,7 @@ def _load(path: Path) -> dict[Any, Any]:
             wrapped = _unpickled(mapped)
     except WeightsError:
         raise
-    except Exception as error:  # a damaged or hostile pickle raises whatever it likes
+    except Exception as error:  # a damaged or malicious pickle can raise anything
         raise WeightsError(f"not a readable npy dictionary ({one_line(error)})") from error
     held = wrapped.objects if isinstance(wrapped, _Array) else None
     if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
@@ -96,7 +96,7 @@ def _unpickled(mapped: Any) -> Any:
 
 
 class _Array:
-    """In the place of numpy.ndarray; checks the state that a pickle gives it."""
+    """Stand-in for numpy.ndarray that checks the state in the pickle."""
 
     array: NDArray[Any]
     objects: list[Any] | None = None
@@ -120,7 +120,7 @@ class _Array:
 
 
 class _DType:
-    """In the place of numpy.dtype: floating point, or the objects around the dictionary."""
+    """Stand-in for numpy.dtype: floating point, or the object array that contains the dictionary."""
 
     def __init__(self, code: str | bytes, *_: object) -> None:
         self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
@@ -141,7 +141,7 @@ class _DType:
 
 
 class _Bytes:
-    """In the place of ``_codecs.encode``, by which Python 2's pickle protocol writes bytes."""
+    """Stand-in for ``_codecs.encode``, with which pickle protocol 2 stores bytes."""
 
     def __new__(cls, text: str, *_: object) -> Self:
         return text.encode("latin-1")  # type: ignore[return-value]
