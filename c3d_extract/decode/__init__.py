@@ -1,19 +1,20 @@
-"""From files to frames: readers of one video, and decoders of many in processes of their own.
+"""Video decoding: readers of single files, and decoders that read many files in separate processes.
 
-What is done here, and why, was measured on several hundred real and damaged files:
+The design decisions, each based on measurements on several hundred real and damaged files:
 
-* Frames are taken in the order of the decoder. Time stamps of packed-B-frame AVIs (all of UCF101) run
-  1, 2, 4, 3, … in *correct* order, so they neither order nor reject frames; see ``timestamps.py``.
+* Frames are returned in the order in which the decoder outputs them. Time stamps of packed-B-frame AVIs
+  (all of UCF101) run 1, 2, 4, 3, … in *correct* order, so time stamps are not used to order or to reject
+  frames; see ``timestamps.py``.
 * One decoder thread. FFmpeg's frame threads give different frames on damaged files, depending on the
   number of cores.
-* Only containers that hold their own pictures are opened, and only the file itself: a playlist or a
-  concat script, whatever its name, could make FFmpeg open other files and addresses.
-* An error inside a stream is counted and decoding goes on; nothing is substituted for what is lost.
+* Only containers that hold their own frames are opened, and only the file itself: a playlist or a
+  concat script, whatever its name, could make FFmpeg open other files and URLs.
+* An error inside a stream is counted and decoding continues; lost frames are not replaced.
   Frames that the decoder itself concealed (grey, smeared) are kept, as OpenCV keeps them, and counted.
-* A rotation (phone videos) is applied, as OpenCV does. Interlaced frames are taken as they are, both
-  fields in one picture.
+* A rotation (phone videos) is applied, as OpenCV does. Interlaced frames are not deinterlaced: both
+  fields stay in one frame.
 
-Names are imported on first use: a decoder process starts without the pool, the main process without FFmpeg.
+Names are imported on first use: a decoder process does not import the pool, nor the main process FFmpeg.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from c3d_extract.decode.reader import open_video
     from c3d_extract.decode.write import write_video
 
-_HOMES = {
+_MODULES = {
     "MAX_PIXELS": "base",
     "DecodeEvent": "base",
     "DecodeOptions": "base",
@@ -90,4 +91,4 @@ __all__ = [
     "write_video",
 ]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

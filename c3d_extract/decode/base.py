@@ -1,8 +1,8 @@
-"""The decoder's interfaces, and the values that travel through them.
+"""The decoder's interfaces, and the values that they exchange.
 
-A `VideoReader` reads one file; another way of reading is another class like it and one line in
-``reader.py``. A `Decoder` reads many files and yields `DecodeEvent` values; what it does to each frame is a
-`FrameTransform` that its user hands in.
+A `VideoReader` reads one file; to support another format, add a class with this interface and one line in
+``reader.py``. A `Decoder` reads many files and yields `DecodeEvent` values; it applies to each frame a
+`FrameTransform` that the caller passes.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ MAX_PIXELS = 1 << 26
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the container says of the stream that is read, before anything is decoded.
+    """What the container states about the stream that is read, before anything is decoded.
 
     Attributes
     ----------
     width, height
-        Pixels, upright (after the rotation, where it is known beforehand, else as coded).
+        Pixels, after the rotation where it is known before decoding, else as coded.
     fps
-        Average frames a second, NaN where unknown.
+        Average frames per second, NaN where unknown.
     duration_seconds
         Length of the stream, else of the container; NaN where unknown.
     codec, container
@@ -64,16 +64,16 @@ class VideoInfo:
 
 
 class Frame(NamedTuple):
-    """One decoded frame, upright.
+    """One decoded frame, with the rotation applied.
 
     Attributes
     ----------
     bgr
         uint8 (H, W, 3) in the order B, G, R. It may be overwritten when the next frame is read.
     pts_seconds
-        Its time stamp, or None.
+        The time stamp, or None.
     size
-        None; or the frame's rows and columns where ``bgr`` holds only the lines that were asked for,
+        None; or the frame's rows and columns where ``bgr`` holds only the requested rows and columns,
         as uint8 (H', W', 4) with an unused fourth byte.
     """
 
@@ -83,26 +83,26 @@ class Frame(NamedTuple):
 
 
 Lines = Callable[[int, int], tuple["NDArray[np.intp]", "NDArray[np.intp]"]]
-"""From a frame's height and width to the rows and columns of it that are needed, in pairs (2k, 2k + 1)."""
+"""A function from a frame's height and width to the rows and columns needed, in pairs (2k, 2k + 1)."""
 
 
 class VideoReader(Protocol):
     """An open video; a context manager.
 
-    Opening and reading raise VideoError where the video cannot be read. A damaged place inside it is counted,
-    and reading goes on.
+    Opening and reading raise VideoError where the video cannot be read. Damage inside it is counted,
+    and reading continues.
     """
 
     info: VideoInfo
     n_frames: int
-    """Frames that were read so far."""
+    """Number of frames read so far."""
     n_decode_errors: int
 
     def frames(self, lines: Lines | None = None) -> Iterator[Frame]:
-        """Yield every frame, in order; those of ``lines`` alone where that is faster."""
+        """Yield every frame, in order; only the rows and columns of ``lines`` where that is faster."""
 
     def trouble(self) -> str | None:
-        """Say in one line what was wrong with a video that was read to its end, or None."""
+        """Return, in one line, what was wrong with a video that was read to its end, or None."""
 
     def close(self) -> None:
         """Close the file."""
@@ -113,15 +113,15 @@ class VideoReader(Protocol):
 
 
 class FrameTransform(Protocol):
-    """What is done to each frame as soon as it is decoded, in the process that decodes it.
+    """A function applied to each frame as soon as it is decoded, in the process that decodes it.
 
-    It is pickled to reach decoder processes, and copied (``copy.copy``) for each decoder in this process,
+    It is pickled for decoder processes, and copied (``copy.copy``) for each decoder in this process,
     whose threads must not share its buffers.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a result, (rows, columns, channels), whatever the frame's size."""
+        """Shape of a result, (rows, columns, channels), for frames of any size."""
 
     def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the rows and columns of a frame of this size that the result depends on, as `Lines`."""
@@ -132,18 +132,18 @@ class FrameTransform(Protocol):
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """What every decoder does to every video.
+    """Options that apply to every video.
 
     Attributes
     ----------
     transform
-        What is done to each frame.
+        Applied to each frame.
     n_frames
-        Frames that are handed over at a time, 1 or more: a clip's length.
+        Frames per `FramesDecoded`, 1 or more: a clip's length.
     max_pixels
         Larger frames are refused.
     fps
-        Frames a second to resample to, or None for the frames as they are decoded.
+        Frames per second to resample to, or None for the frames as they are decoded.
     """
 
     transform: FrameTransform
@@ -162,9 +162,9 @@ class FramesDecoded:
         The video's number.
     frames
         uint8 (T, *shape of the transform), 1 ≤ T ≤ `DecodeOptions.n_frames`; B, G, R. Valid until the next
-        event is asked for: the memory is used again.
+        event is requested: the memory is reused.
     times_seconds
-        When each is shown, growing.
+        When each is shown, increasing.
     """
 
     task: int
@@ -186,7 +186,7 @@ class VideoRead:
 
 @dataclass(frozen=True)
 class VideoFailed:
-    """A video could not be read; frames that came before do not count."""
+    """A video could not be read; frames of it that were already yielded must be discarded."""
 
     task: int
     reason: str
@@ -202,17 +202,17 @@ class Decoder(Protocol):
     def run(
         self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
     ) -> Generator[DecodeEvent, None, None]:
-        """Decode ``(task, path)`` pairs and yield what happens as it happens.
+        """Decode ``(task, path)`` pairs and yield events as they occur.
 
-        The events of one task come in its order and end with VideoRead or VideoFailed; those of several tasks
-        may be mixed. Setting ``stopped`` ends the run soon.
+        The events of one task are in frame order and end with VideoRead or VideoFailed; those of several
+        tasks may be interleaved. Setting ``stopped`` ends the run soon.
         """
 
     def close(self) -> None:
-        """End what is running and free what is held."""
+        """End running processes and free resources."""
 
 
 def one_line(error: Exception) -> str:
-    """Return what a library's error says, in one line."""
+    """Return a library error's message, in one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return str(text).splitlines()[0]

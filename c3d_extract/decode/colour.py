@@ -1,6 +1,6 @@
-"""Convert decoded frames to B, G, R as OpenCV does; of large frames only the lines that are needed.
+"""Convert decoded frames to B, G, R as OpenCV does; of large frames only the needed rows and columns.
 
-Besides ``pyav.py`` this imports PyAV as well, because it handles nothing but its frames; it opens no file.
+Like ``pyav.py`` this module imports PyAV, because it works on PyAV's frames; it opens no file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 try:
     from c3d_extract import _kernels
-except ImportError:  # there was no C compiler when this was installed
+except ImportError:  # no C compiler was available at installation
     _kernels = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Converter", "PartialConverter"]
 
-# Gathering the needed lines costs more than it saves where they are a larger share of the frame. Measured
+# Above this share of the frame, gathering the needed lines costs more than it saves. Measured
 # time, partial / whole: 640x480 (share 0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05)
 # 0.25.
 _MAX_PARTIAL_SHARE = 0.3
-_BICUBIC = Interpolation.BICUBIC  # passed by name, it would be looked up for every frame
+_BICUBIC = Interpolation.BICUBIC  # a name (str) would be looked up again for every frame
 
 
 class Converter:
     """Converts the frames of one video.
 
-    One reformatter for the whole video keeps its swscale context; one for each frame takes three times as
+    One reformatter for the whole video reuses its swscale context; a new one per frame takes three times as
     long.
     """
 
@@ -43,8 +43,8 @@ class Converter:
         self._partial: dict[_FrameKind, PartialConverter | None] = {}
 
     def whole(self, frame: VideoFrame) -> NDArray[np.uint8]:
-        """Return a frame upright, uint8 (H, W, 3), B, G, R; it raises whatever PyAV raises."""
-        # Full size, and bicubic where chroma must be interpolated: then pixels equal OpenCV's.
+        """Return a whole frame, rotated, as uint8 (H, W, 3), B, G, R; PyAV's errors are not caught."""
+        # Without scaling, and bicubic for chroma interpolation: then pixels equal OpenCV's.
         converted = self._reformatter.reformat(
             _progressive(frame), format="bgr24", interpolation=_BICUBIC, threads=1
         )
@@ -53,7 +53,7 @@ class Converter:
         return np.rot90(bgr, turns) if turns else bgr  # rotation is counter-clockwise, as rot90 turns
 
     def partial(self, frame: VideoFrame, lines: Lines) -> PartialConverter | None:
-        """Return a converter for the needed lines of such frames, or None where to convert whole ones."""
+        """Return a converter for the needed lines of such frames, or None to convert whole frames."""
         kind = _kind(frame)
         if kind not in self._partial:
             rows, columns = lines(frame.height, frame.width)
@@ -66,8 +66,8 @@ class Converter:
 def _progressive(frame: VideoFrame) -> VideoFrame:
     """Return the frame without its interlaced flag.
 
-    New versions of swscale convert the two fields separately; old ones, and so every OpenCV that can read
-    such videos (up to 4.10), do not.
+    New versions of swscale convert the two fields separately; old ones do not, nor does any OpenCV that can
+    read such videos (up to 4.10).
     """
     if not frame.interlaced_frame:
         return frame
@@ -92,7 +92,7 @@ def _kind(frame: VideoFrame) -> _FrameKind:
 
 
 def _has_independent_blocks(frame: VideoFrame) -> bool:
-    """Say whether swscale gives each block of 2x2 pixels from that block of the frame alone."""
+    """Return whether swscale computes each block of 2x2 pixels from that block of the frame only."""
     if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.height % 2 or frame.width % 2:
         return False
     return not frame.rotation and all(plane.line_size > 0 for plane in frame.planes)
@@ -101,9 +101,9 @@ def _has_independent_blocks(frame: VideoFrame) -> bool:
 class PartialConverter:
     """Converts the needed lines of 4:2:0 frames, gathered in a small frame.
 
-    With chroma at half size and even sides, swscale gives each pixel from its own luma and its block's
-    chroma, so leaving lines out changes no other. That holds for its vector code on x86; to be sure of
-    it on any machine, it is verified on noise of the same kind first, once in every process.
+    With chroma at half size and even sides, swscale computes each pixel from its own luma and its block's
+    chroma, so omitting lines does not change the others. That holds for its vector code on x86; for other
+    machines it is verified first on noise in the same pixel format, once per process.
     """
 
     _verified: ClassVar[dict[tuple[_FrameKind, bytes, bytes], bool]] = {}
@@ -123,7 +123,7 @@ class PartialConverter:
 
     @classmethod
     def verified(cls, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Self | None:
-        """Return one for such frames, or None where its pixels differ from those of whole frames."""
+        """Return a converter for such frames, or None where its pixels differ from those of whole frames."""
         partial = cls(frame, rows, columns)
         key = (_kind(frame), rows.tobytes(), columns.tobytes())
         if key not in cls._verified:
@@ -149,7 +149,7 @@ def _gather(
     out: NDArray[np.uint8],
     width: int,
 ) -> None:
-    """Copy these rows of a plane, and of them these columns of ``width`` bytes, to the start of ``out``."""
+    """Copy the given rows and columns (``width`` bytes each) of a plane to the start of ``out``."""
     if _kernels is not None:
         _kernels.gather(plane, rows, columns, out, width)
     else:
@@ -158,11 +158,12 @@ def _gather(
 
 
 def _noise(like: VideoFrame) -> VideoFrame:
-    """Return a frame of the same kind with every value from 0 to 255 in it, alike every 32 rows."""
+    """Return a frame of the same kind that contains every value from 0 to 255 and repeats every 32 rows."""
     noise = av.VideoFrame(like.width, like.height, like.format.name)
     noise.colorspace, noise.color_range = like.colorspace, like.color_range
     for seed, plane in enumerate(noise.planes):
         values = _rows(plane, plane.line_size)
+        # Knuth's multiplicative hash of a counter; bits 23 to 30 become the pixel values.
         count = np.arange(32 * plane.line_size, dtype=np.uint32) + np.uint32(977 * seed)
         tile = (count * np.uint32(2654435761) >> np.uint32(23)).astype(np.uint8).reshape(32, -1)
         for start in range(0, len(values), 32):

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameFolder", "read_frame_folder"]
 
-# By default Pillow tries every reader it has, and the one for EPS starts Ghostscript.
+# By default Pillow tries all its readers, and its EPS reader starts Ghostscript.
 _FORMATS = ("JPEG", "PNG")
 
 
 class FrameFolder:
     """A folder of numbered images read as one video, in numeric order (as the authors' ``%06d.jpg``).
 
-    It is a `c3d_extract.decode.base.VideoReader`. Images are decoded by Pillow's libjpeg, which gives
-    OpenCV's pixels; FFmpeg's differ by up to 16 grey levels. Frames carry no time stamps.
+    It is a `c3d_extract.decode.base.VideoReader`. Images are decoded by Pillow's libjpeg, whose pixels
+    equal OpenCV's; FFmpeg's differ by up to 16 grey levels. Frames have no time stamps.
     """
 
     n_decode_errors = 0
@@ -57,14 +57,14 @@ class FrameFolder:
         self.close()
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         return len(self._files)
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
 
     def trouble(self) -> str | None:
-        """Say how many numbers between the first and the last are missing or occur twice, or None."""
+        """Return how many numbers between the first and the last are missing or occur twice, or None."""
         numbers = [int(file.stem) for file in self._files]
         n_twice = len(numbers) - len(set(numbers))
         if n_twice:
@@ -74,11 +74,11 @@ class FrameFolder:
 
     def frames(
         self,
-        lines: Lines | None = None,  # noqa: ARG002 - images come whole
+        lines: Lines | None = None,  # noqa: ARG002 - images are always read whole
         *,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Yield the images from the ``first``, counted from 0, on.
+        """Yield the images, starting at index ``first`` (from 0).
 
         Raises
         ------
@@ -121,7 +121,7 @@ def _check_image(image: Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise VideoError(f"{image.width}x{image.height} is larger than --max-pixels {max_pixels}")
     if image.mode.startswith(("I", "F")):
-        raise VideoError("more than 8 bits a pixel")
+        raise VideoError("more than 8 bits per channel")
 
 
 def read_frame_folder(path: str | os.PathLike[str]) -> Iterator[NDArray[np.uint8]]:

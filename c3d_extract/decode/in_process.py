@@ -1,4 +1,4 @@
-"""Decoding without processes."""
+"""Decoding in the calling process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["InProcessDecoder"]
 
 
 class InProcessDecoder:
-    """Decodes in this process, one video after the other: the events of `DecodePool`, and the same bits.
+    """Decodes in this process, one video after the other: the same events as `DecodePool`, bit for bit.
 
-    For where processes cannot be started. A video that crashes FFmpeg takes this process with it, and one
-    that a decoder never returns from is never given up: there is no timeout.
+    For environments where no process can be started. A video that crashes FFmpeg also crashes this process,
+    and there is no timeout for a decoder that hangs.
     """
 
     def __init__(self, options: DecodeOptions) -> None:
-        # Other decoders, in other threads, may have the same options; a transform's buffers are one thread's.
+        # Decoders in other threads may share the options, but a transform's buffers are not thread-safe.
         self._options = dataclasses.replace(options, transform=copy.copy(options.transform))
         self._is_checked = False
 
     def close(self) -> None:
-        """Do nothing: there is no process to end."""
+        """Do nothing: no process was started."""
 
     def run(
         self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
@@ -44,7 +44,7 @@ class InProcessDecoder:
         Raises
         ------
         DecoderError
-            Where no video can be decoded here.
+            Where the installed PyAV cannot decode any video.
         """
         if not self._is_checked:
             check_decoding()

@@ -2,13 +2,13 @@
 
 Each worker owns a ring of slots in memory that it shares with the main process. It decodes one video at a
 time, writes each frame once into the current slot, and sends a short message when a slot is full; the main
-process answers when the slot has been read. So memory is bounded whatever the length of a video, and a worker
-that the network cannot keep up with simply waits.
+process replies when the slot has been read. So memory is bounded for videos of any length, and a worker that
+is faster than the network waits.
 
-A worker that crashes loses its video only. A worker that decodes no frame for `timeout_seconds` is killed,
-its video fails, and another takes its place. Shared memory holds when it last had a frame. Waiting for the
-main process does not count, nor does time in which the main process itself was busy or suspended (Ctrl-Z):
-only silence during which the main process was listening counts.
+A worker that crashes loses only its current video. A worker that decodes no frame for `timeout_seconds` is
+killed, its video fails, and a new worker replaces it. The time of the last frame is in shared memory. Time
+spent waiting for the main process does not count, nor does time in which the main process itself was busy or
+suspended (Ctrl-Z).
 
 Before its first video a worker checks that it can read videos at all. Where it cannot, or where workers die
 before they are ready, the run ends with one error, and no video is reported as failed.
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["DecodePool"]
 
 _POLL_SECONDS = 0.5  # how often silent workers are checked
-_MAX_FAILED_STARTS = 3  # workers in a row that die before they are ready; then it is no accident
-_START_SECONDS = 60.0  # until a worker is ready; an import from a network disk takes a while
+_MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
+_START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
 _HINT = "--workers 0 decodes without processes"
 
 
@@ -65,11 +65,11 @@ class _Worker:
             self.connection, worker_end = multiprocessing.Pipe()
             self.process = DecoderProcess(worker_end, memory)
         finally:
-            os.close(memory)  # both processes have it mapped, or the other has inherited it
-        with contextlib.suppress(OSError):  # it has died already, which the next message will show
+            os.close(memory)  # mapped here, and inherited by the worker
+        with contextlib.suppress(OSError):  # it has already died; the next receive reports that
             self.connection.send(options)
 
-    def give(self, task: int, path: Path) -> None:
+    def assign(self, task: int, path: Path) -> None:
         """Send a video to decode; OSError where the process has died."""
         self.task = task
         self.path = path
@@ -78,20 +78,20 @@ class _Worker:
         self.connection.send((task, path))
 
     def mark_ready(self) -> None:
-        """Count silence from now on: the process has started."""
+        """Start the timeout: the process has started."""
         self.is_ready = True
         self._silent_seconds = 0.0
 
     def silent_seconds(self, longest_count: float) -> float:
         """Return the seconds without a frame or a message, 0 while it waits for the main process or is idle.
 
-        Time since the last call counts for ``longest_count`` seconds at most: the main process may have been
-        suspended, and the worker with it.
+        Time since the last call counts as at most ``longest_count`` seconds: both processes may have been
+        suspended.
         """
         passed = time.monotonic() - self._last_check
         self._last_check += passed
         last_frame = self.memory.last_frame.value
-        # A worker that waits for a free slot has sent messages that were not read yet: all slots are full.
+        # A worker that waits for a free slot has filled all slots, so it has sent messages not yet read.
         idle = self.task is None or self.connection.poll()
         silent = not idle and last_frame == self._last_frame
         self._silent_seconds = self._silent_seconds + min(passed, longest_count) if silent else 0.0
@@ -99,20 +99,22 @@ class _Worker:
         return self._silent_seconds
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self.process.kill()
-        self.process.join(timeout=1.0)  # not without limit: on a dead network disk even SIGKILL has to wait
+        self.process.join(
+            timeout=1.0
+        )  # limited: a process blocked on a dead network disk ignores even SIGKILL
         self.connection.close()
 
     def stop(self) -> None:
-        """Let the process end by itself, and kill it where it does not."""
+        """Ask the process to exit, and kill it where it does not."""
         with contextlib.suppress(OSError, ValueError):
             self.connection.send(STOP)
         self.process.join(timeout=1.0)
         self.kill()
 
     def exit_reason(self) -> str:
-        """Say why the process ended, from its exit code."""
+        """Return why the process ended, from its exit code."""
         self.process.join(timeout=1.0)
         code = self.process.exitcode
         if code is not None and code < 0:
@@ -128,11 +130,11 @@ class DecodePool:
     Parameters
     ----------
     n_workers
-        Decoder processes, started when the first video comes.
+        Decoder processes, started when they are first needed.
     options
-        What is done to every video.
+        Options for every video.
     timeout_seconds
-        A worker without a decoded frame for so long, above 0, is killed, and its video fails.
+        A worker that decodes no frame for this long (above 0) is killed, and its video fails.
     """
 
     def __init__(self, n_workers: int, options: DecodeOptions, *, timeout_seconds: float = 60.0) -> None:
@@ -140,7 +142,7 @@ class DecodePool:
         self.options = options
         self.timeout_seconds = timeout_seconds
         self._workers: list[_Worker] = []
-        self._returned: deque[tuple[int, Path]] = deque()  # videos whose worker died before it was ready
+        self._requeued: deque[tuple[int, Path]] = deque()  # videos whose worker died before it was ready
         self._running = threading.Lock()
         self._failed_starts = 0
         self._next_check = 0.0
@@ -160,36 +162,36 @@ class DecodePool:
     def run(
         self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
     ) -> Generator[DecodeEvent, None, None]:
-        """Decode ``(task, path)`` pairs, several at a time; yield what happens as it happens.
+        """Decode ``(task, path)`` pairs, several at a time; yield events as they occur.
 
-        Events of one task come in its order and end with VideoRead or VideoFailed; events of several
-        tasks are mixed. Leaving the iterator early kills the decoders that are at work; so does setting
-        ``stopped``, even while they are silent.
+        Events of one task are in frame order and end with VideoRead or VideoFailed; events of several
+        tasks are interleaved. Closing the iterator early kills the decoders that are running; so does setting
+        ``stopped``, even while they send nothing.
 
         Raises
         ------
         DecoderError
             Where decoder processes cannot be started, or cannot read videos at all; or where this pool is
-            busy with another run, whose videos have the same numbers.
+            already used by another run, whose task numbers would clash.
         """
         if not self._running.acquire(blocking=False):
-            raise DecoderError("a pool of decoders is used by two runs at a time", hint="make one for each")
+            raise DecoderError("a pool of decoders is used by two runs at a time", hint="create one for each")
         try:
             yield from self._run(iter(videos), stopped or threading.Event())
         finally:
             for worker in [w for w in self._workers if w.task is not None]:
                 self._remove(worker)
-            self._returned.clear()
+            self._requeued.clear()
             self._running.release()
 
     def _run(self, waiting: Iterator[tuple[int, Path]], stopped: threading.Event) -> Iterator[DecodeEvent]:
         more = True
         while not stopped.is_set():
-            while (more or self._returned) and (worker := self._idle_worker()) is not None:
-                video = self._returned.popleft() if self._returned else next(waiting, None)
+            while (more or self._requeued) and (worker := self._idle_worker()) is not None:
+                video = self._requeued.popleft() if self._requeued else next(waiting, None)
                 more = more and video is not None
                 if video is not None:
-                    self._give(worker, *video)
+                    self._assign(worker, *video)
             if not any(w.task is not None for w in self._workers):
                 return
             yield from self._events()
@@ -207,19 +209,19 @@ class DecodePool:
             raise DecoderError(f"a decoder process cannot be started: {error}", hint=_HINT) from error
         return self._workers[-1]
 
-    def _give(self, worker: _Worker, task: int, path: Path) -> None:
+    def _assign(self, worker: _Worker, task: int, path: Path) -> None:
         try:
-            worker.give(task, path)
-        except OSError:  # it died while it had nothing to do, which is not this video's fault
+            worker.assign(task, path)
+        except OSError:  # it died while idle, so the video is not the cause
             self._remove(worker)
-            self._start_worker().give(task, path)
+            self._start_worker().assign(task, path)
 
     def _events(self) -> Iterator[DecodeEvent]:
         by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers if w.task is not None}
         for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
-            yield from self._message(by_connection[connection])
+            yield from self._receive(by_connection[connection])
         now = time.monotonic()
-        if now < self._next_check:  # a check costs as much as a message
+        if now < self._next_check:  # checking all workers costs as much as handling a message
             return
         self._next_check = now + _POLL_SECONDS
         longest_count = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
@@ -230,30 +232,30 @@ class DecodePool:
             elif not worker.is_ready and silent > max(_START_SECONDS, self.timeout_seconds):
                 self._start_failed(worker, f"not ready after {silent:.0f} s")
 
-    def _message(self, worker: _Worker) -> Iterator[DecodeEvent]:
+    def _receive(self, worker: _Worker) -> Iterator[DecodeEvent]:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            yield from self._dead(worker)
+            yield from self._exited(worker)
             return
         if isinstance(message, Ready):
             self._check_ready(worker, message.why_unusable)
         elif isinstance(message, SlotFilled):
             times = message.times_seconds
             yield FramesDecoded(message.task, worker.memory.slots[message.slot, : len(times)], times)
-            with contextlib.suppress(OSError):  # its death is noticed at the next message
+            with contextlib.suppress(OSError):  # it has died; the next receive reports that
                 worker.connection.send(SLOT_FREE)
         elif isinstance(message, VideoRead | VideoFailed):
             worker.task = None
             yield message
 
     def _check_ready(self, worker: _Worker, why_unusable: str | None) -> None:
-        if why_unusable is not None:  # not this video's fault: every other would end like it
+        if why_unusable is not None:  # the video is not the cause: every other would fail in the same way
             raise unusable_error(why_unusable)
         worker.mark_ready()
         self._failed_starts = 0
 
-    def _dead(self, worker: _Worker) -> Iterator[VideoFailed]:
+    def _exited(self, worker: _Worker) -> Iterator[VideoFailed]:
         reason = worker.exit_reason()
         if worker.is_ready:
             yield self._fail(worker, reason)
@@ -261,7 +263,7 @@ class DecodePool:
             self._start_failed(worker, reason)
 
     def _start_failed(self, worker: _Worker, reason: str) -> None:
-        """Give its video to another worker: whatever happened, it was not the video's fault."""
+        """Queue its video again: its decoding had not begun, so it is not the cause."""
         self._failed_starts += 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise DecoderError(
@@ -269,7 +271,7 @@ class DecodePool:
                 hint=f"see c3d-tools doctor; {_HINT}",
             )
         if worker.task is not None:
-            self._returned.append((worker.task, worker.path))
+            self._requeued.append((worker.task, worker.path))
         self._remove(worker)
 
     def _fail(self, worker: _Worker, reason: str) -> VideoFailed:

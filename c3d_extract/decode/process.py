@@ -1,11 +1,11 @@
-"""Starting a decoder process: a fresh interpreter that runs `c3d_extract.decode.worker.main`.
+"""Starting a decoder process: a new interpreter that runs `c3d_extract.decode.worker.main`.
 
-Not ``multiprocessing.Process``, whatever its start method. That refuses to start anything in a daemonic
-process (a worker of a Pool or a DataLoader), passes on the host program's start method, which only joblib's
-own processes know where it is ``loky``, imports the host's main script, and shares its fork server with the
-host, preloaded modules included; after a fork that server is another process's child. Plain fork is not
-possible: a decoder must not inherit torch, its locks and a GPU. So every decoder starts in the same way
-under every host: by `subprocess`, with the import path of this process, and with nothing else of it.
+``multiprocessing.Process`` is not used, with any start method. It cannot start a process from a daemonic
+process (a worker of a Pool or a DataLoader), it passes on the host program's start method (joblib's ``loky``
+is known only in joblib's own processes), it imports the host's main script, and it shares the fork server
+with the host, including its preloaded modules; after a fork that server is another process's child. Plain
+fork is not possible: a decoder must not inherit torch, its locks and a GPU. So under every host a decoder is
+started by `subprocess`, and receives only the import path of this process.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _START_COMMAND = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     "from c3d_extract.decode.worker import main; main(*map(int, sys.argv[1:4]))"
 )
-# NumPy's matrix library would start a thread for each core in every decoder, which multiplies no matrices.
+# NumPy's BLAS would start one thread per core in every decoder, and decoders do no matrix products.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _PARENT_CHECK_SECONDS = 0.5  # how often a decoder checks that its parent is running
 
 
 def may_start_processes() -> bool:
-    """Say whether decoders get processes of their own where the number of workers is not given.
+    """Return whether decoders run in separate processes where the number of workers is not given.
 
-    Not in a daemonic process of multiprocessing: by Python's rules it may have no children, it does not stop
-    them when it ends, and it is one of many that share the cores already. Nor where a process cannot inherit
-    open files (Windows).
+    False in a daemonic process of multiprocessing: Python allows it no children, it does not stop them when
+    it ends, and it already shares the cores with its siblings. False also where a process cannot inherit file
+    descriptors (Windows).
     """
     return os.name == "posix" and not multiprocessing.current_process().daemon
 
@@ -52,7 +52,7 @@ class DecoderProcess:
     Parameters
     ----------
     connection
-        The decoder's end of a pipe; closed here, as only the decoder uses it from now on.
+        The decoder's end of a pipe; closed in this process after the start.
     memory
         The descriptor of a file that both processes map.
 
@@ -64,10 +64,9 @@ class DecoderProcess:
 
     def __init__(self, connection: Connection, memory: int) -> None:
         inherited = (connection.fileno(), memory)
-        # Where Python is embedded in another program, the host tells multiprocessing which interpreter to
-        # run.
+        # Where Python is embedded in another program, the host sets multiprocessing's executable.
         python = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
-        # -P: no module may come from the current folder. utf8: file names are decoded as in this process.
+        # -P: import no module from the current folder. utf8: decode file names as in this process.
         command = [python, "-P", f"-Xutf8={sys.flags.utf8_mode}", "-c", _START_COMMAND]
         numbers = map(str, (os.getpid(), *inherited))
         try:
@@ -92,14 +91,14 @@ class DecoderProcess:
         self._process.kill()
 
     def join(self, timeout: float) -> None:
-        """Wait until it has ended, for so many seconds at most."""
+        """Wait until it has ended, at most ``timeout`` seconds."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
 
 
 @contextlib.contextmanager
 def _ignoring_ctrl_c() -> Iterator[None]:
-    """Start a process that never receives Ctrl-C, not even while Python starts: the mask is inherited."""
+    """Block Ctrl-C while a process is started; it inherits the mask, so Python's startup is covered too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -108,7 +107,7 @@ def _ignoring_ctrl_c() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """Exit when the parent process has ended, even during a decoder call that never returns."""
+    """Start a thread that exits this process when its parent has ended, even if a decoder call hangs."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -39,8 +39,10 @@ FFMPEG_VERSION: str = av.ffmpeg_version_info
 _TAGS: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 # Seeking goes by packets and may end after the requested time, in some containers by a second.
 _SEEK_MARGINS_SECONDS = (1, 10)
-_AVI_PLACEHOLDER = 1 << 30  # frames that FFmpeg writes into an AVI's header before it knows how many
-_MAX_READ_ERRORS = 100  # in a row; a demuxer that fails that often without a packet will not recover
+_AVI_PLACEHOLDER = (
+    1 << 30
+)  # the frame count that FFmpeg writes into an AVI's header until it knows the real one
+_MAX_READ_ERRORS = 100  # consecutive; a demuxer that fails that often without a packet will not recover
 
 
 class PyAVReader:
@@ -49,7 +51,7 @@ class PyAVReader:
     Parameters
     ----------
     path
-        A regular file; its name is never interpreted as an address or a pattern.
+        A regular file; its name is never interpreted as a URL or a pattern.
     max_pixels
         Larger frames are refused.
 
@@ -98,7 +100,7 @@ class PyAVReader:
         self._container.close()
 
     def _open(self) -> InputContainer:
-        # FFmpeg would open a relative path such as "http:x.mp4" as an address.
+        # FFmpeg would open a relative path such as "http:x.mp4" as a URL.
         # Passed as container options, because it is the demuxer that opens further files.
         allowed = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
         path = os.path.abspath(self.path)  # noqa: PTH100
@@ -170,12 +172,12 @@ class PyAVReader:
             )
 
     def frames(self, lines: Lines | None = None, *, start_seconds: float = 0.0) -> Iterator[Frame]:
-        """Yield every frame that can be decoded; errors on the way are counted in ``n_decode_errors``.
+        """Yield every frame that can be decoded; errors are counted in ``n_decode_errors``.
 
         Parameters
         ----------
         lines
-            Which rows and columns are needed. Frames may then have these alone, which is much faster.
+            Selects the needed rows and columns. Frames may then have only these, which is much faster.
         start_seconds
             Frames shown earlier than this after the stream's start are left out, and those before the
             nearest key frame are not even decoded where the file is seekable. Meant for one clip of a long
@@ -202,7 +204,7 @@ class PyAVReader:
                 self.info = replace(self.info, width=width, height=height)
             self.n_frames += 1
             yield Frame(bgr, pts_seconds, size)
-            del bgr  # so that the next frame reuses the memory, which the processor's cache still holds
+            del bgr  # so that the next frame reuses the memory, which is still in the CPU cache
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
@@ -241,13 +243,13 @@ class PyAVReader:
         return next(frames, None)
 
     def _pts_seconds(self, frame: VideoFrame) -> float | None:
-        # Not frame.time: frames that come out when the decoder is flushed have no time base of their own.
+        # Not frame.time: frames returned when the decoder is flushed have no time base of their own.
         if frame.pts is None or not self._time_base:
             return None
         return frame.pts * self._time_base.numerator / self._time_base.denominator
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield packets to the end of the file, the empty one that flushes the decoder included."""
+        """Yield packets to the end of the file, including the empty one that flushes the decoder."""
         packets = self._container.demux(self._stream)
         in_a_row = 0
         while True:
@@ -255,7 +257,7 @@ class PyAVReader:
                 packet = next(packets)
             except StopIteration:
                 return
-            except Exception as error:  # noqa: BLE001 - PyAV raises whatever fits the errno: PermissionError, ValueError, …
+            except Exception as error:  # noqa: BLE001 - PyAV raises the type that fits the errno: PermissionError, ValueError, …
                 self._count_error(one_line(error))
                 in_a_row += 1
                 if in_a_row == _MAX_READ_ERRORS:
@@ -273,7 +275,7 @@ class PyAVReader:
         self._n_packets += packet.size > 0
         if packet.pts is not None and packet.duration and self._time_base:
             self._end_pts = max(self._end_pts, float((packet.pts + packet.duration) * self._time_base))
-        # FFmpeg would decode the scrambled bytes, into noise where it can.
+        # FFmpeg would try to decode the scrambled bytes, and return noise.
         if packet.has_sidedata("encryption_info"):
             self._count_error("encrypted (DRM)")
             return []
@@ -307,10 +309,10 @@ class PyAVReader:
             self._last_pts = pts_seconds if self._last_pts is None else max(self._last_pts, pts_seconds)
 
     def trouble(self) -> str | None:
-        """Say everything that was wrong with a video that was read to its end, in one line, or None.
+        """Return everything that was wrong with a video that was read to its end, in one line, or None.
 
-        A truncated file seldom causes a decode error, so its structure is checked, too; and where that
-        shows nothing, a video that ends well before the length that its own stream states is damaged.
+        A truncated file seldom causes a decode error, so its structure is checked too; and a video that
+        ends well before the length that its stream states is reported as damaged.
         """
         cut = why_truncated(self.path, self.info.container, self._n_bytes)
         missing = (
@@ -330,9 +332,9 @@ class PyAVReader:
         if self._first_pts is None or self._last_pts is None:
             return None
         step = frame_seconds(self.info.fps)
-        # Some containers count the length from their first frame, some from zero: take the more lenient.
+        # Some containers count the length from their first frame, some from zero: use the more lenient.
         read = max(self._last_pts + step, self._end_pts) - min(self._first_pts, 0.0)
-        # None of 190 intact files was short by more than one frame; headers can be off by another or two.
+        # Of 190 intact files, none was short by more than one frame; headers can be off by one or two more.
         if stated - read > max(0.2, 3 * step, 0.05 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"
         return None
@@ -345,7 +347,7 @@ def _clock_seconds(text: str) -> float | None:
 
 
 def codec_report() -> dict[str, bool]:
-    """Say which of the common video decoders this build of FFmpeg has."""
+    """Return which of the common video decoders this build of FFmpeg has."""
     common = (
         "h264",
         "hevc",

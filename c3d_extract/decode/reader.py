@@ -1,4 +1,4 @@
-"""Which reader opens a path: the place to add another one."""
+"""Choose the reader for a path; new readers are added here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are opened, and why others are not."""
+"""Checks on files before they are opened, and the reasons why others are refused."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTAINERS", "check_regular", "open_regular", "why_not_opened"]
 
-# Demuxers of files that hold their own pictures. Left out on purpose: concat, hls, dash, sdp, rtsp,
-# image2 (patterns), imf, lavfi and devices, which open other files or addresses.
+# Demuxers of files that hold their own frames. Deliberately omitted: concat, hls, dash, sdp, rtsp,
+# image2 (patterns), imf, lavfi and devices, which open other files or URLs.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,asf,flv,live_flv,h261,h263,h264,hevc,vvc,"
     "obu,av1,evc,ivf,m4v,mjpeg,gif,apng,ogg,rm,mxf,nut,yuv4mpegpipe,swf,dv,wtv,nsv,gxf,dirac,vc1,vc1test,film_cpk,"
     "smk,bink,roq,dfa,fli,flic,4xm,amv,avs,cavsvideo,avs2,avs3,ea,idcin,ipmovie,iv8,jv,kux,lmlm4,mm,mtv,mv,nuv,"
     "pva,r3d,rl2,rpl,smjpeg,thp,vivo,wc3movie,xmv,yop,dhav,cine,png_pipe,jpeg_pipe,webp_pipe,gif_pipe,bmp_pipe"
 )
-# First bytes, in lower case, of files that are not videos, and what to report of them.
+# First bytes, in lower case, of files that are not videos, and the reason to report.
 _NOT_VIDEOS = (
     (
         (
@@ -45,7 +45,7 @@ _NOT_VIDEOS = (
 
 
 def check_regular(path: Path) -> int:
-    """Return a file's size in bytes; raise VideoError where it is not a regular file that can be examined."""
+    """Return a file's size in bytes; raise VideoError where it is not a regular file or `stat` fails."""
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -60,14 +60,14 @@ def check_regular(path: Path) -> int:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to read its bytes; raise VideoError, without waiting, where it is anything else.
+    """Open a regular file to read its bytes; raise VideoError, without blocking, where it is anything else.
 
     A pipe that replaces the file after it was checked is opened without waiting for a writer, and then
-    refused. A device is not opened, because opening one can have an effect (a tape rewinds).
+    refused. A device is not opened, because opening one can have side effects (a tape rewinds).
     """
     check_regular(path)
     try:
-        file = open(path, "rb", opener=_non_blocking)  # noqa: SIM115 - the caller's to close
+        file = open(path, "rb", opener=_non_blocking)  # noqa: SIM115 - closed by the caller
     except OSError as error:
         raise VideoError(f"cannot be read: {error.strerror}", subject=path) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -81,7 +81,7 @@ def _non_blocking(path: str, flags: int) -> int:
 
 
 def why_not_opened(path: Path, error: Exception) -> str:
-    """Say why FFmpeg did not open a file, by the file's first bytes or else by FFmpeg's ``error``."""
+    """Return why FFmpeg did not open a file, from the file's first bytes or else from FFmpeg's ``error``."""
     try:
         with open_regular(path) as file:
             head = file.read(64)
@@ -100,18 +100,18 @@ def why_not_opened(path: Path, error: Exception) -> str:
     if head[4:8] == b"ftyp" and not _has_box(path, {b"moov", b"moof", b"meta"}):
         return "cut off: it ends before its index (the moov box)"
     if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not among those allowed
-        return "not a kind of video file that is opened here"
+        return "not a supported kind of video file"
     return f"not a readable video: {one_line(error)}"
 
 
 def _has_box(path: Path, kinds: set[bytes]) -> bool:
-    """Say whether an MP4 file holds one of these boxes at its top level, whole or not."""
+    """Return whether an MP4 file has one of these boxes at its top level, complete or not."""
     with open_regular(path) as file:
         while len(head := file.read(8)) == 8:
             if head[4:] in kinds:
                 return True
             size = int.from_bytes(head[:4], "big")
-            if size == 1:
+            if size == 1:  # a 64-bit size follows
                 size = int.from_bytes(file.read(8), "big") - 8
             if size < 8:
                 return False

@@ -1,4 +1,4 @@
-"""Whether this PyAV can read videos at all: a failure that every video would have ends the run at once."""
+"""Check that the installed PyAV can read videos: a failure common to all videos ends the run at once."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLOURS = [(10, 30, 200), (220, 60, 10)]  # B, G, R
 
 
 def check_decoding() -> None:
-    """Decode a video of two frames as every video is decoded; this takes some 5 ms.
+    """Decode a test video of two frames with the normal reader; this takes about 5 ms.
 
     Raises
     ------
     DecoderError
-        Where that fails, or gives other frames.
+        Where that fails, or the frames differ.
     """
     reason = why_unusable()
     if reason is not None:
@@ -44,17 +44,17 @@ def unusable_error(reason: str) -> DecoderError:
 
 
 def why_unusable() -> str | None:
-    """Say, in one line, why no video can be read here, or None."""
+    """Return, in one line, why no video can be read with this installation, or None."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="c3d-")
         path = Path(folder.name) / "check.gif"
         path.write_bytes(_VIDEO)
-    except OSError:  # no folder to write to, which says nothing about PyAV
+    except OSError:  # no folder to write to, which is not PyAV's fault
         return None
     with folder:
         try:
             colours = _colours(path)
-        except Exception as error:  # noqa: BLE001 - whatever it is, every video would end like this
+        except Exception as error:  # noqa: BLE001 - whatever it is, every video would fail in this way
             return f"{_versions()} cannot read videos as c3d-extract needs: {_cause(error)}"
     if colours != _COLOURS:
         return f"{_versions()} decodes a test video wrongly: {colours} instead of {_COLOURS}"
@@ -62,7 +62,7 @@ def why_unusable() -> str | None:
 
 
 def _colours(path: Path) -> list[tuple[int, ...]]:
-    """Return the colour, B, G, R, of each frame that is of one colour."""
+    """Return the colour, B, G, R, of each frame that has one uniform colour."""
     from c3d_extract.decode.reader import open_video  # it imports PyAV, which may fail
 
     with open_video(path, max_pixels=1 << 16) as reader:
@@ -73,7 +73,7 @@ def _colours(path: Path) -> list[tuple[int, ...]]:
 
 
 def _cause(error: Exception) -> str:
-    """Return the error in one line; the library's own, where ours was raised from it."""
+    """Return the error in one line; the library's own error where ours was raised from it."""
     cause = error.__cause__ or error
     return " ".join(f"{type(cause).__name__}: {cause}".split())
 
@@ -85,6 +85,6 @@ def _versions() -> str:
         return "PyAV (not installed)"
     try:
         from c3d_extract.decode.pyav import FFMPEG_VERSION
-    except Exception:  # noqa: BLE001 - the message says so already
+    except Exception:  # noqa: BLE001 - the import error is already in the message
         return f"PyAV {installed}"
     return f"PyAV {installed} (FFmpeg {FFMPEG_VERSION})"

@@ -1,7 +1,7 @@
-"""The memory that a decoder process shares with the main process: a ring of slots, and a sign of life.
+"""The memory that a decoder process shares with the main process: a ring of slots, and a heartbeat.
 
-Unlike `multiprocessing.shared_memory` it takes nothing of ``/dev/shm``. In containers that often has 64 MB,
-and a process that touches more of it than there is dies of SIGBUS.
+Unlike `multiprocessing.shared_memory` it does not use ``/dev/shm``. In containers that often has 64 MB, and a
+process that writes beyond the available space is killed by SIGBUS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SlotMemory", "anonymous_file"]
 
-_N_SLOTS = 4  # one being written, one being read, two queued; of 16 frames 112x112 they take 2.4 MB
+_N_SLOTS = 4  # one being written, one being read, two queued; 2.4 MB for 16 frames of 112x112
 
 
 class SlotMemory:
@@ -33,7 +33,7 @@ class SlotMemory:
     descriptor
         A file of `n_bytes`; it may be closed afterwards.
     options
-        Give the size of a slot.
+        Determine the size of a slot.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class SlotMemory:
     """
 
     def __init__(self, descriptor: int, options: DecodeOptions) -> None:
-        # Both views keep the mapping alive; it is unmapped when they are gone.
+        # Both views keep the mapping alive; it is unmapped when both are garbage-collected.
         memory = mmap.mmap(descriptor, self.n_bytes(options))
         shape = self._shape(options)
         # Written by the decoder and read by the main process without a lock: it is one aligned store.
@@ -59,7 +59,7 @@ class SlotMemory:
 
     @classmethod
     def n_bytes(cls, options: DecodeOptions) -> int:
-        """Return how large the file must be."""
+        """Return the required size of the file."""
         return ctypes.sizeof(ctypes.c_double) + prod(cls._shape(options))
 
 
@@ -82,7 +82,7 @@ def anonymous_file(n_bytes: int) -> int:
 def _temporary_file(n_bytes: int, memfd_error: Exception) -> int:
     try:
         with tempfile.TemporaryFile() as file:
-            file.write(bytes(n_bytes))  # a sparse file would find a full disk only when it is used, by SIGBUS
+            file.write(bytes(n_bytes))  # not sparse: a full disk must fail here, not later by SIGBUS
             file.flush()
             return os.dup(file.fileno())
     except OSError as error:

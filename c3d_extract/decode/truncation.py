@@ -1,12 +1,12 @@
-"""Whether a file is truncated, by its own structure; nothing is decoded here.
+"""Detect truncated files from their container structure; nothing is decoded here.
 
-FFmpeg reads a truncated file as if it ended there: most demuxers report nothing, and that of AVI even
-estimates the length from the size that is left. But nearly every container states how long its parts
-are, or marks its end. Each function here follows those statements from element to element, without
-reading their contents, and reports the first that does not fit. Where a container states nothing (a transport
+FFmpeg reads a truncated file as if it ended there: most demuxers report nothing, and the AVI
+demuxer even estimates the length from the remaining size. But nearly every container states the sizes
+of its parts, or marks its end. Each function here follows those sizes from element to element, without
+reading their contents, and reports the first inconsistency. Where a container states no size (a transport
 stream cut between two packets, a live Matroska file between two clusters, any raw stream), nothing is found.
 
-Intact files are not always tidy: recorders that cannot seek back leave sizes at 0 or all ones, and some
+Intact files may have irregularities: recorders that cannot seek back leave sizes at 0 or all ones, and some
 programs leave the rest of a disk sector after the last element. Neither counts as truncation.
 
 Formats: Microsoft's AVI RIFF reference and OpenDML 1.02; RFC 8794 and 9559 (EBML, Matroska); ISO/IEC
@@ -31,32 +31,32 @@ if TYPE_CHECKING:
 
 __all__ = ["why_truncated"]
 
-_MAX_ELEMENTS = 1_000_000  # followed in one file; a hostile one can hold any number of empty ones
+_MAX_ELEMENTS = 1_000_000  # per file; a hostile file can contain any number of empty elements
 _UNKNOWN = (0, 0xFFFFFFFF)  # sizes in an AVI whose writer could not seek back to fill them in
 
 
 class _FileBytes:
-    """Random access to the bytes of a file, whatever the offset."""
+    """Random access to the bytes of a file, at any offset."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self.size = size
 
     def at(self, offset: int, n_bytes: int) -> bytes:
-        """Return ``n_bytes`` from ``offset`` on, fewer where the file ends before."""
+        """Return ``n_bytes`` starting at ``offset``, fewer where the file ends before."""
         if not 0 <= offset < self.size:
             return b""
         self._file.seek(offset)
         return self._file.read(n_bytes)
 
     def lacks(self, end: int, what: str) -> str | None:
-        """Say that ``what`` reaches beyond the file's end, or return None where it does not."""
+        """Return a message where ``what`` extends beyond the file's end, else None."""
         if end <= self.size:
             return None
         return f"cut: {what} ends at byte {end}, the file has {self.size}"
 
     def zeros_at(self, offset: int) -> str | None:
-        """Say that there are only zeros where an element should begin, or return None."""
+        """Return a message where there are only zeros where an element should begin, else None."""
         head = self.at(offset, 16)
         if len(head) < 16 or any(head):
             return None
@@ -64,7 +64,7 @@ class _FileBytes:
 
 
 def why_truncated(path: Path, container: str, n_bytes: int) -> str | None:
-    """Say what shows that a file is truncated, or None where nothing does.
+    """Return the evidence that a file is truncated, or None.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def _avi(data: _FileBytes) -> str | None:
     while data.at(start, 4) == b"RIFF" and start < data.size:
         size = int.from_bytes(data.at(start + 4, 4), "little")
         end = data.size if size in _UNKNOWN else start + 8 + size
-        # Some writers count the RIFF's own header of eight bytes as well.
+        # Some writers include the RIFF's own eight-byte header in its size.
         why = data.lacks(end - 8, "its RIFF") or _chunks(data, start + 12, end)
         if why or size in _UNKNOWN:
             return why
@@ -131,13 +131,14 @@ _SEGMENT, _CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 
 
 def _matroska(data: _FileBytes) -> str | None:
-    """EBML: elements, each with an identifier and a size; those of Segment and Cluster may be unknown."""
+    """EBML: elements, each with an identifier and a size; the sizes of Segment and Cluster may be unknown."""
     offset, end = 0, data.size
     for _ in range(_MAX_ELEMENTS):
         head = data.at(offset, 12)
         if offset >= end or not head:
             return None
-        n_name = 9 - head[0].bit_length()  # 9 where it is zero
+        # The first byte's leading zero bits state a field's length (RFC 8794, 4); a zero byte gives 9.
+        n_name = 9 - head[0].bit_length()
         n_size = 9 - head[n_name].bit_length() if n_name < len(head) else 8
         if n_name > 4 or n_size > 8:
             return data.zeros_at(offset)
@@ -173,7 +174,7 @@ def _mp4(data: _FileBytes) -> str | None:
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
         size = int.from_bytes(head[8:], "big") if size == 1 else size
         if kind not in _BOXES or size < 8:
-            return None  # the box reaches to the end, or this is something after the last one
+            return None  # the box extends to the end, or this follows the last box
         in_fragments = in_fragments or kind in (b"moof", b"styp", b"sidx")
         why = data.lacks(offset + size, f"its box {_name(kind)}")
         if why is None and kind == b"sidx":
@@ -194,17 +195,17 @@ def _indexed_end(data: _FileBytes, offset: int, size: int) -> int:
     references = body[32 if wide else 24 :]
     n_listed = min(struct.unpack_from(">H", body, 30 if wide else 22)[0], len(references) // 12)
     sizes = struct.iter_unpack(">III", references[: 12 * n_listed])
-    return int(offset + size + first + sum(one & 0x7FFFFFFF for one, _, _ in sizes))
+    return int(offset + size + first + sum(entry & 0x7FFFFFFF for entry, _, _ in sizes))
 
 
 def _flv(data: _FileBytes) -> str | None:
-    """FLV: tags, each followed by its own size; the first one may state the file's."""
+    """FLV: tags, each followed by its own size; the first tag may state the file's size."""
     head = data.at(0, 1 << 12)
     found = head.find(b"\x00\x08filesize\x00")
     if found >= 0 and len(head) >= found + 19:
         stated = struct.unpack_from(">d", head, found + 11)[0]
         if data.size < stated < 1 << 60:
-            return data.lacks(int(stated), "it by its own header")
+            return data.lacks(int(stated), "what its header states")
     last = int.from_bytes(data.at(data.size - 4, 4), "big")
     tag = data.at(data.size - 4 - last, 4) if 11 <= last < data.size else b""
     if len(tag) == 4 and int.from_bytes(tag[1:], "big") == last - 11:
@@ -229,7 +230,7 @@ def _tags(data: _FileBytes, offset: int) -> str | None:
 
 
 def _transport_stream(data: _FileBytes) -> str | None:
-    """MPEG-TS: packets of 188 bytes, with 4 more before or 16 more after each in some files."""
+    """MPEG-TS: packets of 188 bytes, in some files with 4 more before or 16 more after each."""
     start = max(data.size - 192 * 204, 0)
     tail = data.at(start, 192 * 204)
     filled = tail.rstrip(b"\0")
@@ -244,7 +245,8 @@ def _transport_stream(data: _FileBytes) -> str | None:
 
 
 def _last_packet(tail: bytes) -> tuple[int, int] | None:
-    """Return where the last packet begins and how long packets are, or None where these are no packets."""
+    """Return the offset of the last packet and the packet size, or None where these are no packets."""
+    # Every packet begins with the sync byte 0x47.
     for size in (188, 192, 204):
         for phase in range(min(size, len(tail))):
             marks = tail[phase::size]
@@ -254,7 +256,7 @@ def _last_packet(tail: bytes) -> tuple[int, int] | None:
 
 
 def _program_stream(data: _FileBytes) -> str | None:
-    """MPEG-PS: packs and packets, each with a start code and a size, followed from a pack near the end."""
+    """MPEG-PS: packs and packets, each with a start code and a size, checked from a pack near the end."""
     start = max(data.size - (1 << 17), 0)
     tail = data.at(start, 1 << 17)
     offset = tail.find(b"\0\0\1\xba")
@@ -297,7 +299,7 @@ def _gif(data: _FileBytes) -> str | None:
         elif kind == b"\x2c":
             offset = _after_sub_blocks(data, offset + 11 + _n_colours_bytes(head[9:10]))
         elif kind:
-            offset += 1  # stray bytes between blocks, which FFmpeg skips as well
+            offset += 1  # stray bytes between blocks, which FFmpeg also skips
         else:
             return f"cut: it ends at byte {data.size} without a trailer"
     return None
@@ -354,7 +356,7 @@ def _asf(data: _FileBytes) -> str | None:
         if name == _ASF_FILE:
             first = int.from_bytes(head[16:24], "little") + 50
             last = first + (n_packets - 1) * n_bytes
-            return data.lacks(stated, "it by its own header") or data.zeros_at(last)
+            return data.lacks(stated, "what its header states") or data.zeros_at(last)
         if size < 24:
             return None
         offset += size
@@ -362,7 +364,7 @@ def _asf(data: _FileBytes) -> str | None:
 
 
 def _asf_fields(head: bytes) -> tuple[bytes, int, int, int, int, int]:
-    """Return an object's name and size and, of File Properties, size, packets, flags, bytes a packet."""
+    """Return an object's GUID and size; for File Properties also file size, packets, flags, packet size."""
     return struct.unpack("<16sQ16xQ8xQ24xII4x", head.ljust(100, b"\0"))
 
 
@@ -387,7 +389,7 @@ _MXF_HEADER = b"\x0d\x01\x02\x01\x01\x02"  # a header partition's key, from its 
 
 
 def _mxf(data: _FileBytes) -> str | None:
-    """MXF: elements, each with a key of 16 bytes and a size; the first may state where the last begins."""
+    """MXF: elements, each with a key of 16 bytes and a size; the first may state the offset of the last."""
     offset = first = data.at(0, 1 << 16).find(_MXF_KEY)
     for _ in range(_MAX_ELEMENTS):
         head = data.at(offset, 25)

@@ -1,4 +1,4 @@
-"""One video from its file to events: read, transform, time and resample its frames."""
+"""Decode one video into events: read, transform, time and resample its frames."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def decode_video(
     next_buffer: Callable[[], NDArray[np.uint8]],
     on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[DecodeEvent]:
-    """Decode one video; yield its frames and then, always, a VideoRead or a VideoFailed.
+    """Decode one video; yield its frames and then, in every case, a VideoRead or a VideoFailed.
 
     Parameters
     ----------
     task, path
-        The video's number and where it is.
+        The video's number and its path.
     options
-        What is done to it.
+        The decoder's options.
     next_buffer
         Returns memory for the next frames, uint8 (``options.n_frames``, *shape of the transform).
     on_frame
-        Called whenever a frame was decoded, also where resampling leaves it out.
+        Called after each decoded frame, even where resampling drops it.
     """
     started = time.monotonic()
     gaps = Gaps()
@@ -58,7 +58,7 @@ def decode_video(
             trouble = "; ".join(filter(None, (reader.trouble(), gaps.trouble()))) or None
             counts = reader.n_frames, reader.n_decode_errors
             end = VideoRead(task, reader.info, *counts, trouble, time.monotonic() - started)
-    except Exception as error:  # noqa: BLE001 - one video's surprise is that video's failure
+    except Exception as error:  # noqa: BLE001 - an unexpected error fails this video only
         end = VideoFailed(task, failure_reason(error), time.monotonic() - started)
     yield end
 
@@ -70,12 +70,12 @@ def _transformed(
     for frame in reader.frames(transform.lines):
         on_frame()
         result, pts_seconds = transform(frame.bgr, size=frame.size), frame.pts_seconds
-        del frame  # so that the reader can use its memory again, which the processor's cache still holds
+        del frame  # so that the reader can reuse its memory, which is still in the CPU cache
         yield result, pts_seconds
 
 
 def _longest_gap(info: VideoInfo) -> float:
-    """Return the longest time one frame can be on screen: no longer than the video, where it says."""
+    """Return the longest time one frame can be on screen: at most the video's stated duration."""
     duration = info.duration_seconds
     stated = duration + frame_seconds(info.fps) if duration > 0 else LONGEST_GAP_SECONDS
     return min(stated, LONGEST_GAP_SECONDS)
@@ -86,7 +86,7 @@ def _buffered(
     timed: Iterator[tuple[NDArray[np.uint8], float]],
     next_buffer: Callable[[], NDArray[np.uint8]],
 ) -> Iterator[FramesDecoded]:
-    """Copy frames into buffers; yield each that is full, and the rest at the end."""
+    """Copy frames into buffers; yield each full one, and the rest at the end."""
     times: list[float] = []
     for frame, time_seconds in timed:
         if not times:
@@ -101,7 +101,7 @@ def _buffered(
 
 
 def failure_reason(error: Exception) -> str:
-    """Say why a video failed: one line of valid UTF-8, whatever a file name put into it."""
+    """Return why a video failed, as one line of valid UTF-8 even where a file name is not."""
     if isinstance(error, VideoError):
         reason = error.reason
     elif isinstance(error, MemoryError):

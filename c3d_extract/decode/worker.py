@@ -1,4 +1,4 @@
-"""What runs in a decoder process: one video at a time, into slots of shared memory.
+"""The decoder process: decodes one video at a time into slots of shared memory.
 
 Messages are pickled through a pipe. The main process sends DecodeOptions, once; then ``(task, path)`` for
 each video, ``SLOT_FREE`` for each slot that it has read, and ``STOP``. The decoder sends `Ready`, once; then
@@ -49,24 +49,24 @@ class SlotFilled:
 
 
 def main(parent: int, connection: int, memory: int) -> None:
-    """Decode videos until told to stop: the whole of a decoder process.
+    """Decode videos until ``STOP`` is received; the entry point of a decoder process.
 
     Parameters
     ----------
     parent
         Process id of the main process.
     connection, memory
-        File descriptors: one end of a pipe, and what both processes map.
+        File descriptors: one end of a pipe, and the file that both processes map.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     end_with_parent(parent)
-    prefer_to_be_killed()
+    raise_oom_score()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the main process has ended
         _serve(Connection(connection), memory)
 
 
-def prefer_to_be_killed() -> None:
-    """Let the kernel, when memory runs out, kill this process rather than the main process (Linux)."""
+def raise_oom_score() -> None:
+    """Make the kernel's OOM killer choose this process before the main process (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
@@ -74,7 +74,7 @@ def prefer_to_be_killed() -> None:
 def _serve(connection: Connection, memory: int) -> None:
     options = connection.recv()
     slots = _SlotWriter(connection, SlotMemory(memory, options))
-    # Imported this late because it imports FFmpeg: where that fails, the main process is told why.
+    # Imported only now because it imports FFmpeg: where that fails, the reason is sent to the main process.
     from c3d_extract.decode.self_check import why_unusable
 
     connection.send(Ready(why_unusable()))
@@ -98,7 +98,7 @@ def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -
 
 
 class _SlotWriter:
-    """The writing end of the ring: slots are filled in turn, and free again in the order they were sent."""
+    """The writing end of the ring: slots are filled in turn, and freed in the order they were sent."""
 
     def __init__(self, connection: Connection, memory: SlotMemory) -> None:
         self.connection = connection
@@ -107,11 +107,11 @@ class _SlotWriter:
         self._current = 0
 
     def note_frame(self) -> None:
-        """Tell the main process, which looks at this from time to time, that a frame was decoded."""
+        """Record the time of a decoded frame; the main process reads it periodically."""
         self._memory.last_frame.value = time.monotonic()
 
     def next(self) -> NDArray[np.uint8]:
-        """Wait for a free slot and return it; end this process where the main process has ended."""
+        """Wait for a free slot and return it; exit where the main process has ended."""
         try:
             self._wait_for_slot()
         except (EOFError, OSError):
@@ -126,7 +126,7 @@ class _SlotWriter:
         self.note_frame()  # the wait does not count as silence
 
     def send_filled(self, task: int, times_seconds: list[float]) -> None:
-        """Hand the current slot to the main process."""
+        """Send the current slot to the main process."""
         self.connection.send(SlotFilled(task, self._current, times_seconds))
         self._current = (self._current + 1) % len(self._memory.slots)
         self.n_free -= 1

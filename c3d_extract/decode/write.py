@@ -1,4 +1,4 @@
-"""Writing videos: the samples that this package renders."""
+"""Writing video files, for the samples that this package renders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[NDArray[np.uint8]
     """
     codec, options = "mpeg4", {"qscale": "3"}
     if "libx264" in av.codecs_available:
-        # By default x264 writes different bytes with AVX-512, and in every run.
+        # By default x264's output depends on the CPU (AVX-512) and differs between runs.
         params = "cpu-independent=1"
         codec, options = "libx264", {"crf": "20", "preset": "veryfast", "x264-params": params}
     with av.open(os.path.abspath(path), "w", format="mp4") as container:  # noqa: PTH100

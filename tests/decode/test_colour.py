@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
-def test_interlaced_frames_are_taken_as_they_are(tmp_path: Path, codec: str) -> None:
-    """OpenCV cannot be asked (see above), so the same pictures, not marked as interlaced, are the oracle."""
+def test_interlaced_frames_are_not_deinterlaced(tmp_path: Path, codec: str) -> None:
+    """OpenCV cannot serve as oracle (see above); the same frames, not marked as interlaced, do."""
     options = (
         {"flags": "+ildct+ilme"} if codec == "mpeg2video" else {"x264-params": "tff=1:fake-interlaced=1"}
     )
@@ -78,7 +78,7 @@ def test_colours_follow_the_matrix_and_range_of_the_file(
 
 
 def crops(path: Path, *, whole: bool) -> tuple[list[NDArray[np.uint8]], list[bool]]:
-    """Return the crops of a video, and whether each was made of a part of its frame."""
+    """Return the crops of a video, and whether each was made from a part of its frame."""
     sampler = FrameSampler(Preprocessing())
     with PyAVReader(path) as reader:
         frames = reader.frames() if whole else reader.frames(sampler.lines)
@@ -88,7 +88,7 @@ def crops(path: Path, *, whole: bool) -> tuple[list[NDArray[np.uint8]], list[boo
 
 
 def same_crops(path: Path) -> bool:
-    """Check the crops of partly converted frames against those of whole ones; say whether any was partial."""
+    """Compare the crops of partly and of wholly converted frames; return whether any was partial."""
     (ours, partial), (expected, _) = crops(path, whole=False), crops(path, whole=True)
     assert len(ours) == len(expected) > 0
     assert all((a == b).all() for a, b in zip(ours, expected, strict=True))
@@ -154,10 +154,10 @@ def test_real_and_damaged_videos_give_the_same_crops_in_part(
     assert n_partial > 200
 
 
-def test_where_the_proof_fails_frames_are_converted_whole(
+def test_where_verification_fails_frames_are_converted_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine whose swscale gives other pixels to a smaller frame, the right ones must come out."""
+    """On a machine whose swscale converts smaller frames differently, the correct pixels are returned."""
     path = write(tmp_path / "a.avi", moving_frames(3, 122, 166))
     expected = crops(path, whole=True)[0]
     monkeypatch.setattr(converting, "_MAX_PARTIAL_SHARE", 1)

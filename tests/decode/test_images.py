@@ -1,4 +1,4 @@
-"""Folders of numbered images give OpenCV's pixels, and open nothing else."""
+"""Folders of numbered images give OpenCV's pixels, and no other file is opened."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_images_are_read_in_numeric_order_as_opencv_reads_them(tmp_path: Path, s
         assert (frame.bgr == cv2.imread(str(tmp_path / f"{number}{suffix}"))).all()
 
 
-def test_grey_transparent_and_turned_images_are_opencvs(tmp_path: Path) -> None:
+def test_grey_transparent_and_rotated_images_are_opencvs(tmp_path: Path) -> None:
     from PIL import Image
 
     rgb = moving_frames(1, 40, 60)[0]
@@ -58,7 +58,7 @@ def test_grey_transparent_and_turned_images_are_opencvs(tmp_path: Path) -> None:
         assert (image == cv2.imread(str(file))).all(), file.name
 
 
-def test_troubles_of_image_folders_are_told(tmp_path: Path) -> None:
+def test_troubles_of_image_folders_are_reported(tmp_path: Path) -> None:
     def frames(*names: str) -> Path:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -78,7 +78,7 @@ def test_troubles_of_image_folders_are_told(tmp_path: Path) -> None:
         list(FrameFolder(broken).frames())
     deep = frames("1.png")
     cv2.imwrite(str(deep / "1.png"), np.zeros((4, 4), np.uint16))
-    with pytest.raises(VideoError, match=r"1\.png: more than 8 bits a pixel"):
+    with pytest.raises(VideoError, match=r"1\.png: more than 8 bits per channel"):
         list(FrameFolder(deep).frames())
 
 
@@ -94,7 +94,7 @@ def test_an_image_never_starts_another_program(tmp_path: Path, monkeypatch: pyte
     (programs / "gs").write_text(f"#!/bin/sh\n: > '{marker}'\nexit 1\n")
     (programs / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    # Pillow looks it up once in a process, since 10.1.
+    # Since 10.1, Pillow looks it up once per process.
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None, raising=False)
     (frames / "000001.jpg").write_bytes(EPS)
     with pytest.raises(VideoError, match=r"000001\.jpg: neither a JPEG nor a PNG image"):
@@ -103,7 +103,7 @@ def test_an_image_never_starts_another_program(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "socket", "link to a device", "folder"])
-def test_what_is_no_file_in_a_frame_folder_is_refused_without_waiting(
+def test_a_special_file_in_a_frame_folder_is_refused_without_blocking(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = tmp_path / "frames"
@@ -126,7 +126,7 @@ def test_what_is_no_file_in_a_frame_folder_is_refused_without_waiting(
         list(read_frame_folder(frames))
 
 
-def test_a_pipe_that_takes_a_files_place_is_refused_without_waiting(
+def test_a_pipe_that_replaces_a_file_is_refused_without_blocking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "1.png")

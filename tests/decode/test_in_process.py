@@ -1,4 +1,4 @@
-"""Decoding without processes: any transform, any number of frames at a time, nothing shared."""
+"""Decoding in this process: any transform, any number of frames at a time, nothing shared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def frames_of(decoder: Decoder, video: Path) -> list[NDArray[np.uint8]]:
-    """Decode one video; return copies of its frames, as they were handed over."""
+    """Decode one video; return copies of its frames, as they were yielded."""
     *decoded, end = (
         event.frames.copy() if isinstance(event, FramesDecoded) else event
         for event in decoder.run([(0, video)])

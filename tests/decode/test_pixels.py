@@ -1,4 +1,4 @@
-"""Pixels are OpenCV's with every PyAV that may be installed: held against crops that OpenCV made before."""
+"""Pixels equal OpenCV's with every supported PyAV: compared with crops that OpenCV made before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden/opencv_crops.json").rea
 
 @pytest.mark.parametrize("name", GOLDEN["videos"])
 def test_crops_of_a_sample_video_are_those_that_opencv_made(shared_data: Path, name: str) -> None:
-    """To the byte. A new PyAV that fails here must not be let in by pyproject.toml."""
+    """To the byte. A new PyAV that fails here must not be allowed by pyproject.toml."""
     golden: dict[str, Any] = GOLDEN["videos"][name]
     first_frames = np.empty((40, 112, 112, 3), np.uint8)
     options = DecodeOptions(FrameSampler(Preprocessing()), len(first_frames))

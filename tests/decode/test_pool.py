@@ -1,4 +1,4 @@
-"""The decode pool: what a crash, a hang, a slow reader or a killed run costs, and what it must not."""
+"""The decode pool: effects of a crash, a hang, a slow reader or a killed run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of more frames than fit into a worker's slots, of which each takes a moment to decode."""
+    """A video of more frames than fit into a worker's slots, each of which takes some time to decode."""
     frames = moving_frames(N_LONG, 240, 320)
     return write(tmp_path_factory.mktemp("long") / "long.avi", frames, options={"qscale": "2"})
 
@@ -105,7 +105,7 @@ def parent_and_state(pid: int) -> tuple[int, str]:
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
-    """Wait until a process has ended: reaped, or left as a zombie by someone who is not this process."""
+    """Wait until a process has ended: reaped, or left as a zombie by a parent other than this process."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
@@ -205,7 +205,7 @@ def test_a_worker_that_dies_while_idle_costs_nothing(short: list[Path], pool_of_
 
 
 @pytest.mark.usefixtures("checked_often")
-def test_a_worker_that_hangs_is_given_up(short: list[Path], long: Path) -> None:
+def test_a_worker_that_hangs_is_killed(short: list[Path], long: Path) -> None:
     stopped: list[int] = []
 
     def stop(event: Event) -> None:
@@ -223,23 +223,23 @@ def test_a_worker_that_hangs_is_given_up(short: list[Path], long: Path) -> None:
 
 
 @pytest.mark.usefixtures("checked_often")
-def test_a_slow_reader_is_no_hang(long: Path) -> None:
+def test_a_slow_reader_is_not_a_hang(long: Path) -> None:
     slept = 0
 
-    def dawdle(event: Event) -> None:
+    def delay(event: Event) -> None:
         nonlocal slept
         if slept < 2:
             slept += 1
             time.sleep(0.8)  # each longer than the timeout
 
     with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
-        crops, end = run(pool, [long], dawdle)[0]
+        crops, end = run(pool, [long], delay)[0]
     assert isinstance(end, VideoRead)
     assert len(crops) == N_LONG
 
 
 @pytest.mark.usefixtures("checked_often")
-def test_a_reader_slow_at_the_end_is_no_hang_either(short: list[Path]) -> None:
+def test_a_reader_slow_at_the_end_is_not_a_hang_either(short: list[Path]) -> None:
     """The worker has finished; its last messages wait to be read for longer than the timeout."""
     with DecodePool(1, OPTIONS, timeout_seconds=0.5) as pool:
         done = run(pool, short[3:4], lambda _: time.sleep(0.7))
@@ -247,7 +247,7 @@ def test_a_reader_slow_at_the_end_is_no_hang_either(short: list[Path]) -> None:
     assert len(done[0][0]) == 17
 
 
-def test_a_slow_reader_gets_every_frame_unharmed(long: Path, pool_of_one: DecodePool) -> None:
+def test_a_slow_reader_gets_every_frame_unchanged(long: Path, pool_of_one: DecodePool) -> None:
     """The ring has four slots: frames must not change while they are being looked at."""
     expected, position = plain_crops(long), 0
     for event in pool_of_one.run([(0, long)]):
@@ -259,7 +259,7 @@ def test_a_slow_reader_gets_every_frame_unharmed(long: Path, pool_of_one: Decode
     assert position == N_LONG
 
 
-def test_leaving_early_ends_the_workers_that_are_at_work(
+def test_leaving_early_ends_the_running_workers(
     long: Path, short: list[Path], pool_of_one: DecodePool
 ) -> None:
     events = pool_of_one.run([(0, long), (1, long)])
@@ -280,12 +280,12 @@ def test_closing_the_pool_leaves_no_process(short: list[Path]) -> None:
 def test_an_error_in_the_loop_leaves_no_process(long: Path) -> None:
     pids: list[int] = []
 
-    def stumble(_: Event) -> None:
+    def fail(_: Event) -> None:
         pids.append(pid_of(pool))
         raise RuntimeError("stop here")
 
     with pytest.raises(RuntimeError, match="stop here"), DecodePool(1, OPTIONS) as pool:
-        run(pool, [long], stumble)
+        run(pool, [long], fail)
     assert gone(pids[0])
 
 
@@ -311,7 +311,7 @@ print("frames", n, "av" in sys.modules, flush=True)
 
 @pytest.fixture
 def script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start the script above, which has no ``if __name__ == "__main__"`` guard and tells of its import."""
+    """Start the script above; it has no ``if __name__ == "__main__"`` guard and prints a line on import."""
     (tmp_path / "torch_that_must_not_be_imported_by_workers.py").write_text("print('imported', flush=True)\n")
     (tmp_path / "run.py").write_text(SCRIPT)
     started: list[subprocess.Popen[str]] = []
@@ -354,8 +354,8 @@ def test_no_process_outlives_a_main_process_that_is_killed(
 
 
 @pytest.mark.usefixtures("checked_often")
-def test_a_stopped_main_process_finds_its_workers_well(long: Path) -> None:
-    """Ctrl-Z stops all processes of a run; after `fg` it must not take that for a hang."""
+def test_a_suspended_main_process_keeps_its_workers(long: Path) -> None:
+    """Ctrl-Z stops all processes of a run; after `fg` that must not count as a hang."""
     with DecodePool(1, OPTIONS, timeout_seconds=0.8) as pool:
         events = pool.run([(0, long)])
         read = [next(events)]
@@ -372,7 +372,7 @@ def test_a_stopped_main_process_finds_its_workers_well(long: Path) -> None:
 
 
 def worker_facts(pool: DecodePool) -> dict[str, int]:
-    """Return resident memory in MB: all of it, and what the worker shares with nobody."""
+    """Return resident memory in MB: the total, and the part that the worker does not share."""
     text = Path(f"/proc/{pid_of(pool)}/smaps_rollup").read_text(encoding="utf-8")
     sizes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith("kB")}
     return {
@@ -410,7 +410,7 @@ def test_memory_does_not_grow_with_the_number_of_videos(short: list[Path], pool_
     assert worker_facts(pool_of_one)["private"] <= before + 2
 
 
-def test_workers_do_not_hear_ctrl_c(long: Path, pool_of_one: DecodePool) -> None:
+def test_workers_ignore_ctrl_c(long: Path, pool_of_one: DecodePool) -> None:
     sent: list[int] = []
 
     def interrupt(_: Event) -> None:
@@ -423,8 +423,8 @@ def test_workers_do_not_hear_ctrl_c(long: Path, pool_of_one: DecodePool) -> None
     assert len(crops) == N_LONG
 
 
-def test_surprises_in_a_decoder_are_one_line_of_text() -> None:
-    """What PyAV may raise, file names and all, has to fit into a report."""
+def test_unexpected_errors_in_a_decoder_are_one_line_of_text() -> None:
+    """Whatever PyAV raises, including file names, must fit into a report."""
     reason = failure_reason(OSError("two\nlines of '\udce9.mp4'"))
     assert reason == "decoder error: OSError: two lines of '\\udce9.mp4'"
     assert reason.encode()

@@ -68,7 +68,7 @@ def test_frames_are_opencvs(
     assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
 
 
-# Odd sizes: OpenCV takes the same colours, from rows that it pads otherwise.
+# Odd sizes: OpenCV reads the same colours, from rows that it pads differently.
 @pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (1, 1), (2, 300), (300, 2)])
 def test_frames_of_odd_sizes_are_opencvs(tmp_path: Path, height: int, width: int) -> None:
     path = write(tmp_path / "a.mkv", moving_frames(3, height, width), codec="ffv1", pix_fmt="yuv444p")
@@ -101,7 +101,7 @@ def test_real_videos_give_opencvs_crops(shared_data: Path) -> None:
         assert n_different <= n_values / 1000, file
 
 
-def test_frames_that_come_out_last_have_their_times_too(tmp_path: Path) -> None:
+def test_frames_returned_by_the_final_flush_have_their_times_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_frames(20), codec="libx264")
     with PyAVReader(path) as reader:
         assert [f.pts_seconds for f in reader.frames()] == pytest.approx([i / 25 for i in range(20)])
@@ -204,14 +204,14 @@ def test_frames_from_a_time_on_are_those_of_the_whole_video(
     for start in (0, 1, 37, 88):
         with PyAVReader(path) as reader:
             late = [frame.bgr.copy() for frame in reader.frames(start_seconds=(start - 0.5) / fps)]
-        # AVI counts time from the first packet, and the frame that comes of it may be shown a frame later.
+        # AVI counts time from the first packet, and its frame may be shown one frame later.
         assert len(every) - start <= len(late) <= len(every) - start + (name == "a.avi" and start > 0)
         assert all((a == b).all() for a, b in zip(late, every[-len(late) :], strict=True))
     with PyAVReader(path) as reader, pytest.raises(VideoError, match="no frame"):
         list(reader.frames(start_seconds=1000))
 
 
-def test_what_lies_long_before_a_time_is_not_decoded(tmp_path: Path) -> None:
+def test_frames_long_before_a_time_are_not_decoded(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", moving_frames(300, 48, 64), codec="libx264", options={"g": "12"})
     with PyAVReader(path) as reader:
         assert len(list(reader.frames(start_seconds=290 / reader.info.fps))) == 10
@@ -241,7 +241,7 @@ def test_errors_inside_a_stream_are_counted_and_the_rest_is_kept(
     assert trouble.startswith(("1 decode error: ", f"{reader.n_decode_errors} decode errors, the first: "))
 
 
-def test_a_sound_video_has_no_trouble(tmp_path: Path) -> None:
+def test_an_intact_video_has_no_trouble(tmp_path: Path) -> None:
     for name, codec in (
         ("a.avi", "mpeg4"),
         ("a.mkv", "libx264"),
@@ -279,7 +279,7 @@ def with_sound(path: Path, frames: NDArray[np.uint8], sound_seconds: int) -> Pat
     return path
 
 
-def test_sound_that_goes_on_longer_is_no_damage_but_a_cut_is(tmp_path: Path) -> None:
+def test_longer_audio_is_not_damage_but_a_cut_is(tmp_path: Path) -> None:
     path = with_sound(tmp_path / "a.mkv", moving_frames(50), sound_seconds=10)
     frames, reader = read(path)
     assert (len(frames), reader.trouble()) == (50, None)
@@ -310,7 +310,7 @@ def test_sound_and_cover_pictures_are_no_videos(tmp_path: Path) -> None:
     assert why_not(make("b.mp4", cover=True)) == "no video stream, only a cover picture"
 
 
-def test_an_empty_video_stream_is_said_to_be_one(shared_data: Path) -> None:
+def test_an_empty_video_stream_is_reported_as_empty(shared_data: Path) -> None:
     header_alone = next((shared_data / "nasty" / "mp4parse").glob("*cenc-video*"))
     assert why_not(header_alone) == "no frame could be decoded (its video stream is empty)"
 
@@ -321,7 +321,7 @@ def test_protected_files_are_not_decoded_into_noise(shared_data: Path) -> None:
         assert "DRM" in why_not(shared_data / "nasty" / "fate" / name)
 
 
-def test_frames_that_the_decoder_patched_up_are_counted(shared_data: Path) -> None:
+def test_frames_that_the_decoder_concealed_are_counted(shared_data: Path) -> None:
     frames, reader = read(shared_data / "nasty" / "fate" / "h264_empty_edit_5s.mp4")
     assert len(frames) == 100
     assert reader.n_decode_errors == 29, "they show green blocks, and FFmpeg marks them"

@@ -1,4 +1,4 @@
-"""Nothing is opened but the file itself, and what is no video is refused in one line."""
+"""Only the file itself is opened, and what is not a video is refused in one line."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
         (b"\0\0\0\x18ftypisom\0\0\0\0isomiso2\0\0\xff\xffmdat", "cut off: it ends before its index"),
     ],
 )
-def test_what_is_no_video_is_refused_in_one_clear_line(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_what_is_not_a_video_is_refused_in_one_clear_line(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
     assert why_not(path).startswith(reason)
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_refused_without_blocking(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.mp4")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "dangling.mp4").symlink_to("nowhere")
@@ -53,7 +55,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def never_opened(path: Path) -> Iterator[None]:
-    """Let the kernel (inotify) tell whether anyone opened ``path`` meanwhile."""
+    """Check through inotify that no process opens ``path`` meanwhile."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
     in_open = 0x20
@@ -87,7 +89,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_dressed_as_a_video_opens_no_other_file(tmp_path: Path, script: str) -> None:
+def test_a_script_named_as_a_video_opens_no_other_file(tmp_path: Path, script: str) -> None:
     target = write(tmp_path / "secret.mkv", moving_frames(20))
     path = tmp_path / script
     path.write_text(SCRIPTS[script].format(target=target))
@@ -96,7 +98,7 @@ def test_a_script_dressed_as_a_video_opens_no_other_file(tmp_path: Path, script:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_dressed_as_a_video_opens_no_address(tmp_path: Path, script: str) -> None:
+def test_a_script_named_as_a_video_opens_no_url(tmp_path: Path, script: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         path = tmp_path / script
@@ -110,9 +112,7 @@ HOSTILE = ["a:b.avi", "http:x.avi", "concat:a.avi|b.avi", "-dash.avi", "percent%
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "new\nline.avi", "quote'\".avi", os.fsdecode(b"\xe9.avi")])
-def test_a_name_is_a_name_and_nothing_else(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_is_never_interpreted(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "plain.avi", moving_frames(3)).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert len(read(Path(name))[0]) == 3

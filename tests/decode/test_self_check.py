@@ -1,4 +1,4 @@
-"""A failure that is the same for every video ends the run with one line, and no video is called failed."""
+"""A failure common to all videos ends the run with one line, and no video is reported as failed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open(file, mode=None):
     return real(file)
 av.open = open
 """
-"""What a new major version of PyAV does to its callers."""
+"""Imitates a new major version of PyAV with another interface."""
 
 
 def break_av(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_a_pyav_that_reads_nothing_ends_the_run_and_the_next_run_does_the_videos
     assert [json.loads(line)["status"] for line in report] == ["ok", "ok"]
 
 
-def test_it_takes_no_time_and_finds_nothing_here() -> None:
+def test_the_check_is_fast_and_passes_here() -> None:
     why_unusable()  # imports
     started = time.process_time()
     assert why_unusable() is None
@@ -88,7 +88,7 @@ def refuse(*_: object, **__: object) -> None:
     raise TypeError("open() got an unexpected keyword argument 'metadata_errors'")
 
 
-def test_the_process_that_decodes_itself_checks_itself(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_in_process_decoder_runs_the_check(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(av, "open", refuse)
     with pytest.raises(
         DecoderError, match="unexpected keyword argument 'metadata_errors'; install a version"
@@ -96,12 +96,12 @@ def test_the_process_that_decodes_itself_checks_itself(videos: Path, monkeypatch
         list(InProcessDecoder(OPTIONS).run([(0, videos / "mid.mp4")]))
 
 
-def test_frames_of_other_colours_are_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_colours_are_detected_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("c3d_extract.decode.self_check._COLOURS", [(10, 30, 200), (220, 60, 11)])
     assert "decodes a test video wrongly" in str(why_unusable())
 
 
-def test_a_machine_without_a_folder_for_temporary_files_is_no_broken_pyav(
+def test_without_a_temporary_folder_pyav_counts_as_usable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def nowhere(**_: object) -> None:
@@ -111,7 +111,7 @@ def test_a_machine_without_a_folder_for_temporary_files_is_no_broken_pyav(
     assert why_unusable() is None
 
 
-def test_doctor_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     problems: list[str] = []
     monkeypatch.setattr(av, "open", refuse)
     _video(problems)
@@ -121,7 +121,7 @@ def test_doctor_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def dying(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let decoder processes die while they start: so many of them, and then no more."""
+    """Return a function that makes the next ``n`` decoder processes die at startup."""
 
     def let_die(n: int) -> None:
         from c3d_extract.decode import process

@@ -43,7 +43,7 @@ def test_kernels_without_anonymous_files_get_a_temporary_one(
     assert not list(tmp_path.iterdir()), "it never has a name"
 
 
-def test_where_there_is_no_memory_to_share_the_reason_is_told(
+def test_where_there_is_no_memory_to_share_the_reason_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "memfd_create", _refuse(errno.ENOSYS))

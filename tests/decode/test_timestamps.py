@@ -1,4 +1,4 @@
-"""Times of frames: always growing, and resampling shows what is on screen."""
+"""Times of frames: always increasing, and resampling shows what is on screen."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from c3d_extract.errors import VideoError
     st.sampled_from([25.0, 29.97, 0.0, math.nan, 1000.0]),
 )
 @settings(max_examples=150, deadline=None)
-def test_steady_times_keep_the_order_and_always_grow(stamps: list[float | None], fps: float) -> None:
+def test_steady_times_keep_the_order_and_always_increase(stamps: list[float | None], fps: float) -> None:
     steady = list(steady_times(enumerate(stamps), fps))
     assert [item for item, _ in steady] == list(range(len(stamps)))
     times = [time for _, time in steady]
-    # Growing, except where a frame's length is lost in the rounding of a huge time.
+    # Increasing, except where a frame's length is lost in the rounding of a huge time.
     assert all(b > a or b == a + 1e-3 for a, b in itertools.pairwise(times))
 
 
 @given(st.lists(st.integers(0, 1), max_size=30))
-def test_steady_times_mend_the_stamps_of_packed_b_frames(swaps: list[int]) -> None:
+def test_steady_times_correct_the_stamps_of_packed_b_frames(swaps: list[int]) -> None:
     stamps = [float(i) for i in range(len(swaps) + 1)]
     for i, swap in enumerate(swaps):
         if swap and stamps[i] == i:  # each stamp moves by one place at most, as 1, 2, 4, 3, 5 do
@@ -74,10 +74,10 @@ def test_resampling_to_the_same_rate_changes_nothing(fps: float) -> None:
     assert [i for i, _ in resample(frames, fps, native_fps=fps, longest_gap_seconds=60.0)] == list(range(500))
 
 
-def test_a_gap_that_is_too_long_is_not_filled_but_told() -> None:
+def test_a_gap_that_is_too_long_is_reported_and_not_filled() -> None:
     gaps = Gaps()
     frames = [(0, 0.0), (1, 60.0), (2, 121.0), (3, 3121.0)]
-    # By these stamps a frame takes 3,000 s, so where that is all there is to go by, it is shown once.
+    # By these stamps a frame lasts 3,000 s; without any other rate, it is shown once.
     out = [i for i, _ in resample(frames, 1.0, native_fps=1 / 3000, gaps=gaps)]
     assert out == [0] * 60 + [1, 2, 3]
     assert gaps.trouble() == "2 gaps of up to 3000.0 s between frames, too long to be filled"
@@ -87,7 +87,7 @@ def test_a_gap_that_is_too_long_is_not_filled_but_told() -> None:
 def test_a_video_cannot_be_made_endless_by_gaps() -> None:
     hostile = ((i, 59.0 * i) for i in itertools.count())
     made = 0
-    with pytest.raises(VideoError, match="25 frames a second would be more than"):
+    with pytest.raises(VideoError, match="25 frames per second would turn"):
         for made, _ in enumerate(resample(hostile, 25.0, native_fps=25.0), start=1):  # noqa: B007
             pass
     assert 90_000 <= made < 100_000

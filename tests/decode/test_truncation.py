@@ -42,14 +42,14 @@ class Kind:
 
 
 def _before(mark: bytes, back: int = 0) -> Callable[[bytes], set[int]]:
-    def places(data: bytes) -> set[int]:
+    def offsets(data: bytes) -> set[int]:
         found, place = set(), data.find(mark)
         while place >= 0:
             found.add(place - back)
             place = data.find(mark, place + 1)
         return found
 
-    return places
+    return offsets
 
 
 def _between_packets(n_bytes: int) -> Callable[[bytes], set[int]]:
@@ -103,7 +103,7 @@ KINDS = {
 
 
 class Pipe:
-    """A file that cannot go back, as a pipe."""
+    """A file that cannot seek, like a pipe."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -117,7 +117,7 @@ class Pipe:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """From a kind of file to one of 30 frames, written once."""
+    """Return a function from a kind of file to a file of 30 frames, written once."""
     folder = tmp_path_factory.mktemp("whole")
 
     def make(kind: str) -> Path:
@@ -149,7 +149,7 @@ def _write(path: Path, kind: Kind) -> None:
 
 
 def read(path: Path) -> tuple[str, int, str | None]:
-    """Return what the report would say of a file: its status, its frames, and why."""
+    """Return what the report would state for a file: its status, its frames, and the reason."""
     try:
         with PyAVReader(path) as reader:
             n_frames = sum(1 for _ in reader.frames())
@@ -172,7 +172,7 @@ def test_a_whole_file_is_ok(made: Callable[[str], Path], kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_lost_frames_is_never_ok(made: Callable[[str], Path], kind: str, tmp_path: Path) -> None:
-    """Cut anywhere, but for places (see the next test) at which the file shows nothing."""
+    """Cut at any offset except those (see the next test) at which the file shows no damage."""
     whole = made(kind)
     data = whole.read_bytes()
     places = np.random.default_rng(0).integers(1, len(data), 40)
@@ -185,7 +185,7 @@ def test_a_file_that_lost_frames_is_never_ok(made: Callable[[str], Path], kind: 
 def test_a_cut_between_two_parts_of_a_file_that_states_no_size_cannot_be_seen(
     made: Callable[[str], Path], kind: str, tmp_path: Path
 ) -> None:
-    """So README says; where this fails, less is unknown than it says."""
+    """README states this limit; where this test fails, README lists too many undetected cuts."""
     whole = made(kind)
     places = sorted(KINDS[kind].silent(whole.read_bytes()))
     assert any(
@@ -214,7 +214,7 @@ def test_a_cut_clip_of_ucf101_is_never_ok(shared_data: Path, tmp_path: Path) -> 
     assert "ok" not in statuses
 
 
-def test_of_the_real_files_only_those_that_were_cut_are_called_so(shared_data: Path) -> None:
+def test_of_the_real_files_only_truncated_ones_are_reported_as_such(shared_data: Path) -> None:
     """Four are first pieces of longer files (the FATE collection keeps its samples small), one is hostile."""
     called = set()
     for path in sorted(shared_data.rglob("*.*")):
@@ -249,7 +249,7 @@ def test_an_avi_from_a_pipe_states_no_length(made: Callable[[str], Path]) -> Non
 
 
 def test_where_the_structure_says_nothing_the_stated_length_counts(tmp_path: Path) -> None:
-    """A Matroska file of open size, cut between two clusters: the loss of 0.4 s is told."""
+    """A Matroska file of open size, cut between two clusters: the loss of 0.4 s is reported."""
     path = tmp_path / "a.mkv"
     _write(path, Kind("a.mkv", "mjpeg", "yuvj420p", container_options={"cluster_time_limit": "600"}))
     data = bytearray(path.read_bytes())
@@ -261,8 +261,8 @@ def test_where_the_structure_says_nothing_the_stated_length_counts(tmp_path: Pat
     assert read(path) == ("partial", 21, "ends early: 0.8 s of 1.2 s could be read")
 
 
-def test_a_sample_that_an_mp4_lists_and_lacks_is_missed(tmp_path: Path) -> None:
-    """Where the box of the samples reaches to wherever the end is, and the cut lies between two of them."""
+def test_a_sample_that_an_mp4_lists_and_lacks_is_reported(tmp_path: Path) -> None:
+    """Where the box of the samples extends to the end of the file, and the cut is between two samples."""
     path = tmp_path / "a.mp4"
     _write(path, Kind("a.mp4", "mjpeg", "yuvj420p", container_options={"movflags": "faststart"}))
     data = bytearray(path.read_bytes())
@@ -279,7 +279,7 @@ def test_a_sample_that_an_mp4_lists_and_lacks_is_missed(tmp_path: Path) -> None:
         assert reader.trouble() is None, "what is not read is not missed"
 
 
-def test_errors_and_a_cut_are_both_told(made: Callable[[str], Path], tmp_path: Path) -> None:
+def test_errors_and_a_cut_are_both_reported(made: Callable[[str], Path], tmp_path: Path) -> None:
     whole = made("mp4 with its index first")
     trouble = read(cut(whole, whole.stat().st_size * 3 // 4, tmp_path))[2] or ""
     assert trouble.startswith("1 decode error: ")
@@ -300,7 +300,7 @@ def test_a_download_whose_rest_is_still_zeros_is_not_ok(
         assert read(path)[0] != "ok", tenth
 
 
-# --- intact, though untidy -----------------------------------------------------------------------------
+# --- intact, but irregular -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -309,17 +309,19 @@ def test_a_download_whose_rest_is_still_zeros_is_not_ok(
     ids=["zeros", "lists", "noise"],
 )
 @pytest.mark.parametrize("kind", ["mjpeg avi", "mkv", "mp4", "gif"])
-def test_what_lies_behind_the_last_element_is_no_cut(
+def test_data_after_the_last_element_is_not_a_cut(
     made: Callable[[str], Path], kind: str, rest: bytes, tmp_path: Path
 ) -> None:
-    """Real AVIs have the rest of a disk sector there, cameras put their own things behind an MP4."""
+    """Real AVIs have the rest of a disk sector there, and cameras append their own data to an MP4."""
     path = tmp_path / KINDS[kind].name
     path.write_bytes(made(kind).read_bytes() + rest)
     if not (kind == "mp4" and not any(rest)):  # there, zeros could be those of a download
         assert why_truncated(path, _container(path), path.stat().st_size) is None
 
 
-def test_a_riff_that_counts_its_own_head_is_no_cut(made: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_riff_whose_size_includes_its_header_is_not_a_cut(
+    made: Callable[[str], Path], tmp_path: Path
+) -> None:
     data = bytearray(made("mjpeg avi").read_bytes())
     struct.pack_into("<I", data, 4, len(data))
     assert look("avi", bytes(data)) is None
@@ -331,7 +333,7 @@ def test_a_riff_that_counts_its_own_head_is_no_cut(made: Callable[[str], Path], 
 
 
 def look(container: str, data: bytes) -> str | None:
-    """Look at bytes as at a file of them."""
+    """Check bytes as if they were a file."""
     return truncation._CHECKS[container](truncation._FileBytes(io.BytesIO(data), len(data)))
 
 
@@ -343,7 +345,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
 
 
-def test_every_riff_of_an_opendml_file_is_looked_at() -> None:
+def test_every_riff_of_an_opendml_file_is_checked() -> None:
     movi = chunk(b"LIST", b"movi" + chunk(b"00dc", b"x" * 101))
     data = riff(b"AVI ", movi) + riff(b"AVIX", movi) + riff(b"AVIX", movi)
     assert look("avi", data) is None
@@ -376,13 +378,13 @@ def test_an_flv_must_have_the_size_that_it_states(made: Callable[[str], Path], t
     data = made("flv").read_bytes()
     last_tag = int.from_bytes(data[-4:], "big") + 4
     trouble = read(cut(made("flv"), len(data) - last_tag, tmp_path))[2]
-    assert f"cut: it by its own header ends at byte {len(data)}" in (trouble or "")
+    assert f"cut: what its header states ends at byte {len(data)}" in (trouble or "")
 
 
 def test_a_broadcast_asf_states_no_size(made: Callable[[str], Path]) -> None:
     data = bytearray(made("asf").read_bytes())
     flags = data.index(truncation._ASF_FILE) + 88
-    assert "by its own header" in (look("asf", bytes(data[:-10])) or "")
+    assert "what its header states" in (look("asf", bytes(data[:-10])) or "")
     data[flags] |= 1
     assert look("asf", bytes(data[:-10])) is None
 
@@ -392,7 +394,7 @@ def test_a_broadcast_asf_states_no_size(made: Callable[[str], Path]) -> None:
 
 @given(st.data())
 @settings(max_examples=120, deadline=None)
-def test_no_bytes_whatever_upset_the_look(made: Callable[[str], Path], data: st.DataObject) -> None:
+def test_arbitrary_bytes_cause_no_exception(made: Callable[[str], Path], data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from([k for k in KINDS if KINDS[k].codec in av.codecs_available]))
     start = bytearray(made(kind).read_bytes()[: data.draw(st.integers(0, 3000))])
     for place in data.draw(st.lists(st.integers(0, max(len(start) - 1, 0)), max_size=8)):
@@ -416,7 +418,7 @@ def test_no_bytes_whatever_upset_the_look(made: Callable[[str], Path], data: st.
         ("ivf", b"DKIF\0\0\x20\0" + bytes(24) + (bytes(11) + b"1") * 5000),
     ],
 )
-def test_any_number_of_empty_elements_is_followed_so_far_and_no_farther(
+def test_the_number_of_elements_followed_is_limited(
     container: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truncation, "_MAX_ELEMENTS", 100)
@@ -432,7 +434,7 @@ def test_any_number_of_empty_elements_is_followed_so_far_and_no_farther(
     assert 50 < len(places) < 1000
 
 
-def test_a_file_that_is_replaced_while_it_is_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_replaced_while_it_is_read_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "a.avi", moving_frames(5))
     size = path.stat().st_size
     with path.open("ab") as file:
