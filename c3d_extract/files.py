@@ -48,7 +48,7 @@ class FileLog(Protocol):
 
 
 def is_temporary_name(name: str) -> bool:
-    """Say whether a file name is one that `replacing` makes."""
+    """Return whether a file name is one that `replacing` makes."""
     return _TEMPORARY.fullmatch(name) is not None
 
 

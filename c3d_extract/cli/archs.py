@@ -150,7 +150,7 @@ def _print_overview(console: Console, chosen: list[Architecture]) -> None:
 
 def _print_paper(console: Console, chosen: list[Architecture]) -> None:
     count = {arch.name: arch.n_parameters() for arch in chosen}
-    console.print("\nThe paper (Section 3.1) beside what these shapes count:")
+    console.print("\nThe paper (Section 3.1) next to what these shapes give:")
     found = {
         "depth-3": f"{count['depth-3']:,}",
         "depth-1": f"{count['depth-3'] - count['depth-1']:,} fewer",

@@ -99,7 +99,7 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
     flop = 2 * sum(checkpoint.architecture.multiply_adds().values())
     rows = []
     for size in sorted({1, max(1, suited // 2), suited}):
-        rate = _clips_a_second(checkpoint, device, precision, size)
+        rate = _clips_per_second(checkpoint, device, precision, size)
         rows.append(
             {
                 "batch": size,
@@ -111,8 +111,8 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
     return {"suited_batch": suited, "rates": rows}
 
 
-def _clips_a_second(checkpoint: Checkpoint, device: torch.device, precision: Precision, size: int) -> float:
-    """Clips a second with two batches in flight, as in a run."""
+def _clips_per_second(checkpoint: Checkpoint, device: torch.device, precision: Precision, size: int) -> float:
+    """Clips per second with two batches in flight, as in a run."""
     import numpy as np
 
     from c3d_extract.compute.network import Network

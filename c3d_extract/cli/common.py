@@ -68,7 +68,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except C3DError as error:
             if kwargs.get("debug"):
                 traceback.print_exc()
-            sys.exit(_tell(error))
+            sys.exit(_report_error(error))
         except KeyboardInterrupt:
             note("Interrupted.")
             sys.exit(EXIT_INTERRUPTED)
@@ -76,7 +76,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _tell(error: C3DError) -> int:
+def _report_error(error: C3DError) -> int:
     """Print an error in one line and return its exit code; nothing where stdout's reader exited."""
     if not (isinstance(error, StdoutLostError) and error.reader_left):
         note(f"Error: {error}")
@@ -89,4 +89,4 @@ def run_program(command: click.Command, name: str) -> None:
     try:
         command(prog_name=name)
     except StdoutLostError as error:  # while click itself wrote, such as the help
-        sys.exit(_tell(error))
+        sys.exit(_report_error(error))

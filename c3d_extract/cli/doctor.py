@@ -85,7 +85,7 @@ def _devices(problems: list[str]) -> dict[str, str]:
 
 
 def _gpu(device: torch.device, problems: list[str]) -> str:
-    """Say what a GPU is, and try the kind of work that it would get."""
+    """Return what a GPU is, and try the kind of work that it would get."""
     import torch
 
     from c3d_extract.compute.devices import device_errors
@@ -158,7 +158,7 @@ def _video(problems: list[str]) -> dict[str, str]:
     if "h264" in missing:
         problems.append("this build of av has no H.264 decoder: pip install --force-reinstall av")
     here = [name for name in report if name not in missing]
-    slow = "NumPy: slower, the same pixels; with a C compiler, install c3d-extract anew"
+    slow = "NumPy: slower, the same pixels; with a C compiler, install c3d-extract again"
     return {
         "decoders": ", ".join(here),
         "not in this build": ", ".join(missing) or "-",
@@ -177,7 +177,7 @@ def _weights() -> dict[str, str]:
 
 
 def _temporary(problems: list[str]) -> dict[str, str]:
-    """Say what is free where processes can share memory; only systems without memfd need it for that."""
+    """Return what is free where processes can share memory; only systems without memfd need it for that."""
     found = {}
     for folder in ("/dev/shm", "/tmp"):  # noqa: S108 - looked at, not written to
         if os.path.isdir(folder):  # noqa: PTH112

@@ -40,7 +40,7 @@ class _Preview(NamedTuple):
 
 
 def dry_run(options: Options, settings: ExtractSettings, inputs: Inputs) -> None:
-    """Say what a run would do, or refuse as it would; nothing is fetched, decoded or written."""
+    """Return what a run would do, or refuse as it would; nothing is fetched, decoded or written."""
     preview = _look(options, settings, find(options, inputs))
     if options.as_json:
         put_json(_as_json(options, preview))

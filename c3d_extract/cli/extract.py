@@ -59,7 +59,7 @@ Examples:
 
 \b
 Exit codes: 0 all done, 1 nothing usable, 2 usage error, 3 some videos failed,
-130 interrupted (what was finished is in the file; the same command goes on).
+130 interrupted (what was finished is in the file; the same command continues).
 """
 
 
@@ -75,7 +75,7 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.argument("paths", nargs=-1, type=click.Path())
-@click.option("--from-file", metavar="LIST", help="Read paths from LIST, one a line; - is stdin.")
+@click.option("--from-file", metavar="LIST", help="Read paths from LIST, one per line; - is stdin.")
 @click.option(
     "-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file."
 )
@@ -119,17 +119,17 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--fps",
     type=float,
-    help="Resample by time to so many frames a second; gaps of more than 60 s are reported and not filled.  "
+    help="Resample by time to so many frames per second; gaps of more than 60 s are reported and not filled.  "
     "[default: as decoded]",
 )
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
 @click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
-@click.option("--clips", metavar="FILE", help="Also write one row a clip, with frames and seconds.")
+@click.option("--clips", metavar="FILE", help="Also write one row per clip, with frames and seconds.")
 @device_option(several=True)
 @precision_option("auto is the fastest within 1 % of fp32.")
 @click.option(
-    "--batch-size", type=int, metavar="N", help="Clips a pass; speed only.  [default: by the device]"
+    "--batch-size", type=int, metavar="N", help="Clips per batch; speed only.  [default: by the device]"
 )
 @click.option(
     "--workers",
@@ -140,7 +140,7 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     help="Decoder processes; speed only. 0 decodes without any: a video that crashes the decoder then ends "
     "the run, and --timeout ends nothing.",
 )
-@overwrite_option("Start over; else finished videos are skipped.")
+@overwrite_option("Start over; otherwise finished videos are skipped.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option(
     "--on-error",
@@ -179,12 +179,12 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 @quiet_option
-@click.option("-v", "--verbose", is_flag=True, help="A line a video, and where the time went.")
+@click.option("-v", "--verbose", is_flag=True, help="A line per video, and how long each stage took.")
 @debug_option
 @click.version_option(package_name="c3d-extract", prog_name="c3d-extract")
 @guarded
 def command(**arguments: Any) -> None:
-    """Turn videos into C3D descriptors: one row a video in an HDF5 file.
+    """Turn videos into C3D descriptors: one row per video in an HDF5 file.
 
     PATHS are files, folders (searched recursively) and quoted patterns; without any, the current folder.
     """
@@ -273,7 +273,7 @@ def _run(options: Options, extraction: Extraction, bar: RunBar) -> list[Outcome]
         summary = extraction.summary
         kept = f"{extraction.progress.n_finished} videos finished in this run are kept"
         where = f"; {extraction.output} has {summary.n_rows} rows" if summary and summary.n_rows else ""
-        bar.say(f"Interrupted: {kept}{where}. The same command goes on from here.")
+        bar.say(f"Interrupted: {kept}{where}. The same command continues from here.")
         bar.__exit__()
         sys.exit(EXIT_INTERRUPTED)
     return failures

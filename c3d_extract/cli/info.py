@@ -18,7 +18,11 @@ __all__ = ["command"]
 
 N_FAILURES_SHOWN = 20
 N_PARTS_SHOWN = 20
-WORDS = {"features": "feature file, a row a video", "clips": "clip file, a row a clip", "pca": "PCA basis"}
+WORDS = {
+    "features": "feature file, one row per video",
+    "clips": "clip file, one row per clip",
+    "pca": "PCA basis",
+}
 
 
 @click.command("info")
@@ -27,9 +31,9 @@ WORDS = {"features": "feature file, a row a video", "clips": "clip file, a row a
 @debug_option
 @guarded
 def command(file: str, *, as_json: bool, debug: bool) -> None:
-    """Say what is in FILE: a feature, clip or basis file, or the folder of a run in parts.
+    """Return what is in FILE: a feature, clip or basis file, or the folder of a run in parts.
 
-    Shows layers, settings, weights and totals, and from the report beside a feature file which videos
+    Shows layers, settings, weights and totals, and from the report next to a feature file which videos
     failed and why; of a run which parts are done, and how long the rest will take.
     """
     del debug

@@ -107,14 +107,14 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
 
 
 def _run_part(options: Options, extractor: Extractor, plan: Plan, number: int, bar: RunBar) -> int:
-    """Run one part and say what became of it; return how many of its videos failed."""
+    """Run one part and print its result; return how many of its videos failed."""
     from c3d_extract.distributed.part import run_part
 
     scratch = Path(options.scratch or tempfile.gettempdir())
     try:
         result = run_part(extractor, plan, number, scratch=scratch, progress=bar.update)
     except LockedError:
-        bar.say(f"part {number}: another process on this machine is at it")
+        bar.say(f"part {number}: another process on this machine is working on it")
         return 0
     if result.was_done:
         bar.say(f"part {number}: done before")

@@ -41,7 +41,7 @@ def stage_times(counts: Progress, workers: int) -> str:
         f"Time: {seconds:.1f} s for {counts.n_clips} clips, {counts.n_frames} frames: {rate:.0f} frames/s",
         f"  network    {share(counts.network_seconds)}, waited for decoders {share(counts.waiting_seconds)}",
         f"  decoders   {decoding} of {decoders}, with their waiting for the network",
-        f"  hand-over  {share(counts.handover_seconds)}, beside the network",
+        f"  hand-over  {share(counts.handover_seconds)}, in parallel to the network",
         f"  storing    {share(counts.store_seconds)}; first batch after {counts.startup_seconds:.1f} s",
     )
     return "\n".join(lines)

@@ -77,7 +77,7 @@ def _recipe_options(function: Any) -> Any:
     DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an
     official UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`,
     `synthetic:shapes`, `synthetic:figures`. A folder of numbered images is a video, too. A run that was
-    stopped goes on where it was. Under torchrun it uses all processes."""
+    stopped continues where it was. Under torchrun it uses all processes."""
 )
 @click.argument("data")
 @click.option(
@@ -198,9 +198,9 @@ def _run(trainer: Trainer, say: Say) -> LogEntry | None:
     entry = None
     with _stopping(trainer, loud=say is note):
         for entry in trainer.run():
-            _tell(entry, trainer.setup.recipe, say)
+            _print_entry(entry, trainer.setup.recipe, say)
     if not trainer.finished:
-        say(f"Stopped after iteration {trainer.iteration}; the same command goes on from there.")
+        say(f"Stopped after iteration {trainer.iteration}; the same command continues from there.")
         sys.exit(EXIT_INTERRUPTED)
     return entry
 
@@ -214,7 +214,7 @@ def _finish(trainer: Trainer, entry: LogEntry | None, say: Say, *, half: bool) -
 
 
 def _prepare_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse what would wait for ever, and a model that is not this run's; remove a run to overwrite."""
+    """Refuse what would wait forever, and a model that is not this run's; remove a run to overwrite."""
     if folder.exists() and not folder.is_dir():
         raise StoreError("is no folder", subject=folder)
     for name in ("state.pt", "model.safetensors", "log.csv", "curve.png"):
@@ -441,7 +441,7 @@ def _headline(setup: TrainingSetup, clips: ClipSet, done: int) -> str:
     )
 
 
-def _tell(entry: LogEntry, recipe: Recipe, say: Say) -> None:
+def _print_entry(entry: LogEntry, recipe: Recipe, say: Say) -> None:
     line = (
         f"{entry.iteration:>7}/{recipe.iterations}  loss {entry.loss:.3f}  accuracy {entry.accuracy:.3f}  "
         f"{entry.clips_per_second:.1f} clips/s"

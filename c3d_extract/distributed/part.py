@@ -31,7 +31,7 @@ _COPY_BYTES = 1 << 22
 
 
 class PartResult(NamedTuple):
-    """What became of a part; ``was_done`` where it was committed before, and nothing was counted."""
+    """The result of a part; ``was_done`` where it was committed before, and nothing was counted."""
 
     number: int
     was_done: bool
@@ -78,7 +78,7 @@ def run_part(
     MismatchError
         Where the extractor would extract otherwise than planned.
     LockedError
-        Where another process on this machine is at the same part.
+        Where another process on this machine works on the same part.
     StoreError
         Where the plan cannot be read, or the part not be written.
     """
@@ -101,7 +101,7 @@ def run_part(
 
 
 def _commit(plan: Plan, number: int, own: OutputPaths, summary: Summary) -> None:
-    """Put the part's files in place, the feature file last: that it is there says that the part is done."""
+    """Put the part's files in place, the feature file last: its existence means that the part is done."""
     layers = plan.identity.layer_sizes
     if summary.n_rows == 0:  # every video failed: the part is done all the same
         attributes: dict[str, JSON] = {**plan.identity.to_attributes(), "complete": True}

@@ -3,7 +3,7 @@
 A run is a folder::
 
     run.json                what every part shares, and the SHA-256 of the plan; written last
-    plan/000000.jsonl       the videos of one part, sorted by name, one a line
+    plan/000000.jsonl       the videos of one part, sorted by name, one per line
     parts/000000.h5         a finished part, in the format of a feature file
 
 Any number of processes may start a run at the same time. Each writes the plan under a name of its own and
@@ -79,7 +79,7 @@ class Plan:
     sha256: str
 
     def output(self, number: int) -> Path:
-        """Return the file that says, by being there, that a part is done."""
+        """Return the feature file of a part; the part is done when it exists."""
         return self.folder / "parts" / f"{number:06d}.h5"
 
     def clips(self, number: int) -> Path | None:
@@ -198,7 +198,7 @@ def _cut(videos: Sequence[Source], part_size: int, max_part_bytes: int) -> list[
     """Cut videos, sorted by name, into parts, the largest first.
 
     Parts follow one another by name, so that they are merged a few at a time; only a video that is too large
-    for any part lies within the range of another.
+    for any part falls within the range of another.
     """
     parts: list[list[Source]] = []
     current: list[Source] = []

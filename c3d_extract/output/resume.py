@@ -111,7 +111,7 @@ class EarlierFiles:
         self._refuse_other_settings(identity)
         if self.paths.clips and not self.clips:
             raise StoreError(
-                "the clips of earlier videos are missing",
+                "the clips of the videos done earlier are missing",
                 subject=self.paths.clips,
                 hint="restore the file, or --overwrite to start from scratch",
             )

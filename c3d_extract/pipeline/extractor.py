@@ -364,7 +364,7 @@ def _one_thread_after_fork() -> None:
 
 def suitable_workers(device_type: str) -> int:
     """Return how many decoder processes a device wants; 0 where this process may not have any."""
-    # On a CPU the network needs every core: one decoder (thousands of frames a second) feeds it many
+    # On a CPU the network needs every core: one decoder (thousands of frames per second) feeds it many
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
     if not may_start_processes():
         return 0

@@ -92,7 +92,7 @@ class Feeder(threading.Thread):
         self._ends: list[VideoEnd] = []  # of videos with clips in the batch that is being filled
 
     def stop(self, reason: BaseException | None = None) -> None:
-        """End the thread; ``reason`` is raised in the thread that goes on reading the queue."""
+        """End the thread; ``reason`` is raised in the thread that continues to read the queue."""
         # The reason is set before anything is taken off the queue: a reader that finds a batch missing asks
         # `check` and learns why.
         self._stop_reason = self._stop_reason or reason

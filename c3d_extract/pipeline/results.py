@@ -72,14 +72,14 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """Counts of a run, updated as it goes; seconds are wall time since the first video was asked for.
+    """Counts of a run, updated as it goes; seconds are wall time since the first video was requested.
 
     ``n_failed`` and ``n_partial`` count skipped videos of earlier runs too, ``…_now`` this run's alone;
     ``n_changed`` counts finished ones that are done again since their file has another size or time.
 
     ``waiting_seconds`` is time in which the network had nothing to do, ``network_seconds`` its work (on a
     GPU: what the main thread waited for it), ``handover_seconds`` the time of cutting frames into clips
-    and clips into batches, beside the network; ``store_seconds`` the time of committing.
+    and clips into batches, in parallel to the network; ``store_seconds`` the time of committing.
     ``decode_seconds`` is summed over the decoders and counts their waiting for the network too.
     ``startup_seconds`` passed before the first batch was there.
     """

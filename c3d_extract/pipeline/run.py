@@ -28,15 +28,15 @@ class RunOptions(TypedDict, total=False):
     """How a run over many files goes; every key may be left out.
 
     clips
-        Where to write one row a clip as well.
+        Where to write one row per clip as well.
     basis
         A fitted PCA basis to project with.
     overwrite
-        Start afresh, instead of skipping the videos that an earlier run finished.
+        Start from scratch, instead of skipping the videos that an earlier run finished.
     retry_failed
         Try again what failed in an earlier run.
     on_error
-        ``fail`` ends the run at the first video that fails; ``skip`` goes on.
+        ``fail`` ends the run at the first video that fails; ``skip`` continues.
     progress
         Called after every batch and every video.
     durable
@@ -158,7 +158,7 @@ class Extraction:
     def _check_error(self, video: FinishedVideo) -> None:
         if video.row.status == "failed" and self._on_error == "fail":
             reason = video.row.error or "failed"
-            raise VideoError(reason, subject=video.source.path, hint="--on-error skip goes on without it")
+            raise VideoError(reason, subject=video.source.path, hint="--on-error skip continues without it")
 
     def _count(self, row: VideoRow) -> None:
         self.progress.n_bytes_finished += row.size_bytes

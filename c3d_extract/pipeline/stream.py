@@ -85,7 +85,7 @@ class ClipFeatures:
 class Stream:
     """Decodes videos and runs the networks on them; a context manager, to be iterated over once.
 
-    Yields a `ClipFeatures` for each batch and a `FinishedVideo` for each video, as soon as they are there.
+    Yields a `ClipFeatures` for each batch and a `FinishedVideo` for each video, as soon as it is finished.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Stream:
         return _read(source, end.event, found, end.n_frames)
 
     def _error(self, found: _VideoSum, end: VideoEnd, trouble: str | None) -> str | None:
-        """Say why a video that was read to its end counts as failed, or None."""
+        """Return why a video that was read to its end counts as failed, or None."""
         if found.n_clips == 0:
             return f"only {end.n_frames} frames, and --short fail"
         if trouble is not None and self._settings.strict and not found.n_not_finite:
@@ -207,7 +207,7 @@ class _VideoSum:
         self.n_clips += 1
 
     def why_not_finite(self) -> str | None:
-        """Say which layers are not finite in how many clips, or None."""
+        """Return which layers are not finite in how many clips, or None."""
         if not self.n_not_finite:
             return None
         counts = [f"{layer} in {n} of {self.n_clips} clips" for layer, n in self.n_not_finite.items()]

@@ -35,13 +35,13 @@ _SIGNATURES = (
 
 
 def is_numbered_image(name: str) -> bool:
-    """Say whether a file name is that of one frame: digits and the suffix of an image."""
+    """Return whether a file name is that of one frame: digits and the suffix of an image."""
     path = Path(name)
     return path.suffix.lower() in _NUMBERED_SUFFIXES and path.stem.isdecimal() and path.stem.isascii()
 
 
 def is_frame_folder(folder: Path) -> bool:
-    """Say whether a folder holds numbered images."""
+    """Return whether a folder holds numbered images."""
     try:
         with os.scandir(folder) as entries:
             return any(is_numbered_image(entry.name) for entry in entries)
@@ -50,7 +50,7 @@ def is_frame_folder(folder: Path) -> bool:
 
 
 def why_not_a_video(file: Path) -> str | None:
-    """Say why a file that was found in a folder is ignored, or None where it is a video."""
+    """Return why a file that was found in a folder is ignored, or None where it is a video."""
     suffix = file.suffix.lower()
     if file.name.startswith("."):
         return "a hidden file"

@@ -79,7 +79,7 @@ class FolderWalk:
                 yield from (match for match in self.matches(below) if not self._is_folder_link(match))
 
     def _is_folder_link(self, match: str) -> bool:
-        """Say whether a match is a link to a folder, which `folders` has decided about already."""
+        """Return whether a match is a link to a folder, which `folders` has decided about already."""
         return not self.follow_links and os.path.islink(match) and os.path.isdir(match)  # noqa: PTH112, PTH114
 
     def folders(self, root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -109,7 +109,7 @@ class FolderWalk:
         self.ignore(error.filename, f"cannot be listed: {error.strerror}")
 
     def leads_to_special(self, file: Path) -> bool:
-        """Say whether a file is a link into a special file system."""
+        """Return whether a file is a link into a special file system."""
         return os.path.islink(file) and self._is_special(file)  # noqa: PTH114 - Path.is_symlink() raises
 
     def _is_special(self, path: Path) -> bool:

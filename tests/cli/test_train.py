@@ -64,7 +64,7 @@ def test_interrupted_in_the_middle_of_a_step_it_is_saved_after_the_step(
         patch.setattr(Trainer, "_step", interrupted)
         stopped = train(*arguments)
     assert stopped.exit_code == 130
-    assert "Stopped after iteration 3; the same command goes on from there." in stopped.stderr
+    assert "Stopped after iteration 3; the same command continues from there." in stopped.stderr
     assert "Traceback" not in stopped.stderr
     resumed = train(*arguments)
     assert resumed.exit_code == 0
