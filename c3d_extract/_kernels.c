@@ -1,5 +1,5 @@
 /* The inner loops over pixels: of decode/colour.py, which gathers the parts of a frame that are needed, and of
-   preprocess/spec.py, which samples them as OpenCV's 8-bit bilinear does.
+   preprocess/resize.py, which samples them as OpenCV's 8-bit bilinear does.
 
    Every index and weight is checked against the frame before it is used, so wrong tables raise ValueError
    and never read or write outside. NumPy does the same in those modules where this could not be compiled;

@@ -12,7 +12,7 @@
     aslan.py            same action or not: twelve similarities of a pair
     charts.py           confusion matrix and PCA curve as a picture
 
-Names are fetched on first use, because scikit-learn and matplotlib are extras and slow to import.
+Names are imported on first use, because scikit-learn and matplotlib are extras and slow to import.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _EXTRAS = {
     "scipy": ("scikit-learn", "classify"),
     "matplotlib": ("matplotlib", "plot"),
 }
-"""Library → the package to install, and our extra that brings it."""
+"""Library → the package to install, and the extra that contains it."""
 
 __all__ = [
     "ClassifierSettings",
@@ -84,15 +84,15 @@ __all__ = [
     "stratified_splits",
 ]
 
-_fetch, __dir__ = lazy_names(
-    __name__, {name: home for home, names in _NAMES_OF.items() for name in names.split()}
+_import_name, __dir__ = lazy_names(
+    __name__, {name: module for module, names in _NAMES_OF.items() for name in names.split()}
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch a name; C3DError, with the command that installs it, where an extra is missing."""
+    """Import a name; raise C3DError, with the command that installs it, if an extra is missing."""
     try:
-        return _fetch(name)
+        return _import_name(name)
     except ModuleNotFoundError as error:
         if (missing := (error.name or "").partition(".")[0]) not in _EXTRAS:
             raise

@@ -3,9 +3,9 @@
 The ASLAN benchmark (Kliper-Gross, Hassner, Wolf, "The Action Similarity Labeling Challenge", TPAMI 34(3),
 2012) in C3D's protocol (Tran et al. 2015, section 5): prob, fc7, fc6 and pool5, each averaged over a video
 and L2-normalised, give the twelve (dis)similarities of the benchmark's table 3 for a pair and a layer; the
-48 numbers are standardised and a linear SVM says same or not, in the ten official splits.
+48 numbers are standardised and a linear SVM predicts same or not same, in the ten official splits.
 
-What the table leaves open, and what is done here:
+What the table does not specify, and what is done here:
 
 - "In the last four rows, original vectors were normalized": it does not say how, nor whether these are rows
   9 to 12, or 10 to 12 and the row of all twelve together. All rows here take the L2-normalised vectors of
@@ -212,7 +212,7 @@ def read_pairs(path: Path, names: Sequence[str], *, skip: bool = False) -> Pairs
     ----------
     path
         ASLAN's ``View2.mat`` (``action_splits_pairs``, 600 x 5 x 10: two sample numbers, 1 for same, two
-        action numbers; one plane a split), or lines ``split,first,second,same`` with the videos' names
+        action numbers; one plane per split), or lines ``split,first,second,same`` with the videos' names
         and 1 or 0. ASLAN's sample number is the four digits that end a file's stem.
     names
         The feature file's videos.
@@ -257,7 +257,7 @@ def _read_mat(path: Path) -> list[_ListedPair]:
         cube = loadmat(path)["action_splits_pairs"]
         cube = cube if cube.dtype.kind in "iu" else _whole(cube)
         _, n_fields, n_splits = cube.shape
-    except Exception as error:  # loadmat raises whatever a damaged file leads it to
+    except Exception as error:  # loadmat can raise anything for a damaged file
         reason = f"not a MATLAB file with action_splits_pairs (n, 5, n_splits): {error}"
         raise UsageError(reason, subject=path) from error
     if n_fields != 5 or not np.isin(cube[:, 2], (0, 1)).all():
@@ -271,7 +271,7 @@ def _read_mat(path: Path) -> list[_ListedPair]:
 
 
 def _whole(cube: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return MATLAB's doubles as integers; ValueError where they cannot be sample numbers."""
+    """Return MATLAB's doubles as integers; raise ValueError if they cannot be sample numbers."""
     if cube.dtype.kind != "f" or not (np.abs(cube) < 1e6).all():
         raise ValueError("it holds no sample numbers")
     return cube.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: the confusion matrix and the accuracy for each number of PCA dimensions."""
+"""Plots of an evaluation: the confusion matrix and the accuracy for each number of PCA dimensions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_evaluation"]
 
 MOST_COUNTS = 25
-"""Up to this many classes the cells carry their counts."""
+"""Up to this many classes, the cells show their counts."""
 MOST_NAMES = 150
-"""Up to this many classes the axes carry the names."""
+"""Up to this many classes, the axes show the names."""
 
 
 def draw_evaluation(
@@ -29,10 +29,10 @@ def draw_evaluation(
 ) -> None:
     """Draw the confusion matrix and, if there is one, the ``curve`` of `pca_curve`.
 
-    The suffix of ``path`` says the format. Raises StoreError if the picture cannot be written.
+    The suffix of ``path`` determines the format. Raises StoreError if the file cannot be written.
     """
     n = len(evaluation.classes)
-    # Inches: 0.16 of them hold a line of 7-point type.
+    # Inches: a line of 7-point type takes 0.16.
     side = 4.5 + 0.3 * n if n <= MOST_COUNTS else 6 + 0.16 * n if n <= MOST_NAMES else 9.0
     figure = Figure(figsize=(side + (5.5 if curve else 0.6), side), layout="constrained")
     axes = figure.subplots(1, 2 if curve else 1, squeeze=False, width_ratios=[side, 5] if curve else [1])[0]
@@ -85,4 +85,4 @@ def _draw_curve(axes: Any, evaluation: Evaluation, curve: Mapping[int, Evaluatio
 
 
 def _plain(text: str) -> str:
-    return printable(text).replace("$", r"\$")  # matplotlib would read it as a formula
+    return printable(text).replace("$", r"\$")  # matplotlib would parse it as a formula

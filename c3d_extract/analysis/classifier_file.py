@@ -40,7 +40,7 @@ class LinearClassifier:
     c, l2, converged
         The SVM's C, whether rows are L2-normalised first, whether the solver reached its tolerance.
     provenance
-        Which features it takes (`LayerFeatures.provenance`).
+        Which features it accepts (`LayerFeatures.provenance`).
     pca_mean, pca_components
         float64 (D,) and (K, D): the PCA applied after the norm, or None.
     """
@@ -68,7 +68,7 @@ class LinearClassifier:
 
 
 def save_classifier(classifier: LinearClassifier, path: Path) -> None:
-    """Write arrays as safetensors and the rest as JSON in its metadata; put in place in one step."""
+    """Write arrays as safetensors and the rest as JSON in its metadata; the file is replaced atomically."""
     facts = {name: getattr(classifier, name) for name in ("classes", "c", "l2", "converged")}
     metadata = json.dumps({**FORMAT, **facts, "features": dict(classifier.provenance)})
     arrays = {name: getattr(classifier, name) for name in ARRAYS}
@@ -81,9 +81,9 @@ def save_classifier(classifier: LinearClassifier, path: Path) -> None:
 
 
 def load_classifier(path: Path) -> LinearClassifier:
-    """Read what `save_classifier` wrote; StoreError says what is wrong with another file."""
+    """Read a file of `save_classifier`; raise StoreError for any other file."""
     try:
-        if not path.is_file():  # opening a FIFO would block for ever
+        if not path.is_file():  # opening a FIFO would block forever
             raise StoreError("cannot be read: not a file", subject=path)
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -1,6 +1,6 @@
-"""The paper's classifier on scikit-learn: L2 norm, a PCA on request, a multi-class linear SVM.
+"""The paper's classifier on scikit-learn: L2 norm, optional PCA, a multi-class linear SVM.
 
-Everything that is fitted (PCA, C, SVM) is fitted on the training rows of a `Split` and nothing else.
+Everything that is fitted (PCA, C, SVM) is fitted on the training rows of a `Split` only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 C_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""The values that an automatic C is chosen from; of equally good ones the smallest."""
+"""The candidates for an automatic C; of equally good ones the smallest is chosen."""
 MAX_ITERATIONS = 10_000  # LinearSVC's own limit of 1,000 is not enough for large C on unit vectors
 
 
@@ -106,7 +106,7 @@ class Evaluation:
 
     @property
     def pooled_accuracy(self) -> float:
-        """Share of all tests that were right, whatever their fold."""
+        """Share of correct predictions over all folds together."""
         return float(accuracy_score(*self.labels))
 
     @property
@@ -124,14 +124,14 @@ class Evaluation:
 
     @property
     def class_table(self) -> str:
-        """The same as text, names cut to 36 characters, with scikit-learn's averages."""
+        """`per_class` as text, names truncated to 36 characters, with scikit-learn's averages."""
         names = [printable(name)[:36] for name in self.classes]
         options = {"labels": self.classes, "target_names": names, "digits": 3, "zero_division": np.nan}
         return str(classification_report(*self.labels, **options))
 
 
 def linear_svm(c: float) -> LinearSVC:
-    """Return the SVM: one class against the rest, the same every time."""
+    """Return the SVM: one-vs-rest, with a fixed seed."""
     return LinearSVC(C=c, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
 
 
@@ -156,7 +156,7 @@ def cross_validate(
 def pca_curve(
     samples: Samples, splits: Sequence[Split], dimensions: Sequence[int], settings: ClassifierSettings
 ) -> dict[int, Evaluation]:
-    """Return `cross_validate` for each PCA dimension; one basis per split serves them all."""
+    """Return `cross_validate` for each PCA dimension; all share one basis per split."""
     with TemporaryDirectory() as folder:
         cache = BasisCache(folder, max(dimensions, default=0))
         curve = {k: replace(settings, pca=k) for k in dimensions}
@@ -169,7 +169,7 @@ def fit_classifier(
     *,
     provenance: Mapping[str, Any] | None = None,
 ) -> LinearClassifier:
-    """Fit one classifier on all rows; ``provenance`` says of which features they are (`LayerFeatures`)."""
+    """Fit one classifier on all rows; ``provenance`` is that of `LayerFeatures`."""
     fitted = _fit(samples, settings)
     svm, basis = fitted["svm"], None if settings.pca is None else fitted["pca"].basis_
     return LinearClassifier(
@@ -195,7 +195,7 @@ def _test(
 
 
 def _fit(samples: Samples, settings: ClassifierSettings, cache: BasisCache | None = None) -> Pipeline:
-    """Fit a pipeline on all rows, after choosing C if that is wanted."""
+    """Fit a pipeline on all rows, after choosing C if requested."""
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `FoldResult.converged`
         warnings.filterwarnings("ignore", module="joblib.memory")  # large arrays take a moment to be cached
@@ -204,7 +204,7 @@ def _fit(samples: Samples, settings: ClassifierSettings, cache: BasisCache | Non
         if settings.c is not None:
             return model.fit(samples.X, samples.labels)
         folds = [(split.train, split.test) for split in inner_splits(samples)]
-        # A class whose groups are all in one fold's test part is never predicted there, whichever C.
+        # A class whose groups are all in one fold's test part is never predicted there, for any C.
         search = GridSearchCV(model, {"svm__C": C_GRID}, cv=folds, error_score="raise")
         return search.fit(samples.X, samples.labels).best_estimator_
 

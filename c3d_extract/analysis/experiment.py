@@ -1,4 +1,4 @@
-"""From feature files to labelled samples and the splits to evaluate a classifier on."""
+"""Labelled samples and splits for the evaluation of a classifier, from feature files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_FOLDS = 5
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """What trains and what tests: the options of ``c3d-tools classify``, whose help explains them.
+    """Training and test data: the options of ``c3d-tools classify``, whose help explains them.
 
     Where ``layer`` is None, it is the first of ``features``. ``labels`` is a CSV; ``label_pattern`` and
     ``groups`` are regular expressions on a video's name.
@@ -69,10 +69,10 @@ class ExperimentOptions:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """Samples and their videos (those of a test file last), the splits to evaluate and what they are called.
+    """Samples and their videos (those of a test file last), the splits to evaluate and their description.
 
-    ``train_rows`` are what a classifier to keep is fitted on; ``provenance`` is that of `LayerFeatures`;
-    ``notes`` are what a user should know.
+    A classifier that is saved is fitted on ``train_rows``; ``provenance`` is that of `LayerFeatures`;
+    ``notes`` are remarks for the user.
     """
 
     samples: Samples
@@ -87,7 +87,7 @@ class Experiment:
 def prepare_experiment(options: ExperimentOptions) -> Experiment:
     """Read the files, label the videos and make the splits.
 
-    Raises UsageError, StoreError or MismatchError, in one line that says what does not fit.
+    Raises UsageError, StoreError or MismatchError.
     """
     options.check()
     table, n_train, notes = _read_features(options)
@@ -106,7 +106,7 @@ def prepare_experiment(options: ExperimentOptions) -> Experiment:
         protocol = f"trained on {options.features.name}, tested on {options.test.name}"
     else:
         parts, protocol = _official(lists, videos) if lists else _cross_validation(options, samples)
-    # Of several splits, each trains on what another one tests: a classifier to keep may use all rows.
+    # With several splits, every row is used for training in some split, so a saved classifier uses all rows.
     train_rows = parts[0].train if len(parts) == 1 else np.arange(len(videos))
     return Experiment(samples, videos, parts, protocol, train_rows, table.provenance, notes)
 
@@ -127,7 +127,7 @@ def _read_features(options: ExperimentOptions) -> tuple[LayerFeatures, int, list
 def _label(
     options: ExperimentOptions, videos: list[str], notes: list[str]
 ) -> tuple[list[str | None], dict[int, labels.Ucf101Split]]:
-    """Return the label of each video (None: ignored), and UCF101's lists by number if they gave them."""
+    """Return the label of each video (None: ignored), and UCF101's lists by number if they are used."""
     lists: dict[int, labels.Ucf101Split] = {}
     if options.labels is not None:
         names, source, known = videos, options.labels, labels.read_label_csv(options.labels)
@@ -146,7 +146,7 @@ def _label(
 
 
 def _official(lists: dict[int, labels.Ucf101Split], videos: list[str]) -> tuple[list[Split], str]:
-    """Return UCF101's splits and what they are called."""
+    """Return UCF101's splits and their description."""
     keys, parts = labels.video_keys(videos), []
     for number, official in lists.items():
         train, test = (np.flatnonzero([key in part for key in keys]) for part in official)
@@ -156,9 +156,9 @@ def _official(lists: dict[int, labels.Ucf101Split], videos: list[str]) -> tuple[
 
 
 def _cross_validation(options: ExperimentOptions, samples: Samples) -> tuple[list[Split], str]:
-    """Return the folds of a cross-validation and what they are called."""
+    """Return the folds of a cross-validation and their description."""
     singles = [name for name, n in samples.counts.items() if n == 1]
-    if singles:  # whichever fold tests it, no video of the class is left to train on
+    if singles:  # the fold that tests it has no video of the class to train on
         what = "class" if len(singles) == 1 else f"{len(singles)} classes, the first"
         raise UsageError(f"{what} {singles[0]} has 1 video; cross-validation needs 2 to train and test on")
     k, unit = options.folds, "video" if samples.groups is None else "group"

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerFeatures", "read_layer", "require_same_features"]
 
-NOT_COMPARED = {"weights", "name", "mean"}  # names and paths; the checksums beside them are compared
+NOT_COMPARED = {"weights", "name", "mean"}  # names and paths; their checksums are compared instead
 
 
 class LayerFeatures(NamedTuple):
-    """Rows ``X``, float32 (N, D), of ``videos``; ``provenance`` is equal where rows can be compared."""
+    """Rows ``X``, float32 (N, D), of ``videos``; ``provenance`` is equal if rows can be compared."""
 
     X: NDArray[np.float32]
     videos: list[str]

@@ -1,7 +1,7 @@
 """The class and the group of each video, and UCF101's official lists.
 
-Names are the relative paths of a feature file, with ``/``. An error in a list is one line with the file and
-the line's number.
+Names are the relative paths of a feature file, with ``/``. Errors in a list name the file and the line
+number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Value = TypeVar("Value")
 
 
 class MatchedLabels(NamedTuple):
-    """A label for each video, None where the table has none, and how much of what did not match."""
+    """A label for each video, None where the table has none, and how many entries did not match."""
 
     labels: list[str | None]
     ignored: dict[str, int]
@@ -48,7 +48,7 @@ class Ucf101Split(NamedTuple):
 
 
 def folder_labels(names: Sequence[str]) -> list[str]:
-    """Return each video's parent folder; UsageError for a video that lies in none."""
+    """Return each video's parent folder; raise UsageError for a video that has none."""
     parents = [PurePosixPath(name).parent.name for name in names]
     for name, parent in zip(names, parents, strict=True):
         if not parent:
@@ -115,7 +115,7 @@ def match_labels(
 
 
 def video_key(name: str) -> str:
-    """Return the name by which a video is found in the UCF101 lists: the stem, in lower case.
+    """Return the key of a video in the UCF101 lists: the stem, in lower case.
 
     Folders and extensions differ between copies of the data set, and so does the case of
     ``HandstandPushups``; the stems are unique.
@@ -124,7 +124,7 @@ def video_key(name: str) -> str:
 
 
 def video_keys(names: Sequence[str]) -> list[str]:
-    """Return the `video_key` of each name; UsageError where two names have the same."""
+    """Return the `video_key` of each name; raise UsageError if two names have the same."""
     keys = [video_key(name) for name in names]
     if repeated := [key for key, n in Counter(keys).items() if n > 1]:
         raise UsageError(f"{len(repeated)} names belong to more than one video, the first is {repeated[0]}")

@@ -17,14 +17,14 @@ __all__ = ["BasisCache", "PcaTransformer"]
 
 
 class BasisCache(NamedTuple):
-    """A ``folder`` for fitted bases of ``n_components``, which classifiers of fewer dimensions share."""
+    """A ``folder`` for fitted bases of ``n_components``, shared by classifiers of fewer dimensions."""
 
     folder: str
     n_components: int
 
 
 class PcaTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """PCA of float32 rows; of fewer components where the rows (those of an inner fold) allow no more."""
+    """PCA of float32 rows, with fewer components if there are too few rows (in an inner fold)."""
 
     def __init__(self, n_components: int, cache: BasisCache) -> None:
         self.n_components = n_components

@@ -1,4 +1,4 @@
-"""Labelled videos, and which of them train and which test."""
+"""Labelled videos, and their splits into training and test videos."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Samples:
 
 
 class Split(NamedTuple):
-    """Row indices that train and that test, (n_train,) and (n_test,)."""
+    """Row indices for training and testing, (n_train,) and (n_test,)."""
 
     name: str
     train: NDArray[np.intp]
@@ -73,7 +73,7 @@ def grouped_splits(samples: Samples, k: int) -> list[Split]:
         reason = f"{k} folds of {n_groups} groups and at most {n_largest} videos per class"
         raise UsageError(reason, hint=f"at most {most} folds are possible")
     with warnings.catch_warnings():
-        # Of classes too rare for k folds; `cross_validate` refuses a fold that tests what it does not train.
+        # About classes too rare for k folds; `cross_validate` refuses a fold that tests an untrained class.
         warnings.simplefilter("ignore", UserWarning)
         return _numbered(StratifiedGroupKFold(k), samples)
 
@@ -88,7 +88,7 @@ def stratified_splits(samples: Samples, k: int) -> list[Split]:
 
 
 def inner_splits(samples: Samples) -> list[Split]:
-    """Return the folds inside a training part that C is chosen on: of whole groups where there are groups."""
+    """Return the folds of a training part for choosing C: of whole groups if there are groups."""
     counts, groups = samples.counts.values(), samples.groups
     n_units = min(counts) if groups is None else min(len(set(groups)), max(counts))
     unit, make = (

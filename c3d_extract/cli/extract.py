@@ -119,7 +119,7 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--fps",
     type=float,
-    help="Resample by time to so many frames per second; gaps of more than 60 s are reported and not filled.  "
+    help="Resample by time to so many frames per second; gaps over 60 s are reported and not filled.  "
     "[default: as decoded]",
 )
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")

@@ -32,6 +32,6 @@ def listed_paths(text: bytes, *, subject: object) -> list[str]:
 
 
 def _is_half_zero(text: bytes) -> bool:
-    """Return whether most bytes at even or at odd offsets are zero, as in UTF-16 without a byte order mark."""
+    """Return whether most bytes at even or at odd offsets are zero, as in UTF-16 without its mark."""
     halves = (text[0::2], text[1::2])
     return any(half.count(0) > len(half) / 2 for half in halves)

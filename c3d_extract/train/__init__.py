@@ -1,13 +1,13 @@
 """Training: recipes, lists, clips, the loop.
 
-recipes.py    every number, under a name
+recipes.py    named sets of hyperparameters
 lists.py      class folders, list files, the official lists → labelled videos
-data.py       which clip a position of a run is; batches of them
-network.py    the network while it is trained; batch norm folded away afterwards
+data.py       the clip at each position of a run; batches
+network.py    the network during training; batch norm is folded into it afterwards
 loop.py       steps, tests and saves
-evaluate.py   the test: loss and right answers
-state.py      what is trained, its state on the disk, exact resume
-report.py     the log and its curve
+evaluate.py   the test: loss and accuracy
+state.py      the setup, the saved state, exact resume
+report.py     the log and its plot
 processes.py  several processes that train one network
 synthetic/    clips drawn by NumPy
 
@@ -41,7 +41,7 @@ __all__ = [
     "read_videos",
 ]
 
-_HOMES = {
+_MODULES = {
     "RECIPES": "recipes",
     "Intervals": "loop",
     "LogEntry": "report",
@@ -54,4 +54,4 @@ _HOMES = {
     "read_videos": "lists",
 }
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

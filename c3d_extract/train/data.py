@@ -1,7 +1,7 @@
-"""Clips to learn from: which one a position of the training run is, and what is done to it.
+"""Training clips: the clip at each position of a run, and its augmentation.
 
-Everything random comes from (seed, position), so the state of the sampler is the number of iterations
-done, and any number of processes that share the positions see the same clips as one.
+All random numbers come from (seed, position), so the state of the sampler is the number of completed
+iterations, and any number of processes that share the positions use the same clips as a single one.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ __all__ = [
 ]
 
 _TEST_CLIPS = 10
-_MANY_FRAMES = 1000  # resized 66 MB, which are held; of longer videos the clips are searched
+_MANY_FRAMES = 1000  # 66 MB when resized, kept in memory; longer videos are seeked instead
 
 LabelledClip = tuple["NDArray[np.uint8]", tuple[int, ...]]
-"""Frames uint8 (T, H, W, 3), B, G, R, and the classes that are right for them."""
+"""Frames uint8 (T, H, W, 3), B, G, R, and their correct classes."""
 
 
 class ClipSet(Protocol):
-    """Clips to learn from or to test on, at the network's size, with their classes."""
+    """Training or test clips, at the network's size, with their classes."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -65,18 +65,18 @@ class ClipSet(Protocol):
 
     @property
     def n_items(self) -> int | None:
-        """Clips an epoch; None: endless."""
+        """Clips per epoch; None for endless data."""
 
     def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
-        """Return clip ``item``, cut and mirrored at random."""
+        """Return clip ``item``, cropped and mirrored at random."""
 
     def test_clips(self, item: int) -> list[LabelledClip]:
-        """Return clips that show all of video ``item``, cut from the centre, nothing at random."""
+        """Return clips that cover video ``item``, cropped at the centre; deterministic."""
 
 
 @dataclass(frozen=True)
 class SyntheticClipSet:
-    """Synthetic clips, rendered when they are asked for; ``n_items`` limits a set that is tested on."""
+    """Synthetic clips, rendered on demand; ``n_items`` limits a test set."""
 
     clips: SyntheticClips
     n_items: int | None = None
@@ -87,7 +87,7 @@ class SyntheticClipSet:
         return self.clips.labels
 
     def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
-        """Return clip ``item``, whose random numbers come from the number alone."""
+        """Return clip ``item``, whose random numbers depend on ``item`` only."""
         del rng
         return self.clips.clip(item)
 
@@ -102,7 +102,7 @@ class VideoClipSet:
     Parameters
     ----------
     videos
-        What to cut from.
+        The source videos.
     preprocessing
         Frames are resized to ``resize``; the crop is placed at random.
     recipe
@@ -110,7 +110,7 @@ class VideoClipSet:
     seed
         Decides each video's fixed segments.
     n_frames
-        Frames a clip.
+        Frames per clip.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class VideoClipSet:
         self._resize = FrameSampler(Preprocessing(resize=preprocessing.resize, crop=preprocessing.resize))
 
     def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
-        """Return 16 consecutive frames from a random place, a random crop, perhaps mirrored."""
+        """Return consecutive frames from a random place, cropped and mirrored at random."""
         number, segment = divmod(item, self._recipe.clips_per_video)
         path, labels = self.videos[number]
         first = np.random.default_rng((self._seed, number, segment)).random()
@@ -142,7 +142,7 @@ class VideoClipSet:
         return np.ascontiguousarray(clip[:, :, ::-1] if mirrored else clip), labels
 
     def test_clips(self, item: int) -> list[LabelledClip]:
-        """Return up to ten clips spread evenly over the video, cut from the centre."""
+        """Return up to ten clips spread evenly over the video, cropped at the centre."""
         path, labels = self.videos[item]
         return [(self._cut(frames, *self._centre), labels) for frames in self._spread(path)]
 
@@ -175,7 +175,8 @@ class VideoClipSet:
     ) -> list[NDArray[np.uint8]]:
         """Return the frames of a clip from a random place, or the last ones, resized.
 
-        ``first`` chooses the segment and ``second`` the place in it, both 0–1 of what the container says.
+        ``first`` chooses the segment and ``second`` the place in it, both as
+        fractions 0–1 of the length that the container states.
         """
         n_frames = self._n_frames
         with open_video(path) as reader:
@@ -186,12 +187,12 @@ class VideoClipSet:
             start = int(first * max(total - length, 0)) if segment_seconds else 0
             start += int(second * (max(length - n_frames, 0) + 1))
             frames: list[NDArray[np.uint8]] = []
-            with contextlib.suppress(VideoError):  # there is nothing so late; if it is worse, _last says so
+            with contextlib.suppress(VideoError):  # for other errors, _last raises
                 frames += self._resized(islice(_since(reader, start), n_frames))
         return frames if len(frames) == n_frames else self._last(path)
 
     def _last(self, path: Path) -> list[NDArray[np.uint8]]:
-        # The video is shorter than its container says, so only decoding all of it finds its end.
+        # The video is shorter than its container states, so its end is found by decoding all of it.
         with open_video(path) as reader:
             return self._padded(list(deque(self._resized(reader.frames()), maxlen=self._n_frames)))
 
@@ -201,7 +202,7 @@ class VideoClipSet:
 
 
 def _n_stated(reader: PyAVReader | FrameFolder) -> int | None:
-    """Return how many frames there are by what the container says, or None."""
+    """Return the number of frames that the container states, or None."""
     if isinstance(reader, FrameFolder):
         return len(reader)
     seconds = reader.info.duration_seconds
@@ -215,12 +216,12 @@ def _fps(reader: PyAVReader | FrameFolder) -> float:
 def _since(reader: PyAVReader | FrameFolder, start: int) -> Iterator[Frame]:
     if isinstance(reader, FrameFolder):
         return reader.frames(first=start)
-    # Half a frame early, so that rounding cannot leave out the first.
+    # Half a frame early, so that rounding cannot skip the first frame.
     return reader.frames(start_seconds=(start - 0.5) / _fps(reader))
 
 
 class TrainingBatch(NamedTuple):
-    """What the network gets: clips uint8 (N, T, H, W, 3), targets float32 (N, classes), failures."""
+    """The network's input: clips uint8 (N, T, H, W, 3), targets float32 (N, classes), failures."""
 
     clips: torch.Tensor
     targets: torch.Tensor
@@ -229,9 +230,9 @@ class TrainingBatch(NamedTuple):
 
 @dataclass
 class ArrayBatch:
-    """A batch on its way from a worker: arrays go through a pipe, where tensors would go through /dev/shm.
+    """A batch sent by a worker: arrays go through a pipe, tensors would go through /dev/shm.
 
-    In containers /dev/shm often has 64 MB, and a worker that touches more of it than there is dies.
+    In containers /dev/shm often has 64 MB, and a worker that writes more than that is killed.
     """
 
     clips: NDArray[np.uint8]
@@ -239,17 +240,17 @@ class ArrayBatch:
     failures: list[str]
 
     def tensors(self) -> TrainingBatch:
-        """Return the batch, on the same memory."""
+        """Return the batch as tensors that share its memory."""
         return TrainingBatch(torch.from_numpy(self.clips), torch.from_numpy(self.targets), self.failures)
 
     def pin_memory(self) -> TrainingBatch:
-        """Return the batch in page-locked memory; the loader calls it where there is a GPU."""
+        """Return the batch in page-locked memory; called by the loader if there is a GPU."""
         clips, targets, failures = self.tensors()
         return TrainingBatch(clips.pin_memory(), targets.pin_memory(), failures)
 
 
 class TrainingClips(Dataset[Any]):
-    """Position p of a run → the clip at p: epoch p // n in an order of its own, item p % n of it."""
+    """Position p of a run → its clip: item p % n of epoch p // n, each epoch in its own order."""
 
     def __init__(self, clips: ClipSet, seed: int) -> None:
         self.clips = clips
@@ -257,7 +258,7 @@ class TrainingClips(Dataset[Any]):
         self._order: tuple[int, NDArray[np.intp]] | None = None
 
     def __getitem__(self, position: int) -> LabelledClip | str:
-        """Return the clip, or why there is none."""
+        """Return the clip, or the error as text."""
         item = position if self.clips.n_items is None else self._item(position, self.clips.n_items)
         try:
             return self.clips.clip(item, np.random.default_rng((self._seed, position, 1)))
@@ -272,9 +273,9 @@ class TrainingClips(Dataset[Any]):
 
 
 class TestVideos(Dataset[Any]):
-    """Video n of a set that is tested on → its clips, or why there are none."""
+    """Video n of a test set → its clips, or the error as text."""
 
-    __test__ = False  # for pytest, which takes it for tests
+    __test__ = False  # or pytest would collect it
 
     def __init__(self, clips: ClipSet) -> None:
         self.clips = clips
@@ -283,7 +284,7 @@ class TestVideos(Dataset[Any]):
         return self.clips.n_items or 0
 
     def __getitem__(self, item: int) -> list[LabelledClip] | str:
-        """Return the clips, or why there are none."""
+        """Return the clips, or the error as text."""
         try:
             return self.clips.test_clips(item)
         except VideoError as error:
@@ -293,9 +294,9 @@ class TestVideos(Dataset[Any]):
 def training_batches(
     clips: ClipSet, positions: Iterable[list[int]], *, seed: int, n_workers: int, pinned: bool
 ) -> Iterator[TrainingBatch]:
-    """Yield the batch of each list of positions of a run, made by ``n_workers`` processes or, for 0, here.
+    """Yield the batch of each list of positions, made by ``n_workers`` processes or, for 0, in this one.
 
-    ``pinned`` brings them to page-locked memory.
+    ``pinned`` copies them to page-locked memory.
     """
     loader = DataLoader(
         TrainingClips(clips, seed),
@@ -310,9 +311,9 @@ def training_batches(
 
 
 def collate(found: Sequence[LabelledClip | str], n_classes: int) -> TrainingBatch:
-    """Make a batch; a clip that could not be read, of which there is the reason, has no row.
+    """Return a batch; a clip that could not be read, given as the error's text, has no row.
 
-    A clip with several right classes asks for each of them in equal parts.
+    The target of a clip with several correct classes has equal parts for each.
     """
     return _collate_arrays(found, n_classes).tensors()
 
@@ -328,9 +329,9 @@ def _collate_arrays(found: Sequence[LabelledClip | str], n_classes: int) -> Arra
 
 
 def start_worker(worker: int) -> None:
-    """Tie a worker to the process that trains: it leaves Ctrl-C to it, and ends with it however it ends.
+    """Bind a worker to the training process: ignore Ctrl-C, and exit when that process exits.
 
-    A worker that hands over a batch when the other is killed would wait for ever.
+    Otherwise a worker that is sending a batch when the training process is killed would wait forever.
     """
     del worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)

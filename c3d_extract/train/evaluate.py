@@ -1,4 +1,4 @@
-"""Testing a network: the loss, and how many answers are right, by clips and by videos."""
+"""Testing a network: loss and accuracy, by clip and by video."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Sums", "count_correct", "cross_entropy", "evaluate"]
 
-_VIDEOS_TOGETHER = 16  # that are tested
+_VIDEOS_TOGETHER = 16  # per test batch
 _CLIPS_TOGETHER = 32
 _KINDS = {"motion", "shape", "action"}
 
 
 class Sums(NamedTuple):
-    """What is summed over clips until it is reported."""
+    """Sums over clips since the last report."""
 
     loss: float = 0.0
     n_clips: int = 0
@@ -32,17 +32,17 @@ class Sums(NamedTuple):
     n_asked: int = 0
 
     def plus(self, *more: float) -> Sums:
-        """Return the sums with others added, in this order."""
+        """Return the sums with other values added, in field order."""
         return Sums(*(a + b for a, b in zip(self, more, strict=True)))  # type: ignore[arg-type]
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of a clip."""
+        """Mean loss per clip."""
         return self.loss / max(self.n_clips, 1)
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """Share of correct predictions."""
         return self.n_correct / max(self.n_asked, 1)
 
 
@@ -52,15 +52,15 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def count_correct(scores: torch.Tensor, targets: torch.Tensor, labels: tuple[str, ...]) -> tuple[int, int]:
-    """Return how many answers are right, and how many were asked for.
+    """Return the number of correct predictions, and of all predictions.
 
-    Labels such as ``motion left`` belong to a kind by their first word; each kind that a clip has a label of
-    is one question, answered by the highest score among the kind. Other labels are one kind together.
+    The first word of labels such as ``motion left`` is their kind. For each kind that a clip has a label of,
+    there is one prediction, the highest score of that kind. All other labels together are one kind.
 
     Parameters
     ----------
     scores, targets
-        Float (N, classes); targets are above 0 for the classes that are right.
+        Float (N, classes); targets are above 0 for the correct classes.
     labels
         Names of the classes.
     """
@@ -86,12 +86,12 @@ def _kinds(labels: tuple[str, ...]) -> list[list[int]]:
 def evaluate(
     score: Callable[[torch.Tensor], torch.Tensor], test: ClipSet, labels: tuple[str, ...], *, n_workers: int
 ) -> Evaluation:
-    """Test on a set; videos that cannot be read are left out and named.
+    """Test on a set; videos that cannot be read are skipped and reported.
 
     Parameters
     ----------
     score
-        Gives float (N, classes) for clips uint8 (N, T, H, W, 3).
+        Returns float (N, classes) for clips uint8 (N, T, H, W, 3).
     n_workers
         Processes that read videos; 0 reads them in this one.
     """
@@ -117,7 +117,7 @@ def _test_group(
     videos: list[list[LabelledClip]],
     labels: tuple[str, ...],
 ) -> tuple[Sums, Sums]:
-    """Return the sums over the clips of some videos, and over the videos."""
+    """Return the sums over the clips of a group of videos, and over the videos."""
     batch = collate([clip for video in videos for clip in video], len(labels))
     scores = torch.cat([score(part) for part in torch.split(batch.clips, _CLIPS_TOGETHER)])
     targets = batch.targets.to(scores.device)

@@ -1,6 +1,6 @@
 """Training lists: class folders, ``path label`` lists and CSV, the official UCF101 and Sports-1M lists.
 
-Every problem with a list is one line that names the file and the number of the line.
+Errors in a list name the file and the line number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["LabelledVideo", "VideoList", "read_videos"]
 
 
 class LabelledVideo(NamedTuple):
-    """A video and the classes that are right for it."""
+    """A video and its correct classes."""
 
     path: Path
     labels: tuple[int, ...]
@@ -31,7 +31,7 @@ class LabelledVideo(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoList:
-    """Videos to learn from or to test on.
+    """Training or test videos.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class VideoList:
     labels
         Class names, in the order of the network's outputs.
     n_missing
-        Lines whose file is not there.
+        Lines whose file does not exist.
     """
 
     videos: tuple[LabelledVideo, ...]
@@ -56,17 +56,17 @@ def read_videos(source: Path, *, root: Path | None = None, labels: Sequence[str]
     source
         A folder with a folder for each class; or a text file with lines ``path label``, ``path,label``,
         ``path label,label,…`` (numbers: the Sports-1M lists) or just ``Class/video.avi`` (UCF101 test lists).
-        Labels are names, or numbers: from 1 where ``classInd.txt`` lies beside (UCF101), else from 0.
+        Labels are names, or numbers: from 1 if ``classInd.txt`` is next to it (UCF101), else from 0.
     root
-        Where relative paths start; None: the list's folder.
+        Base of relative paths; None for the list's folder.
     labels
-        The class names, where they must be those of another list or of a checkpoint.
+        The class names, if they must equal those of another list or of a checkpoint.
 
     Raises
     ------
     UsageError
-        For a line that cannot be read, with its number; where no video is left, and, unless ``labels`` are
-        given, where there is one class alone or a class folder has no video.
+        For a line that cannot be parsed, with its number; if no video is left; and, unless ``labels`` are
+        given, if there is only one class or a class folder has no video.
     """
     if source.is_dir():
         found = _read_folders(source, labels)
@@ -103,7 +103,7 @@ def _read_folders(folder: Path, labels: Sequence[str] | None) -> VideoList:
     for path in classes:
         if path.name not in names:
             raise UsageError(f"class {path.name!r} is not one that is learned", subject=folder)
-        # Links in a class's folder are there on purpose, and that they were skipped would go unnoticed.
+        # Links in a class folder are intentional, and skipping them would be silent.
         found = find_videos([path], frame_folders=True, follow_links=True).videos
         videos += [LabelledVideo(source.path, (names.index(path.name),)) for source in found]
     return VideoList(tuple(videos), names)
@@ -127,7 +127,7 @@ def _read_list(file: Path, root: Path, labels: Sequence[str] | None) -> VideoLis
     for line in lines:
         classes = tuple(_class(file, line, label, numbers, first) for label in line.labels)
         path = root / line.path
-        if os.path.exists(path):  # noqa: PTH110 - Path.exists() raises where a line is no path
+        if os.path.exists(path):  # noqa: PTH110 - Path.exists() raises if a line is not a valid path
             videos.append(LabelledVideo(path, classes))
         else:
             n_missing += 1

@@ -1,6 +1,6 @@
-"""The training loop: batches, steps, tests, checkpoints; resumed, it ends with the same weights to the bit.
+"""The training loop: batches, steps, tests, checkpoints; a resumed run ends with bit-identical weights.
 
-A run lives in a folder: ``state.pt`` to go on from, ``model.safetensors`` to use, ``log.csv``.
+A run has a folder: ``state.pt`` for resuming, ``model.safetensors`` for inference, ``log.csv``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Intervals", "Trainer"]
 
-_SEED_STEP = 1_000_003  # a prime: seeds of neighbouring iterations and processes do not meet
+_SEED_STEP = 1_000_003  # a prime, so that seeds of iterations and processes do not collide
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,32 @@ class Trainer:
     Parameters
     ----------
     folder
-        Where the run lives; a run that is there already goes on.
+        Folder of the run; an existing run is resumed.
     setup
-        What is trained.
+        What to train.
     clips, test
-        Clips to learn from, and to test on.
+        Training clips, and test clips.
     device
-        Where it runs. Bit-exact resume holds on the CPU, with the same number of threads.
+        The device. Bit-exact resume is guaranteed on the CPU, with the same number of threads.
     precision
         ``fp32``, or ``bf16`` for mixed precision on a GPU.
     n_workers
         Processes that make clips; 0 makes them in this one.
     intervals
-        How often it reports, tests and saves.
+        How often to report, test and save.
 
     Attributes
     ----------
     iteration
-        Iterations done.
+        Completed iterations.
     stop_asked
-        Set it, from a signal's handler too, and `run` saves and ends before the next iteration, in every
-        process. What is saved is never the middle of an iteration.
+        Set it (also from a signal handler) to make `run` save and return before the next iteration, in
+        every process. A saved state is always between two iterations.
 
     Raises
     ------
     MismatchError
-        Where the folder holds a run of another setup.
+        If the folder contains a run with another setup.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Trainer:
         self._std = torch.tensor(setup.preprocessing.std, device=self.device).view(1, 3, 1, 1, 1)
 
     def save(self) -> None:
-        """Write ``state.pt`` and ``model.safetensors``, each with one rename; in the first process alone."""
+        """Write ``state.pt`` and ``model.safetensors``, each atomically; only in the first process."""
         if self.rank:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,22 +128,22 @@ class Trainer:
         self.write_model()
 
     def write_model(self, dtype: Any = "fp32") -> None:
-        """Write ``model.safetensors``: the network as it is now, in ``fp32`` or ``fp16``."""
+        """Write ``model.safetensors``: the current network, in ``fp32`` or ``fp16``."""
         path, name = self.folder / "model.safetensors", self.folder.resolve().name
         write_model(path, self.setup, self.iteration, self.net, name=name, dtype=dtype)
 
     @property
     def finished(self) -> bool:
-        """Whether every iteration is done."""
+        """Whether all iterations are completed."""
         return self.iteration >= self.setup.recipe.iterations
 
     def run(self, until: int | None = None) -> Iterator[LogEntry]:
-        """Train to the end, to iteration ``until``, or till `stop_asked`; yield what is logged.
+        """Train to the end, to iteration ``until``, or until `stop_asked`; yield each log entry.
 
         Raises
         ------
         C3DError
-            For a loss that is not finite, or where a process that makes clips died.
+            If the loss is not finite, or a process that makes clips died.
         """
         last = min(until or self.setup.recipe.iterations, self.setup.recipe.iterations)
         if self.iteration >= last:
@@ -170,7 +170,8 @@ class Trainer:
                     self._log.add(entry)
                 sums, failures, since = Sums(), [], time.perf_counter()
                 yield entry
-            stop = self._total(int(self.stop_asked)) > 0  # together: the others would wait for a gradient
+            # All processes stop together: one alone would block the others.
+            stop = self._total(int(self.stop_asked)) > 0
             if stop or self._is_due("save", last):
                 self.save()
             if stop:
@@ -193,7 +194,7 @@ class Trainer:
         )
 
     def _step(self, step: torch.nn.Module, batch: TrainingBatch) -> tuple[float, int, int, int]:
-        """Learn from one batch; return the summed loss, clips, right answers and answers asked for."""
+        """Train on one batch; return the summed loss, and the counts of `Sums`."""
         torch.manual_seed((self.setup.seed * _SEED_STEP + self.iteration) * self.world + self.rank)
         for group in self.optimizer.param_groups:
             group["lr"] = self.setup.recipe.rate_at(self.iteration)
@@ -201,7 +202,7 @@ class Trainer:
         n_everywhere = self._total(n_clips)
         if n_everywhere == 0:
             return 0.0, 0, 0, 0
-        # The other processes wait for a gradient: without a clip, of an empty one that counts nothing.
+        # The other processes wait for a gradient: without clips, contribute a zero one.
         shown = batch if n_clips else self._empty_batch()
         targets = shown.targets.to(self.device)
         with self._products():
@@ -225,7 +226,7 @@ class Trainer:
         return TrainingBatch(torch.zeros(size, dtype=torch.uint8), targets, [])
 
     def _products(self) -> contextlib.AbstractContextManager[None]:
-        # torch's default on a GPU is TF32 in convolutions, and fp32 is asked for.
+        # torch's default for convolutions on a GPU is TF32, but fp32 was requested.
         return fp32_products(tf32=False) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def _total(self, count: int) -> int:
@@ -236,13 +237,13 @@ class Trainer:
         return int(total)
 
     def input(self, clips: torch.Tensor) -> torch.Tensor:
-        """Bring clips uint8 (N, T, H, W, 3), B, G, R, to what the network takes: float (N, 3, T, H, W)."""
+        """Convert clips uint8 (N, T, H, W, 3), B, G, R, to the network's input: float (N, 3, T, H, W)."""
         x = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float() - self._mean
         x = (x / self._std).contiguous(memory_format=memory_format(self.device))
         return x.flip(1) if self.setup.preprocessing.colour == "rgb" else x
 
     def _entry(self, sums: Sums, failures: list[str], seconds: float) -> LogEntry:
-        if self.world > 1:  # every process saw its own part
+        if self.world > 1:  # each process has its own part
             total = torch.tensor(sums, dtype=torch.float64, device=self.device)
             distributed.all_reduce(total)
             sums = Sums().plus(*total.tolist())
@@ -250,7 +251,7 @@ class Trainer:
         return LogEntry(self.iteration, sums.mean_loss, sums.accuracy, rate, sums.n_clips / seconds, failures)
 
     def evaluate(self, test: ClipSet) -> Evaluation:
-        """Test on a set; videos that cannot be read are left out and named."""
+        """Test on a set; videos that cannot be read are skipped and reported."""
         self.net.eval()
         with self._products():
             return evaluate(self._scores, test, self.setup.labels, n_workers=self.n_workers)
@@ -262,7 +263,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def _workers_in_one_line() -> Iterator[None]:
-    """Turn what torch raises, wherever it is, when a process that makes clips has died into one line."""
+    """Convert torch's error about a dead worker process into a one-line C3DError."""
     try:
         yield
     except RuntimeError as error:
@@ -275,7 +276,7 @@ def _workers_in_one_line() -> Iterator[None]:
 
 
 def _optimizer(net: TrainingNet, recipe: Recipe) -> torch.optim.Optimizer:
-    # As in Caffe's examples, kernels decay and biases do not; nor do the factors of batch norm.
+    # As in Caffe's examples, weight decay applies to kernels but not to biases, nor to batch norm.
     kernels = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": kernels, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""The network while it is trained: initial weights, batch norm, and what is left of it afterwards."""
+"""The network during training: initial weights, batch norm, and its conversion to a plain network."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["TrainingNet"]
 
 
 class TrainingNet(C3D):
-    """C3D with the recipe's initial weights, dropout and, if asked for, batch norm after each convolution.
+    """C3D with the recipe's initial weights, dropout and, if requested, batch norm after each convolution.
 
     Parameters
     ----------
     architecture
-        What to build; needs ``n_classes``.
+        Description of the network; needs ``n_classes``.
     recipe
         ``initial``, ``dropout`` and ``batch_norm`` are used.
     """
@@ -76,7 +76,7 @@ class TrainingNet(C3D):
         return {name: state[name].cpu() for name in self.architecture.state_shapes()}
 
     def start_from(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Take over every tensor of a plain network that fits; return the names of those that stay new."""
+        """Load every tensor of a plain network that fits; return the names of those not loaded."""
         own = self.architecture.state_shapes()
         fitting = {name: value for name, value in state.items() if own.get(name) == tuple(value.shape)}
         self.load_state_dict(fitting, strict=False)

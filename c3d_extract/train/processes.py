@@ -1,4 +1,4 @@
-"""Several processes that train one network: they join, end together where one fails, and leave together."""
+"""Several processes that train one network: they join, exit together if one fails, and leave together."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes"]
 
-_FAILED = "failed"  # the key under which a process that fails says why
+_FAILED = "failed"  # the key under which a failing process stores its error
 _POLL_SECONDS = 0.5
 _JOIN_TIMEOUT = timedelta(minutes=10)
-# The first process tests while the others wait for its next gradient: longer than NCCL's ten minutes.
+# The others wait for the first process while it tests, which can exceed NCCL's default of ten minutes.
 _STEP_TIMEOUT = timedelta(days=1)
 
 
 class Processes:
-    """A context: the processes that torchrun, or whoever set its variables, started for one run.
+    """A context for the processes of one run, started by torchrun or with its environment variables.
 
-    A process that fails says so, and the others, which wait for its gradient and would wait for ever, end
-    within seconds. With one process alone nothing happens.
+    A process that fails stores its error, and the others, which would wait for its gradient forever, exit
+    within seconds. With a single process, nothing happens.
 
     Parameters
     ----------
     device
-        Where this one works.
+        The device of this process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -64,16 +64,16 @@ class Processes:
     ) -> None:
         if self._store is None:
             return
-        if error is None or isinstance(error, SystemExit):  # an end that all agreed on
+        if error is None or isinstance(error, SystemExit):  # all processes exit at the same point
             self._leave()
         else:
             self._fail(self._store, error)
 
     def _leave(self) -> None:
-        """Leave the group, all at the same time.
+        """Wait for all processes and leave the group.
 
-        The first still tests and writes when the others are done. One that ended then could meet Python's end
-        while gloo's threads hold its tensors, and abort (pytorch#179291).
+        The first still tests and writes when the others are done. If one exited then, the interpreter could
+        shut down while gloo's threads use its tensors, and abort (pytorch#179291).
         """
         self._over.set()
         distributed.barrier()
@@ -81,10 +81,10 @@ class Processes:
 
     def _fail(self, store: Any, error: BaseException) -> None:
         self._over.set()
-        with contextlib.suppress(RuntimeError):  # the store is gone with the first process
+        with contextlib.suppress(RuntimeError):  # the store ends with the first process
             if not store.check([_FAILED]):
                 store.set(_FAILED, f"process {self._rank}: {error or type(error).__name__}")
-                time.sleep(3 * _POLL_SECONDS)  # the store may be this process's; the others read it first
+                time.sleep(3 * _POLL_SECONDS)  # if this process hosts the store, let the others read it
                 return
         if "Connection closed by peer" in str(error) or isinstance(error, distributed.DistError):
             raise C3DError(_why(store), hint="the last state is kept") from error
@@ -96,14 +96,14 @@ class Processes:
             except RuntimeError:
                 failed = True
             if failed and not self._over.is_set():
-                # The main thread may wait in a library for a gradient that never comes.
+                # The main thread may be blocked in a library, waiting for a gradient.
                 sys.stderr.write(f"Error: {_why(store)}; the last state is kept\n")
                 sys.stderr.flush()
                 os._exit(1)
 
 
 def _reconnected(store: Any) -> Any:
-    """Return the same store by a connection of its own, for a thread that must not wait for another's."""
+    """Return the same store with a separate connection, so that threads do not block each other."""
     if hasattr(store, "clone"):
         return store.clone()
     return distributed.TCPStore(store.host, store.port, is_master=False)  # type: ignore[attr-defined]  # torch 2.6

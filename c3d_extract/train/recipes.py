@@ -1,8 +1,8 @@
-"""Recipes: every number that training depends on, under a name.
+"""Recipes: named sets of all training hyperparameters.
 
-``ucf101`` is Section 3.1 of the paper with what the authors' example (C3D v1.0, c3d_train_ucf101) adds;
+``ucf101`` is Section 3.1 of the paper with additions from the authors' example (C3D v1.0, c3d_train_ucf101);
 ``sports1m`` is Section 3.3; ``finetune`` the authors' fine-tuning example (c3d_finetuning);
-``synthetic`` is ours, for narrow nets on endless synthetic clips.
+``synthetic`` is this package's, for narrow networks on endless synthetic clips.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Recipe:
     Attributes
     ----------
     batch_size
-        Clips an iteration, of all processes together.
+        Clips per iteration, over all processes.
     iterations
-        Iterations in all.
+        Total number of iterations.
     epochs
-        Passes over the training clips; takes the place of ``iterations`` where not None.
+        Passes over the training clips; replaces ``iterations`` unless None.
     optimizer
         ``sgd`` with momentum, or ``adamw``.
     rate, momentum, decay
         Learning rate at the start, momentum (of SGD), weight decay.
     schedule
         ``step`` multiplies the rate by ``gamma`` every ``every`` iterations (epochs, where ``epochs`` is
-        given); ``cosine`` lets it rise for the first twentieth and fall to zero at the end.
+        given); ``cosine`` is a warm-up over the first 1/20, then a decay to zero.
     dropout
         After fc6 and fc7.
     initial
@@ -47,10 +47,11 @@ class Recipe:
     batch_norm
         Normalise after each convolution while training; folded into the convolutions afterwards.
     mirror
-        Chance of mirroring a clip of a video; synthetic clips, which know left from right, are not.
+        Probability of mirroring a clip of a video; not applied to synthetic clips, whose classes include
+        left and right.
     clips_per_video
-        Training clips a video in each epoch, each from a fixed random ``segment_seconds`` of it, or from
-        anywhere where that is 0.
+        Training clips per video and epoch, each from a fixed random segment of ``segment_seconds``, or from
+        anywhere if that is 0.
     """
 
     batch_size: int = 30
@@ -91,17 +92,17 @@ class Recipe:
             raise UsageError(f"{wrong[0]} cannot be {getattr(self, wrong[0])}", subject="recipe")
 
     def fixed(self, n_items: int | None) -> Self:
-        """Return the recipe in iterations, for ``n_items`` training clips an epoch (None: endless)."""
+        """Return the recipe in iterations, for ``n_items`` training clips per epoch (None: endless)."""
         if self.epochs is None:
             return self
         if n_items is None:
             raise UsageError("endless data has no epochs", subject="recipe", hint="give --iterations")
-        an_epoch = math.ceil(n_items / self.batch_size)
-        every = self.every * an_epoch
-        return dataclasses.replace(self, iterations=self.epochs * an_epoch, every=every, epochs=None)
+        epoch_iterations = math.ceil(n_items / self.batch_size)
+        every = self.every * epoch_iterations
+        return dataclasses.replace(self, iterations=self.epochs * epoch_iterations, every=every, epochs=None)
 
     def rate_at(self, iteration: int) -> float:
-        """Learning rate of an iteration, counted from 0."""
+        """Return the learning rate of an iteration, counted from 0."""
         if self.schedule == "step":
             return self.rate * self.gamma ** (iteration // self.every)
         # A warm-up, as AdamW's second moments are noise in its first steps.
@@ -114,7 +115,7 @@ class Recipe:
         return dataclasses.asdict(self)
 
     def with_changes(self, changes: Mapping[str, Any]) -> Self:
-        """Return the recipe with what is not None changed; ``iterations`` takes the place of epochs."""
+        """Return the recipe with all values that are not None changed; ``iterations`` replaces epochs."""
         kept = {name: value for name, value in changes.items() if value is not None}
         if "iterations" in kept:
             kept.setdefault("epochs", None)
@@ -125,7 +126,7 @@ RECIPES: dict[str, Recipe] = {
     # Section 3.1: batches of 30, rate 0.003 divided by 10 every 4 epochs, 16 epochs.
     "ucf101": Recipe(epochs=16, every=4),
     # Section 3.3: batches of 30, rate 0.003 halved every 150,000 iterations, 1.9 million iterations, five
-    # two-second clips a video. Momentum, decay and initial weights as in the authors' example.
+    # two-second clips per video. Momentum, decay and initial weights as in the authors' example.
     "sports1m": Recipe(
         iterations=1_900_000, gamma=0.5, every=150_000, clips_per_video=5, segment_seconds=2.0
     ),

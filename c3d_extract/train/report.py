@@ -1,4 +1,4 @@
-"""The record of a run: what is measured while it trains, a CSV of it, and the curve drawn from that."""
+"""The log of a run: measurements during training, their CSV file, and its plot."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class LogEntry:
-    """What happened since the last one: a line of ``log.csv``.
+    """Measurements since the last entry: a line of ``log.csv``.
 
     Attributes
     ----------
     iteration
         Iterations done.
     loss, accuracy
-        Mean over the clips learned from since the last entry; accuracy is the share of clips whose top
-        class is right (for clips with a motion and a shape: of both, each among its kind).
+        Mean over the training clips since the last entry; accuracy is the share of correct predictions
+        (see `count_correct`).
     rate, clips_per_second
         Learning rate and speed.
     failures
-        Videos that could not be read since the last entry: one line each.
+        Videos that could not be read since the last entry, one line each.
     test_loss, test_clips, test_videos
-        Mean loss, and accuracy on single clips and on the mean prediction of each video's clips; None where
+        Mean loss, and accuracy on single clips and on the mean prediction of each video's clips; None if
         nothing was tested.
     """
 
@@ -68,13 +68,13 @@ class LogEntry:
     test_videos: float | None = None
 
     def add_test(self, found: Evaluation) -> None:
-        """Fill in what a test found."""
+        """Add the results of a test."""
         self.test_loss, self.test_clips, self.test_videos = found.loss, found.clips, found.videos
         self.failures.extend(found.failures)
 
 
 class TrainingLog:
-    """``log.csv`` of a run: one line an entry, empty fields where nothing was tested."""
+    """``log.csv`` of a run: one line per entry, empty fields if nothing was tested."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +90,7 @@ class TrainingLog:
             writer.writerow(["" if values[name] is None else _short(values[name]) for name in COLUMNS])
 
     def cut_after(self, iteration: int) -> None:
-        """Drop the lines that a resumed run will write again; StoreError where the file is another's."""
+        """Remove the lines that a resumed run will write again; raise StoreError if it is another file."""
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -98,7 +98,7 @@ class TrainingLog:
             self.path.unlink()
             return
         head, *lines = text.splitlines(keepends=True)
-        # What another wrote stays: the file is refused, not replaced.
+        # A file that is not a training log is refused, not replaced.
         if head.strip() != ",".join(COLUMNS):
             raise StoreError("is no log of a training", subject=self.path, hint="name another folder")
         # A line without its end was cut off by a kill, in the middle of an append.
@@ -118,7 +118,7 @@ def _short(value: float) -> str:
 
 
 def draw_curve(log: Path, picture: Path) -> None:
-    """Draw loss and accuracy over the iterations; UsageError where matplotlib is not installed."""
+    """Draw loss and accuracy over the iterations; raise UsageError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""What is trained, and the state of a run on the disk: to go on from, and to use.
+"""The setup of a run and its files: the state for resuming, and the model.
 
-``state.pt`` holds the weights, the optimizer and the number of iterations done; everything random comes from
-that number and the seed, so no other state is needed.
+``state.pt`` holds the weights, the optimizer and the number of completed iterations; all random numbers come
+from that number and the seed, so no other state is needed.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ __all__ = ["TrainingSetup", "load_state", "save_state", "write_model"]
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What is trained: all that decides the resulting numbers.
+    """Everything that determines the trained weights.
 
     Attributes
     ----------
     architecture, preprocessing, mean
-        The network and what it is fed; ``mean`` float32 as `preprocess.fit_mean` gives it.
+        The network and its input; ``mean`` is float32, as returned by `preprocess.fit_mean`.
     recipe
         In iterations, see `Recipe.fixed`.
     labels
         Class names, in the order of the network's outputs.
     data
-        A description of the clips, for the record and to notice other ones on resume.
+        A description of the clips, saved with the model and compared when resuming.
     seed
-        Decides the initial weights, the order, every jitter and dropout.
+        Determines the initial weights, the order, augmentation and dropout.
     start
-        Tensors to start from, by name; those missing or of another shape stay new.
+        Tensors to start from, by name; those missing or of another shape keep their initial values.
     start_name
-        What they are.
+        Name of their source.
     """
 
     architecture: Architecture
@@ -64,7 +64,7 @@ class TrainingSetup:
     start_name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that two equal setups share."""
+        """Return JSON values, equal for equal setups."""
         plain = {
             "architecture": self.architecture.to_json(),
             "preprocessing": self.preprocessing.to_json(),
@@ -82,7 +82,7 @@ class TrainingSetup:
 def save_state(
     path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write ``state.pt`` with one rename; StoreError where it cannot be written."""
+    """Replace ``state.pt`` atomically; raise StoreError if it cannot be written."""
     state = {
         "plan": json.dumps(setup.to_json()),
         "iteration": iteration,
@@ -97,20 +97,20 @@ def save_state(
 
 
 def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: torch.optim.Optimizer) -> int:
-    """Bring a network and its optimizer to a saved state and return the number of iterations done.
+    """Load a saved state into a network and its optimizer; return the number of completed iterations.
 
     Raises
     ------
     StoreError
-        For a file that is no state.
+        If the file is not a training state.
     MismatchError
-        For the state of another setup.
+        If it is the state of another setup.
     """
     try:
-        # On the CPU: loading copies each tensor to where it belongs, and AdamW counts its steps there.
+        # To the CPU: load_state_dict copies each tensor to its device; AdamW's step count stays on the CPU.
         saved = torch.load(path, map_location="cpu", weights_only=True)
         was, now = json.loads(saved["plan"]), setup.to_json()
-    except Exception as error:  # torch raises whatever its reader meets
+    except Exception as error:  # torch.load can raise anything for a damaged file
         raise StoreError(f"not a training state that can be read ({error})", subject=path) from error
     different = [f"{key}: {was.get(key)} → {now[key]}" for key in now if was.get(key) != now[key]]
     if different:
@@ -128,7 +128,7 @@ def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: to
 def write_model(
     path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, *, name: str, dtype: Any = "fp32"
 ) -> None:
-    """Write a network as a plain C3D net (``.safetensors``) with all that using it needs.
+    """Write a network as a native checkpoint (``.safetensors``).
 
     ``dtype`` is ``fp32`` or ``fp16``; ``name`` is the checkpoint's.
     """

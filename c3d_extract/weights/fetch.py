@@ -53,7 +53,10 @@ _OFFLINE_VARIABLES = ("C3D_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def cache_folder() -> Path:
-    """Return torch's cache folder: in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``."""
+    """Return torch's cache folder.
+
+    It is hub/checkpoints in ``$TORCH_HOME``, ``$XDG_CACHE_HOME/torch`` or ``~/.cache/torch``.
+    """
     home = os.environ.get("TORCH_HOME")
     cache = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return cache.expanduser() / "hub" / "checkpoints"
@@ -192,8 +195,8 @@ def _part_file(remote: RemoteFile, folder: Path) -> Iterator[_Part]:
         raise FetchError(f"cannot be written: {error.strerror}", subject=path) from error
     with file:
         if fcntl is not None:
-            # Of two processes that fetch one file, the second waits and then finds it. The lock belongs to
-            # the file descriptor, so that a killed process leaves none.
+            # Of two processes that fetch the same file, the second waits and then finds it. The lock belongs
+            # to the file descriptor, so that a killed process leaves none.
             fcntl.flock(file, fcntl.LOCK_EX)
         yield _Part(remote, path, file)
 

@@ -77,7 +77,7 @@ def known_clips() -> list[KnownClip]:
 
 
 def read_goldens(path: Path) -> list[KnownClip]:
-    """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D), maybe ``prob``."""
+    """Read known outputs: npz with ``names`` (``video/first frame``), ``fc6`` (N, D) and maybe ``prob``."""
     try:
         _check_size(path)
         with np.load(path, allow_pickle=False) as arrays:

@@ -93,7 +93,7 @@ def test_things_go_where_their_label_says(motion: str, axis: int, sign: int) -> 
     assert np.mean(np.array(ways) > 0) > 0.8
 
 
-def test_still_scenes_are_still_when_nobody_shakes_the_camera() -> None:
+def test_still_scenes_are_still_without_camera_shake() -> None:
     clips = (paint_shapes("still", "star", SMALL, np.random.default_rng(seed)).pixels for seed in range(10))
     assert sum(np.ptp(pixels, axis=1).max() == 0 for pixels in clips) >= 5
 
@@ -116,7 +116,7 @@ def test_a_motion_and_its_reverse_are_drawn_alike(pair: tuple[str, str]) -> None
 
 
 @pytest.mark.parametrize("action", list(ACTIONS))
-def test_every_action_shows_somebody_moving(action: str) -> None:
+def test_every_action_shows_motion(action: str) -> None:
     frames = render_video(action, 5, size=(24, 60, 80), seconds=2.0).astype(float)
     assert frames.std() > 5
     if action != "stand":

@@ -293,7 +293,7 @@ def test_a_dead_first_mirror_costs_nothing_but_a_try(server: Server, tmp_path: P
     assert fetch_file(file, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_broken_off_download_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
     with pytest.raises(FetchError):
         fetch_file(remote(server, "truncated"), tmp_path)
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:1_500_000]

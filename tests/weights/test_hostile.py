@@ -160,7 +160,7 @@ def test_a_pickle_with_a_huge_memo_or_string_is_refused_before_it_is_unpickled(t
             load_checkpoint(tmp_path / "x")
 
 
-def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
+def test_a_false_safetensors_header_is_refused(tmp_path: Path) -> None:
     header = json.dumps(
         {"conv1a.weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 4]}}
     ).encode()
@@ -180,7 +180,7 @@ def test_a_safetensors_file_is_known_whatever_byte_its_length_begins_with(tmp_pa
     assert 0x80 in seen
 
 
-def test_a_caffe_blob_whose_shape_lies_is_refused(tmp_path: Path) -> None:
+def test_a_caffe_blob_with_a_false_shape_is_refused(tmp_path: Path) -> None:
     content = caffe_bytes(STATE, "fork")
     honest = b"\x08\x04\x10\x03\x18\x03\x20\x03\x28\x03"  # conv1a: num 4, channels 3, 3x3x3
     assert content.count(honest) == 1

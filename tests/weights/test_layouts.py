@@ -263,7 +263,7 @@ def test_a_state_dict_of_another_network_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "x")
 
 
-def test_mmaction2_classifier_is_found_beside_the_backbone(state: State, tmp_path: Path) -> None:
+def test_mmaction2_classifier_is_found_outside_the_backbone(state: State, tmp_path: Path) -> None:
     write_torch(tmp_path / "x", state, MMACTION2, prefix="backbone.")
     names = torch.load(tmp_path / "x", weights_only=True).keys()
     assert "cls_head.fc_cls.weight" in names

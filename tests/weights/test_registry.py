@@ -321,7 +321,7 @@ def small_mean(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(means, "load_registry", lambda: changed)
 
 
-def test_a_registered_mean_is_found_beside_the_checkpoint_or_in_the_cache_and_checked(
+def test_a_registered_mean_is_found_next_to_the_checkpoint_or_in_the_cache_and_checked(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cube = np.full((1, 3, 16, 128, 171), 7, np.float32)

@@ -1,7 +1,7 @@
 """Endless labelled synthetic clips: moving shapes (shapes.py) and jointed figures (figures.py, actions.py).
 
-Clip ``i`` of a seed is the same whenever it is made, so a sampler's state is one number. From one processor
-to another, NumPy's sines may differ in their last bit, and now and then a pixel does.
+Clip ``i`` of a seed is always the same, so a sampler's state is one number. Between processors, NumPy's sines
+may differ in the last bit, and rarely a pixel does.
 """
 
 from __future__ import annotations

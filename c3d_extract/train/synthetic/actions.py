@@ -51,9 +51,9 @@ class Pose:
 
 @dataclass
 class Scene:
-    """What an action works on: time (T,), random numbers, the actor, and a partner a ``gap`` (T,) away.
+    """Input and output of an action: time (T,), random numbers, the actor, and a partner a ``gap`` (T,) away.
 
-    ``gap`` is None where nobody else takes part; ``side`` (0 or 1) is the hand or foot that acts.
+    ``gap`` is None if there is no partner; ``side`` (0 or 1) is the hand or foot that acts.
     """
 
     time: Array
@@ -67,11 +67,11 @@ class Scene:
         self.side = int(self.rng.integers(2))
 
     def pulse(self, rise: float, hold: float, start: float = 0.0) -> Array:
-        """Go smoothly from 0 to 1 in ``rise`` seconds, stay for ``hold`` around ``start``, and back."""
+        """Return a curve: 0 to 1 in ``rise`` seconds, 1 for ``hold`` around ``start``, and back to 0."""
         return _smooth(1 - (np.abs(self.time - start) - hold / 2) / rise)
 
     def step(self, start: float, length: float) -> Array:
-        """Go smoothly from 0 to 1 between ``start`` and ``start + length`` seconds, and stay."""
+        """Return a curve that rises smoothly from 0 to 1 between ``start`` and ``start + length`` seconds."""
         return _smooth((self.time - start) / length)
 
     def wave(self, hertz: float) -> Array:
@@ -99,7 +99,7 @@ def _swing_legs(
     lift: tuple[float, float],
     pace: Array | float,
 ) -> None:
-    """Let the legs make steps of ``length`` along ``distance`` (T,), and the arms swing against them."""
+    """Add steps of ``length`` along ``distance`` (T,), with the arms swinging opposite to the legs."""
     phase = 2 * np.pi * distance / length
     for leg, sign in enumerate((1.0, -1.0)):
         knee = swing * (lift[0] + lift[1] * np.maximum(np.cos(phase) * sign, 0)) * pace
@@ -108,7 +108,7 @@ def _swing_legs(
 
 
 def _follow(pose: Pose, distance: Array, length: float, swing: float) -> None:
-    """Make steps only where ``distance`` (T,) changes."""
+    """Add steps only where ``distance`` (T,) changes."""
     pace = np.minimum(np.abs(np.gradient(distance)) * len(distance) / 1.5, 1) if np.ptp(distance) > 0 else 0
     _swing_legs(pose, distance, length=length, swing=swing, lift=(0.25, 1.1), pace=pace)
 
@@ -214,7 +214,7 @@ def _push(scene: Scene) -> None:
 
 
 def _strike(scene: Scene, *, near: float, weight: float) -> None:
-    """Bring the partner near and make it recoil; now and then the blow goes into the air."""
+    """Bring the partner near and make it recoil; in 15 % of scenes the strike has no target."""
     if scene.rng.random() < 0.15:
         return
     _meet(scene, near=near, hold=scene.uniform(0.3, 0.7))
@@ -226,7 +226,7 @@ def _strike(scene: Scene, *, near: float, weight: float) -> None:
 
 
 def _meet(scene: Scene, *, near: float, hold: float) -> None:
-    """Two walk up to each other and apart again."""
+    """Make actor and partner approach each other and move apart again."""
     far = near + scene.uniform(0.3, 0.9)
     approach, leave = scene.uniform(0.5, 0.9), scene.uniform(0.6, 1.2)
     close = scene.step(-hold - approach, approach) * (1 - scene.step(hold + 0.2, leave))
@@ -277,4 +277,4 @@ ACTIONS: dict[str, Callable[[Scene], None]] = {
     "kick": _kick, "punch": _punch, "push": _push, "point": _point, "shake-hands": _shake_hands, "hug": _hug,
     "sit-down": _sit_down, "turn": _turn,
 }  # fmt: skip
-"""What figures do, by name."""
+"""The actions of figures, by name."""

@@ -1,4 +1,4 @@
-"""A camera: where each frame looks, and the artifacts of cheap optics and strong compression."""
+"""A camera: its motion, and the artifacts of cheap optics and strong compression."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["Camera", "camera_shake", "record"]
 
 @dataclass(frozen=True)
 class Camera:
-    """Where each frame looks: a point of the scene goes to ``(point - centre) * zoom + centre + shift``."""
+    """Camera motion: a point of the scene is projected to ``(point - centre) * zoom + centre + shift``."""
 
     shift: Array  # pixels (T, 2), x and y
     zoom: Array  # factor (T,)
 
     def place(self, points: Array, size: tuple[int, int]) -> Array:
-        """Bring points (…, T, 2) of the scene to the frame of ``size`` (height, width)."""
+        """Project points (…, T, 2) of the scene to the frame of ``size`` (height, width)."""
         centre = np.array([size[1] - 1, size[0] - 1]) / 2
         placed: Array = (points - centre) * self.zoom[:, None] + centre + self.shift
         return placed
 
     def view(self, background: Floats, size: tuple[int, int]) -> Floats:
-        """Return what each frame sees of a background (3, A, B), float32 (3, T, H, W).
+        """Return each frame's view of a background (3, A, B), float32 (3, T, H, W).
 
         Bilinear; beyond its edges the background is mirrored.
         """
@@ -67,7 +67,7 @@ def _interpolated(picture: Floats, first: Indices, weight: Floats, *, axis: int)
 
 
 def camera_shake(n_frames: int, height: int, rng: np.random.Generator) -> Array:
-    """Return a hand's tremor (T, 2) in pixels, in three clips of ten; as likely run backwards."""
+    """Return hand shake (T, 2) in pixels, for 30 % of clips; its time reversal is equally likely."""
     if rng.random() > 0.3:
         return np.zeros((n_frames, 2))
     steps = rng.normal(0, 1, (n_frames, 2)) * rng.uniform(0.002, 0.012) * height
@@ -76,7 +76,7 @@ def camera_shake(n_frames: int, height: int, rng: np.random.Generator) -> Array:
 
 
 def record(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
-    """Return what a cheap camera records of a scene (3, T, H, W), uint8 (T, H, W, 3).
+    """Return a cheap camera's recording, uint8 (T, H, W, 3), of a scene (3, T, H, W).
 
     Exposure, blur, compression blocks and noise are drawn at random. None depends on the direction of time.
     """
@@ -89,7 +89,7 @@ def record(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
         _compress(pixels, rng.uniform(6, 30))
     if rng.random() >= 0.7:
         return _exposed(pixels, gain, offset)
-    # Cut from one long run of normal numbers, a fresh place for each frame: drawing anew costs tenfold.
+    # Slices of one long array of normal numbers, at a random offset per frame: ten times as fast as drawing.
     strength = np.float32(rng.uniform(0.5, 9.0))
     n_starts = max(_noise().size - pixels[:, 0].size, 0) + 1
     starts = [int(rng.integers(0, n_starts)) for _ in range(pixels.shape[1])]
@@ -98,14 +98,14 @@ def record(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
 
 def _blurred(pixels: Floats, side: np.float32) -> Floats:
     # Each pixel gives a share to its neighbours, along columns and then along rows; edges stay as they are.
-    # All pixels are taken as one long line, which is fast, and those at an edge are then put back.
-    kept = np.float32(1) - np.float32(2) * side  # to NumPy 1, a plain 2 would make it a float64
+    # All pixels are processed as one long line, which is fast, and those at an edge are then restored.
+    kept = np.float32(1) - np.float32(2) * side  # in NumPy 1, a plain 2 would make it a float64
     for axis, step in ((2, pixels.shape[3]), (3, 1)):
         line = pixels.reshape(-1)
-        beside = line[: -2 * step] + line[2 * step :]
-        beside *= side
+        neighbours = line[: -2 * step] + line[2 * step :]
+        neighbours *= side
         blurred = pixels * kept
-        blurred.reshape(-1)[step:-step] += beside
+        blurred.reshape(-1)[step:-step] += neighbours
         after, before = np.moveaxis(blurred, axis, 0), np.moveaxis(pixels, axis, 0)
         after[0], after[-1] = before[0], before[-1]
         pixels = blurred
@@ -122,7 +122,7 @@ def _cosines() -> Floats:
 
 
 def _compress(levels: Floats, step: float) -> None:
-    # What strong compression leaves: coefficients of 8x8 blocks, rounded coarser for higher frequencies.
+    # Strong compression: coefficients of 8x8 blocks, rounded more coarsely for higher frequencies.
     _, n_frames, height, width = levels.shape
     h, w = height // 8 * 8, width // 8 * 8
     k, n = np.mgrid[:8, :8]
@@ -137,8 +137,8 @@ def _compress(levels: Floats, step: float) -> None:
 
 
 def _product(matrix: Floats, blocks: Floats) -> Floats:
-    # np.tensordot(matrix, blocks, 1), summed from the left: the last bit of a BLAS's product depends on the
-    # processor, and now and then so would what is rounded.
+    # np.tensordot(matrix, blocks, 1), summed from the left: the last bit of a BLAS product depends on the
+    # processor, and rarely so would the rounded coefficients.
     first, *rest = matrix.T.reshape(8, 8, *[1] * (blocks.ndim - 1))
     sums: Floats = first * blocks[0]
     for factors, lines in zip(rest, blocks[1:], strict=True):

@@ -27,7 +27,7 @@ Indices = NDArray[np.intp]
 class NearPixels(NamedTuple):
     """The N pixels near L objects in T frames, as R horizontal runs of neighbours, object after object.
 
-    What depends on the run alone is best computed once a run: ``values[run]`` brings it to the pixels.
+    Values that depend on the run only are computed once per run: ``values[run]`` expands them to pixels.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Canvas:
         )
         box, below = _runs(n_rows)
         rows = top[box] + below
-        down += 1e-9  # never quite level: below it divides
+        down += 1e-9  # never exactly 0: it is a divisor below
         lean: Array = radius * across / np.hypot(across, down) / np.abs(down)
         x, y, across, down, radius, lean = (values[box] for values in (x, y, across, down, radius, lean))
 
@@ -113,7 +113,7 @@ class Canvas:
     def blend(
         self, near: NearPixels, coverage: Floats, textures: Sequence[Texture], u: Array, v: Array
     ) -> None:
-        """Paint L textures in their order by the coverage (N,), 0–1, of N pixels.
+        """Paint L textures in order, with the coverage (N,), 0–1, of N pixels.
 
         ``u`` and ``v`` (N,) are the coordinates in which a texture has its pattern.
         """

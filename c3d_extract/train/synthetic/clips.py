@@ -1,4 +1,4 @@
-"""Which clip comes next: scenes drawn from a seed, with their labels."""
+"""Labelled clips: scenes drawn from a seed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "reversal": tuple(f"motion {name}" for name in _REVERSIBLE),
     "figures": _ACTION,
 }
-"""What can be learned, and its labels: shapes have a motion and a shape, figures an action."""
+"""Kinds of data and their labels: shapes have a motion and a shape, figures an action."""
 
 
 @dataclass(frozen=True)
 class SyntheticClips:
-    """An endless row of labelled clips.
+    """An endless sequence of labelled clips.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class SyntheticClips:
         return KINDS[self.kind]
 
     def clip(self, index: int) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-        """Return clip ``index``: frames uint8 (T, H, W, 3), B, G, R, and the labels that are right for it."""
+        """Return clip ``index``: frames uint8 (T, H, W, 3), B, G, R, and its correct labels."""
         rng = np.random.default_rng((self.seed, index))
         if self.kind == "figures" or (self.kind == "all" and index % 3):
             action = _one_of(ACTIONS, rng)

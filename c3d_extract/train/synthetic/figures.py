@@ -106,7 +106,7 @@ def _torso_axes(torso: Array) -> Array:
 
 
 def _skeleton(pose: Pose, lengths: dict[str, float]) -> Points:
-    """Joints (T, 3) in the body's forward, up, left; the lower foot stands on the ground unless it jumps."""
+    """Return joints (T, 3) in the body's axes; the lower foot is on the ground, except in jumps."""
     upright = np.zeros_like(pose.hip)
     leg = (pose.hip, pose.hip - pose.knee), (upright, upright), (lengths["thigh"], lengths["shin"])
     knee, ankle = _limb(*leg)
@@ -149,13 +149,13 @@ class View:
     """How the world becomes pixels, and how dark shadows are."""
 
     height: float  # pixels a body height
-    stretch: float  # how much wider than high everything comes out
+    stretch: float  # horizontal scale relative to vertical
     foot: Array  # pixels x, y of the world's origin on the ground
-    elevation: float  # how far the camera looks down, radians
+    elevation: float  # downward tilt of the camera, radians
     shadow: float  # opacity of the shadow below a figure, 0–1
 
     def project(self, points: Array) -> Array:
-        """Bring points (…, 3) to pixels (…, 2)."""
+        """Project points (…, 3) to pixels (…, 2)."""
         up = points[..., 1] * np.cos(self.elevation) - points[..., 2] * np.sin(self.elevation)
         pixels: Array = self.foot + self.height * np.stack([points[..., 0] * self.stretch, -up], axis=-1)
         return pixels
@@ -189,7 +189,7 @@ def _paint_figure(canvas: Canvas, points: Points, body: Body, view: View, camera
 
 
 def _moments(n_frames: int, rng: np.random.Generator, seconds: float | None) -> Array:
-    # A training clip is a short look somewhere around the middle; a rendered video shows all of it.
+    # A training clip is a short part near the middle of the action; a rendered video shows all of it.
     if seconds is not None:
         return np.linspace(-seconds / 2, seconds / 2, n_frames)
     even = np.arange(n_frames) / (n_frames - 1) - 0.5

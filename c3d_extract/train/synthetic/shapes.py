@@ -1,7 +1,7 @@
 """Textured shapes on a textured background: the classes of motion differ in motion only.
 
-Where a shape is at mid-clip, its size, texture, background and light are drawn alike for every class, and
-each class of `REVERSALS` is the other one run backwards.
+A shape's position at mid-clip, size, texture, background and lighting have the same distribution for every
+class, and each class of a pair in `REVERSALS` is the time reversal of the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REVERSALS = (
     ("pan-left", "pan-right"),
     ("zoom-in", "zoom-out"),
 )
-"""Pairs of motions that are each other run backwards."""
+"""Pairs of motions that are time reversals of each other."""
 
 MOTIONS = (*(name for pair in REVERSALS for name in pair), "to-and-fro", "circling", "still")
 
@@ -66,7 +66,7 @@ class _Trajectory:
 
 def _trajectory(motion: str, n_frames: int, rng: np.random.Generator) -> _Trajectory:
     even = np.arange(n_frames) / (n_frames - 1) - 0.5
-    s = even + rng.uniform(-0.6, 0.6) * (even**2 - 0.25)  # a changing speed; its mirror image is as likely
+    s = even + rng.uniform(-0.6, 0.6) * (even**2 - 0.25)  # varying speed; its time reversal is equally likely
     found = _Trajectory(*np.zeros((2, n_frames, 2)), *np.zeros((3, n_frames)))
     distance = rng.uniform(0.2, 0.75)
     sign = -1.0 if motion in {"left", "up", "counter-clockwise", "shrink", "zoom-out", "pan-left"} else 1.0
@@ -79,7 +79,7 @@ def _trajectory(motion: str, n_frames: int, rng: np.random.Generator) -> _Trajec
     elif motion in {"grow", "shrink"}:
         found.log_scale = sign * rng.uniform(0.5, 1.5) * s
     elif motion.startswith("pan"):
-        found.pan[:, 0] = -sign * distance * s  # the camera goes one way, the picture the other
+        found.pan[:, 0] = -sign * distance * s  # the picture moves opposite to the camera
     elif motion.startswith("zoom"):
         found.log_zoom = sign * rng.uniform(0.35, 0.9) * s
     elif motion != "still":

@@ -1,4 +1,4 @@
-"""From TensorFlow's axes to the model's: kernels (T, H, W, in, out), matrices (in, out), maps T, H, W, C.
+"""TensorFlow's axes to the model's: kernels (T, H, W, in, out), matrices (in, out), maps T, H, W, C.
 
 The inputs of fc6 come from the flattened pool5 map. A network converted from Caffe may keep Caffe's order
 (C, H, W: its code transposes the map before flattening) or be permuted to TensorFlow's (H, W, C). Both

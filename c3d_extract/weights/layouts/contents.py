@@ -155,7 +155,7 @@ def _own_float32(name: str, read: torch.Tensor | NDArray[np.floating[Any]]) -> t
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Return whether all values are finite."""
-    # A sum with an infinity or NaN is never finite, and takes 1/20 of the time. If the sum is not finite
+    # A sum with an infinity or NaN is never finite, and a sum takes 1/20 of the time. If it is not finite,
     # it may have overflowed, so values are checked, in parts because isfinite() allocates.
     return bool(torch.isfinite(tensor.sum())) or all(
         bool(torch.isfinite(part).all()) for part in torch.split(tensor.view(-1), 1 << 20)
