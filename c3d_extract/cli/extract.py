@@ -242,9 +242,10 @@ def _introduce(options: Options, extractor: Extractor) -> None:
     checkpoint = extractor.checkpoint
     for remark in checkpoint.notes:
         note(f"Note: {printable(remark)}")
-    arch, colour = checkpoint.architecture, checkpoint.preprocessing.colour
+    colour = checkpoint.preprocessing.colour.upper()
+    variant = "".join(f"{name} {value}, " for name, value in checkpoint.backbone.variant.items())
     note(
-        f"{printable(checkpoint.name)} (pool5 {arch.pool5}, {colour.upper()}, "
+        f"{printable(checkpoint.name)} ({variant}{colour}, "
         f"mean {printable(checkpoint.mean_name)}) "
         f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, "
         + _decoders(extractor.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +59,10 @@ class Backbone(Protocol):
         each frame.
         """
 
+    @property
+    def variant(self) -> Mapping[str, str]:
+        """What else of the network determines its features and differs between checkpoints, by name."""
+
     def layer_size(self, layer: str) -> int:
         """Return the length D of a layer's feature vector."""
 
@@ -67,6 +71,9 @@ class Backbone(Protocol):
 
     def state_shapes(self, layers: Sequence[str] | None = None) -> dict[str, Shape]:
         """Return the name and shape of every tensor, or of those that ``layers`` need."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its description as JSON values."""
 
     def peak_elements(self) -> int:
         """Return the peak number of elements that one clip needs in GPU memory."""

@@ -74,6 +74,11 @@ class Architecture(C3DShapes):
         """The kernels of conv1a."""
         return f"{self.conv_names[0][0]}.weight"
 
+    @property
+    def variant(self) -> dict[str, str]:
+        """How pool5 rounds."""
+        return {"pool5": self.pool5}
+
     def layer_size(self, layer: str) -> int:
         """Return the length D of a layer's flattened output."""
         sizes = {"fc6": self.hidden[0], "fc7": self.hidden[1], "fc8": self.n_classes, "prob": self.n_classes}

@@ -308,8 +308,8 @@ class Extractor:
         """Return what two runs must share to write one file."""
         settings: dict[str, JSON] = self.settings.to_json()
         settings["precision"] = self.precision
-        arch = self.checkpoint.architecture
-        sizes = {layer: arch.layer_size(layer) for layer in self.settings.layers}
+        backbone = self.checkpoint.backbone
+        sizes = {layer: backbone.layer_size(layer) for layer in self.settings.layers}
         identity = self.checkpoint.identity()
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
         weights = {**identity, "record": record}
@@ -320,8 +320,8 @@ class Extractor:
         return RunIdentity(settings, weights, sizes, versions)
 
     def _batch_sizes(self) -> list[int]:
-        arch, asked = self.checkpoint.architecture, self._batch_size
-        return [batch_size_for(arch, device, self.precision, asked) for device in self.devices]
+        backbone, asked = self.checkpoint.backbone, self._batch_size
+        return [batch_size_for(backbone, device, self.precision, asked) for device in self.devices]
 
     @contextlib.contextmanager
     def _stream(self, sources: Sequence[Source], progress: Progress) -> Iterator[Stream]:
