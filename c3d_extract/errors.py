@@ -4,7 +4,7 @@
 
     C3DError
     ├── UsageError            invalid arguments; the command line exits with 2
-    ├── VideoError            one video cannot be read; the run goes on
+    ├── VideoError            one video cannot be read; the run continues
     ├── DecoderError          decoder processes cannot be started or kept
     ├── WeightsError          a checkpoint or a mean is missing, damaged or of another shape
     │   └── FetchError        a file could not be downloaded
@@ -74,7 +74,7 @@ class UsageError(C3DError):
 
 
 class VideoError(C3DError):
-    """One video cannot be read; the run goes on without it."""
+    """One video cannot be read; the run continues without it."""
 
 
 class DecoderError(C3DError):

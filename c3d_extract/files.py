@@ -1,4 +1,4 @@
-"""Files put in place in one step (written beside, flushed to the disk, renamed), and text read by lines."""
+"""Atomic writes (a temporary file, flushed to the disk, then renamed), and text files read by lines."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class FileLog(Protocol):
     """Keeps, durably, what is about to be put in place: a killed run is cleaned up after and recognised."""
 
     def note_temporary(self, path: Path) -> None:
-        """Take a temporary file that is about to be made."""
+        """Record the name of a temporary file before it is created."""
 
     def note_written(self, digest: str) -> None:
-        """Take the digest of a file that is about to be put in place."""
+        """Record the digest of a file before it is put in place."""
 
 
 def is_temporary_name(name: str) -> bool:
@@ -54,7 +54,7 @@ def is_temporary_name(name: str) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: Path, log: FileLog | None = None) -> Iterator[BinaryIO]:
-    """Open a new file beside ``path``; it takes that place when all went well, else it is removed.
+    """Open a temporary file next to ``path``; it replaces ``path`` on success and is removed on failure.
 
     What is in place afterwards is on the disk, not only in the system's cache. The file's mode is that of
     any new file (umask). Raises OSError, and leaves what was there, when it cannot be written.

@@ -97,7 +97,7 @@ def _brief(error: Exception) -> str:
 
 @contextlib.contextmanager
 def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open a regular file for reading; a FIFO or a device, which could block for ever, is refused."""
+    """Open a regular file for reading; a FIFO or a device, which could block forever, is refused."""
     mode = os.stat(path).st_mode  # noqa: PTH116 - takes any path-like
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -129,7 +129,7 @@ def writing_hdf5(file: BinaryIO) -> Iterator[tuple[h5py.File, Callable[[], None]
 class _ErrorKeepingFile(io.FileIO):
     """The file that HDF5 writes to; it keeps the first error, and reports success from then on.
 
-    HDF5 cannot close a file that it cannot write: it prints one error a dataset and keeps all of them open.
+    HDF5 cannot close a file that it cannot write: it prints one error per dataset and keeps all of them open.
     """
 
     error: OSError | None = None
@@ -168,7 +168,7 @@ def member_names(group: h5py.Group) -> list[str]:
 
 
 def check_link(group: h5py.Group, name: str) -> None:
-    """Raise `RefusedError` unless a name of a group stands for something in this file itself."""
+    """Raise `RefusedError` unless a name of a group refers to an object in this file itself."""
     # HDF5 would resolve a path's earlier steps, links among them, to look at the last.
     if not name or "/" in name or "\0" in name or name in {".", ".."}:
         raise RefusedError(f"{name!r} is not a name")
@@ -188,7 +188,7 @@ def check_link(group: h5py.Group, name: str) -> None:
 
 
 def kind_in(parent: h5py.Group, name: str) -> str:
-    """Return what a name stands for: ``group``, ``dataset`` or ``other``."""
+    """Return the kind of object that a name refers to: ``group``, ``dataset`` or ``other``."""
     kinds = {h5py.h5g.GroupID: "group", h5py.h5d.DatasetID: "dataset"}
     return kinds.get(type(_opened(parent, name)), "other")
 

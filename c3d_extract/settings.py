@@ -56,10 +56,10 @@ class ExtractSettings:
         Frames between clip starts. None takes the network's own (C3D: 16, as in the authors' example; the
         paper's half overlap is 8).
     tail, short
-        What becomes of the frames after the last whole clip, and of videos shorter than a clip; see
+        How to treat the frames after the last whole clip, and videos shorter than a clip; see
         `c3d_extract.preprocess.clips`.
     fps
-        Frames a second to resample to by time, or None to take frames as they are decoded. Gaps of more
+        Frames per second to resample to by time, or None to take frames as they are decoded. Gaps of more
         than 60 s are not filled and make the video `partial`; one that would become more than 90,000
         frames, and 60 for each of its own, fails.
     l2

@@ -18,7 +18,7 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; ValueError where it is not JSON or cannot be written as JSON again.
 
     Refused are NaN and infinity, which RFC 8259 does not allow, and nesting beyond 32 levels: code that
-    walks over the values recurses once a level, and Python's stack ends at some 1,000.
+    walks over the values recurses once per level, and Python's stack ends at some 1,000.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)

@@ -98,7 +98,7 @@ class Clip(NamedTuple):
 class ClipAssembler:
     """Cuts a stream of frames into clips, holding those that later clips need: ``length`` frames at most.
 
-    `push` takes the frames of one video as they come, `finish` says that no more will come; both yield clips,
+    `push` takes the frames of one video in order, `finish` ends the video; both yield clips,
     exactly those of `clip_spans`.
     """
 

@@ -1,4 +1,4 @@
-"""Where crops lie in a resized frame."""
+"""Position of crops in a resized frame."""
 
 from __future__ import annotations
 

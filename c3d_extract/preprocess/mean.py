@@ -27,7 +27,7 @@ def fit_mean(
         Grey levels 0–255 in the order B, G, R. A cube (3, ``n_frames``, rows, columns) or an image
         (3, rows, columns), at the resized or at the cropped size; or three numbers.
     preprocessing
-        Gives both sizes.
+        Defines both sizes.
     n_frames
         Frames of a clip.
 

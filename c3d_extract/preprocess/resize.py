@@ -150,7 +150,7 @@ class FrameSampler:
     Parameters
     ----------
     preprocessing
-        Gives ``resize`` and ``crop``; colour and scale are the network's part.
+        Defines ``resize`` and ``crop``; colour and scale are the network's part.
     """
 
     compiled = _kernels is not None

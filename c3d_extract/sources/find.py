@@ -124,7 +124,7 @@ def _expanded(inputs: Iterable[str | os.PathLike[str]], walk: FolderWalk) -> Ite
 
 
 def _candidates(path: Path, walk: FolderWalk, is_excluded: Callable[[Path], bool]) -> Iterator[_Candidate]:
-    """Yield the videos that a file or folder stands for."""
+    """Yield the videos of a file or folder."""
     is_folder = _is_folder(path) and not (walk.frame_folders and is_frame_folder(path))
     for candidate in _inside(path, walk, is_excluded) if is_folder else [_Candidate(path, 1)]:
         if not is_excluded(candidate.path):

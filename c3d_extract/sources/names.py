@@ -19,7 +19,7 @@ __all__ = ["unique_names", "valid_utf8"]
 
 
 def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
-    """Give every path a name of its own.
+    """Return a unique name for every path.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ __all__ = ["listed_paths"]
 
 
 def listed_paths(text: bytes, *, subject: object) -> list[str]:
-    """Return the paths of a list, one a line; bytes that are not UTF-8 become surrogates, as in file names.
+    """Return the paths of a list, one per line; bytes that are not UTF-8 become surrogates, as in file names.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def _special_devices() -> frozenset[int]:
 
 @dataclass
 class FolderWalk:
-    """How folders are searched, and what was ignored on the way.
+    """How folders are searched, and what was ignored.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class FolderWalk:
             folder, real = Path(name), os.path.realpath(name)
             why = self._why_not_entered(folder, real, top, seen)
             seen.setdefault(real, name)
-            # os.walk goes on with what is left in this list.
+            # os.walk continues with what is left in this list.
             folders[:] = [] if why else sorted(f for f in folders if not f.startswith("."))
             if why is None:
                 yield folder, sorted(files)
