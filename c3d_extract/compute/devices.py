@@ -119,7 +119,7 @@ def _has_metal() -> bool:
         return False
     try:
         F.max_pool3d(torch.zeros(1, 1, 2, 2, 2, device="mps"), 2, ceil_mode=True)
-    except RuntimeError:  # NotImplementedError, a subclass: Metal lacks the operator
+    except RuntimeError:  # or a subclass of it, by which torch says that Metal lacks the operator
         return False
     return True
 

@@ -6,7 +6,6 @@ has to promise that it runs once: both write the same bytes under the same name.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +16,7 @@ from c3d_extract.output.feature_file import read_attributes
 from c3d_extract.sources.find import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from c3d_extract.distributed.plan import Plan
@@ -85,7 +84,7 @@ def run_part(
     plan.check_same(extractor.identity(), with_clips=plan.with_clips)
     if plan.output(number).exists():
         return PartResult(number, was_done=True, n_videos=plan.parts[number].n_videos, n_failed=0)
-    folder = scratch / f"c3d-extract-{plan.sha256[:16]}-{number:06d}"
+    folder = scratch / plan.scratch_name(number)
     own = OutputPaths(folder / "part.h5", folder / "clips.h5" if plan.with_clips else None)
     extraction = extractor.extract_found(
         Found(plan.videos(number)), own.features, clips=own.clips, progress=progress, durable=False
@@ -123,14 +122,9 @@ def _commit(plan: Plan, number: int, own: OutputPaths, summary: Summary) -> None
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file; ``target`` is there in one piece or not at all."""
-    with _read_errors(source), source.open("rb") as file, writing_output(target) as copy:
-        while block := file.read(_COPY_BYTES):
-            copy.write(block)
-
-
-@contextlib.contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
     try:
-        yield
+        file = source.open("rb")
     except OSError as error:
-        raise StoreError(f"cannot be read ({error.strerror})", subject=path) from error
+        raise StoreError(f"cannot be read ({error.strerror})", subject=source) from error
+    with file, writing_output(target) as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)

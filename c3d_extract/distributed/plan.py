@@ -90,6 +90,11 @@ class Plan:
         """Return a part's report."""
         return self.output(number).with_suffix(".report.jsonl")
 
+    def scratch_name(self, number: int) -> str:
+        """Return the name of a part's folder on scratch: no other run has it, of the same videos neither."""
+        own = json.dumps([os.path.abspath(self.folder), self.to_json()], sort_keys=True)  # noqa: PTH100 - no links
+        return f"c3d-extract-{hashlib.sha256(own.encode()).hexdigest()[:16]}-{number:06d}"
+
     def videos(self, number: int) -> list[Source]:
         """Read the videos of a part, sorted by name."""
         path = _part_file(self.folder / "plan", number)

@@ -138,6 +138,21 @@ def test_a_part_killed_before_its_commit_is_finished_from_scratch_without_decodi
     assert not list(tmp_path.glob("c3d-extract-*")), "scratch is left clean"
 
 
+def test_runs_of_the_same_videos_have_scratch_folders_of_their_own(
+    planned: Plan, run: Path, narrow_weights: Path, inputs: Path, tmp_path: Path
+) -> None:
+    with make(narrow_weights, ExtractSettings(stride=8)) as other:
+        settings = plan_run(
+            planned.folder.parent / "OTHER", find_videos([inputs]).videos, other.identity(), part_size=2
+        )
+    assert settings.sha256 == planned.sha256, "the same videos in the same parts"
+    elsewhere = read_plan(run)
+    assert elsewhere is not None
+    names = {plan.scratch_name(0) for plan in (planned, settings, elsewhere)}
+    assert len(names) == 3
+    assert planned.scratch_name(0) != planned.scratch_name(1)
+
+
 def test_a_part_run_twice_at_once_is_there_once_and_whole(
     run: Path, narrow_weights: Path, tmp_path: Path
 ) -> None:
