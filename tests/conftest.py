@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sqlite3
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from store_samples import ROWS, identity, open_store, record, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,16 +126,3 @@ def narrow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "narrow.pickle"
     torch.save(state, path)
     return path
-
-
-@pytest.fixture(scope="session")
-def half_done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of a whole run, of one left after three of five videos, and of one killed there."""
-    root = tmp_path_factory.mktemp("journals")
-    folders = {name: root / name for name in ("whole", "left", "killed")}
-    write(folders["whole"] / "feats.h5", ROWS, clips=folders["whole"] / "clips.h5")
-    with open_store(folders["left"] / "feats.h5", identity(), clips=folders["left"] / "clips.h5") as store:
-        for row in ROWS[:3]:
-            record(store, row)
-        shutil.copytree(folders["left"], folders["killed"])  # what kill -9 leaves
-    return folders

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from c3d_extract.errors import FetchError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.output.pca_basis import PcaBasis
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from c3d_extract.settings import ExtractSettings
     from c3d_extract.sources.find import Found
 
-__all__ = ["Inputs", "Options", "find", "load_extractor", "read_inputs", "run_options", "settings_of"]
+__all__ = [
+    "Inputs",
+    "Options",
+    "find",
+    "find_inputs",
+    "load_extractor",
+    "read_inputs",
+    "run_options",
+    "settings_of",
+]
 
 
 @dataclass(frozen=True)
@@ -114,14 +123,20 @@ def settings_of(options: Options) -> ExtractSettings:
 def find(options: Options, inputs: Inputs) -> Found:
     """Find the videos; UsageError where there is none, StoreError where the outputs cannot be written."""
     from c3d_extract.output import OutputPaths
-    from c3d_extract.sources.find import find_videos
 
     paths = OutputPaths.of(Path(options.output), Path(options.clips) if options.clips else None)
     paths.check()
+    return find_inputs(options, inputs, exclude=(Path(options.output), *paths.every))
+
+
+def find_inputs(options: Options, inputs: Inputs, *, exclude: Sequence[Path] = ()) -> Found:
+    """Find the videos, without the files of ``exclude``; UsageError where there is none."""
+    from c3d_extract.sources.find import find_videos
+
     found = find_videos(
         inputs.named,
         listed=inputs.listed,
-        exclude=(Path(options.output), *paths.every),
+        exclude=exclude,
         frame_folders=options.frame_folders,
         follow_links=options.follow_links,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.cli.common import EXIT_SOME_FAILED, note
-from c3d_extract.cli.extract_options import load_extractor
+from c3d_extract.cli.extract_options import find_inputs, load_extractor
 from c3d_extract.errors import LockedError, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from c3d_extract.distributed.plan import Plan
     from c3d_extract.pipeline import Extractor
     from c3d_extract.settings import ExtractSettings
-    from c3d_extract.sources.find import Found
 
 __all__ = ["Shard", "read_shard", "run_shard"]
 
@@ -84,7 +83,7 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
     _refuse_merged(options)
     folder = Path(options.output)
     plan = read_plan(folder)
-    found = None if plan else _find(options, inputs)
+    found = None if plan else find_inputs(options, inputs)
     if plan is not None:
         options = _as_planned(options, plan)
     with FetchBar(quiet=options.quiet) as bar, load_extractor(options, settings, bar) as extractor:
@@ -135,19 +134,6 @@ def _refuse_merged(options: Options) -> None:
         if given_now:
             hint = "delete the parts that are to be done again from RUN/parts/"
             raise UsageError("does not go with --shard", subject=option, hint=hint)
-
-
-def _find(options: Options, inputs: Inputs) -> Found:
-    from c3d_extract.sources.find import find_videos
-
-    found = find_videos(
-        inputs.named,
-        listed=inputs.listed,
-        frame_folders=options.frame_folders,
-        follow_links=options.follow_links,
-    )
-    found.check_any()
-    return found
 
 
 def _as_planned(options: Options, plan: Plan) -> Options:
