@@ -12,6 +12,7 @@
     ├── StoreError            an output file cannot be read or written
     │   ├── LockedError       another process is writing this output
     │   └── MismatchError     the output was made with other settings or weights
+    ├── RemoteError           an object store or a web server did not give, or take, a file
     └── PcaError              a basis cannot be fitted, read or applied
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "LockedError",
     "MismatchError",
     "PcaError",
+    "RemoteError",
     "StoreError",
     "UsageError",
     "VideoError",
@@ -115,6 +117,10 @@ class MismatchError(StoreError):
     ) -> None:
         self.differences = differences
         super().__init__(f"{reason} ({'; '.join(differences)})", subject=subject, hint=hint)
+
+
+class RemoteError(C3DError):
+    """An object store or a web server did not give, or take, a file."""
 
 
 class PcaError(C3DError):

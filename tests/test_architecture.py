@@ -17,6 +17,7 @@ FOLDERS = [
 """From top to bottom; the modules of the package's root stand above them all."""
 OWNERS = {
     "av": {"decode"},
+    "fsspec": {"object_store"},
     "h5py": {"hdf5"},
     "sqlite3": {"output"},
     "sklearn": {"analysis"},
