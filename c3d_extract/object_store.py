@@ -32,6 +32,7 @@ __all__ = [
     "read_object",
     "stat_object",
     "upload_file",
+    "write_object",
 ]
 
 T = TypeVar("T")
@@ -188,6 +189,12 @@ def upload_file(source: Path, address: str) -> None:
     """Write a local file to an object, which appears in one step; RemoteError where that fails."""
     fs, path = _filesystem(address)
     _tried(address, lambda: fs.put_file(str(source), path))
+
+
+def write_object(address: str, content: bytes) -> None:
+    """Write an object, in one step; RemoteError where that fails."""
+    fs, path = _filesystem(address)
+    _tried(address, lambda: fs.pipe_file(path, content))
 
 
 def create_object(address: str, content: bytes) -> bool:

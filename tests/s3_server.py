@@ -40,7 +40,7 @@ class S3(NamedTuple):
         content: bytes = self.server.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
         return content
 
-    def keys(self) -> list[str]:
+    def object_keys(self) -> list[str]:
         pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return [found["Key"] for page in pages for found in page.get("Contents", ())]
 

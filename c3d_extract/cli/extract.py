@@ -175,6 +175,11 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     metavar="DIR",
     help="With --shard: where parts are worked on.  [default: the temporary folder]",
 )
+@click.option(
+    "--mixed",
+    is_flag=True,
+    help="With --shard: allow processors or GPUs of several models, whose last digits differ.",
+)
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
@@ -205,7 +210,12 @@ def command(**arguments: Any) -> None:
 def _check_shard_options(options: Options) -> None:
     if options.shard is not None and options.dry_run:
         raise UsageError("does not go with --shard", subject="--dry-run")
-    for name, value in (("--part-size", options.part_size), ("--scratch", options.scratch)):
+    given = {
+        "--part-size": options.part_size,
+        "--scratch": options.scratch,
+        "--mixed": options.mixed or None,
+    }
+    for name, value in given.items():
         if value is not None and options.shard is None:
             raise UsageError("needs --shard", subject=name)
 

@@ -66,6 +66,7 @@ class Options:
     shard: str | None
     part_size: int | None
     scratch: str | None
+    mixed: bool
     offline: bool
     dry_run: bool
     as_json: bool

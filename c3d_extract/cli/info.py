@@ -10,6 +10,8 @@ import click
 
 from c3d_extract.cli.common import guarded, printable, put_json
 from c3d_extract.cli.options import debug_option, json_option
+from c3d_extract.errors import UsageError
+from c3d_extract.object_store import is_address
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,32 +28,34 @@ WORDS = {
 
 
 @click.command("info")
-@click.argument("file", type=click.Path(exists=True))
+@click.argument("file")
 @json_option
 @debug_option
 @guarded
 def command(file: str, *, as_json: bool, debug: bool) -> None:
-    """Return what is in FILE: a feature, clip or basis file, or the folder of a run in parts.
+    """Return what is in FILE: a feature, clip or basis file, or the folder or address of a run in parts.
 
     Shows layers, settings, weights and totals, and from the report next to a feature file which videos
     failed and why; of a run which parts are done, and how long the rest will take.
     """
     del debug
-    facts = _describe(Path(file))
+    facts = _describe(file)
     if as_json:
         put_json(facts)
     else:
         _show(facts)
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    if path.is_dir():
+def _describe(file: str) -> dict[str, Any]:
+    if is_address(file) or Path(file).is_dir():
         from c3d_extract.distributed import describe_run
 
-        return describe_run(path)
+        return describe_run(file)
     from c3d_extract.output import describe
 
-    return describe(path)
+    if not Path(file).exists():
+        raise UsageError("no such file or folder", subject=file)
+    return describe(Path(file))
 
 
 def _show(facts: dict[str, Any]) -> None:

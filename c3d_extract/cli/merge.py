@@ -16,18 +16,23 @@ OUTPUT = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run")
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The feature file to write.")
 @click.option("--clips", type=OUTPUT, help="Write the clips of all parts to this file as well.")
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Then fit PCA on all videos and keep K dimensions.")
+@click.option(
+    "--scratch",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Where parts of a RUN in an object store are copied to.  [default: the system's temporary folder]",
+)
 @click.option("--allow-missing", is_flag=True, help="Merge the parts that are done, though others are not.")
 @overwrite_option("Replace an earlier output.")
 @quiet_option
 @debug_option
 @guarded
-def command(run: Path, output: Path, *, overwrite: bool, quiet: bool, **options: Any) -> None:
-    """Merge the parts of RUN, a folder that `c3d-extract --shard` filled, into one feature file.
+def command(run: str, output: Path, *, overwrite: bool, quiet: bool, **options: Any) -> None:
+    """Merge the parts of RUN, a folder or address that `c3d-extract --shard` filled, into one feature file.
 
     Its datasets equal those of a run on one machine, to the bit, on processors of one model.
     """

@@ -78,10 +78,11 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
     from c3d_extract.cli.progress import FetchBar, RunBar
     from c3d_extract.distributed.part import numbers_of_shard
     from c3d_extract.distributed.plan import PART_SIZE, plan_run, read_plan
+    from c3d_extract.distributed.run_folder import open_run_folder
 
     shard = read_shard(options.shard or "")
     _refuse_merged(options)
-    folder = Path(options.output)
+    folder = open_run_folder(options.output)
     plan = read_plan(folder)
     found = None if plan else find_inputs(options, inputs)
     if plan is not None:
@@ -94,6 +95,7 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
             videos,
             extractor.identity(),
             with_clips=with_clips,
+            mixed=options.mixed,
             part_size=PART_SIZE if options.part_size is None else options.part_size,
         )
         numbers = numbers_of_shard(plan, shard.number, shard.n_shards)
@@ -118,8 +120,9 @@ def _run_part(options: Options, extractor: Extractor, plan: Plan, number: int, b
     if result.was_done:
         bar.say(f"part {number}: done before")
     else:
-        failed = f", {result.n_failed} failed (see {plan.report(number)})" if result.n_failed else ""
-        bar.say(f"part {number}: {result.n_videos} videos{failed} → {plan.output(number)}")
+        report, output = map(plan.folder.address, (plan.report(number), plan.output(number)))
+        failed = f", {result.n_failed} failed (see {report})" if result.n_failed else ""
+        bar.say(f"part {number}: {result.n_videos} videos{failed} → {output}")
     return result.n_failed
 
 
@@ -140,5 +143,6 @@ def _as_planned(options: Options, plan: Plan) -> Options:
     """Return the options with the precision and the batch size that the plan settled, where none is given."""
     planned, size = plan.identity.settings["precision"], plan.identity.versions.get("batch_size", "")
     precision = planned if options.precision == "auto" else options.precision
-    batch_size = options.batch_size or (int(size.partition(",")[0]) if size else None)
+    planned_size = int(size.partition(",")[0]) if size and not plan.mixed else None
+    batch_size = options.batch_size or planned_size
     return replace(options, precision=precision, batch_size=batch_size)

@@ -28,10 +28,12 @@ from c3d_extract.output.report import iterate_report, line_of_values, write_repo
 from c3d_extract.output.schema import VIDEO_COLUMNS
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from c3d_extract.distributed.plan import Plan
+    from c3d_extract.distributed.run_folder import LocalCopy
     from c3d_extract.output import TableRow
     from c3d_extract.strict_json import JSON
 
@@ -57,6 +59,9 @@ class MergeOptions:
         Merge the parts that are done, though others are not.
     overwrite
         Replace an output that is there.
+    scratch
+        Where parts of a run in an object store are copied to while they are merged; None for the system's
+        folder of temporary files.
     """
 
     clips: Path | None = None
@@ -64,9 +69,12 @@ class MergeOptions:
     pca: int | None = None
     allow_missing: bool = False
     overwrite: bool = False
+    scratch: Path | None = None
 
 
-def merge_parts(folder: Path, output: Path, options: MergeOptions | None = None) -> list[Path]:
+def merge_parts(
+    folder: str | os.PathLike[str], output: Path, options: MergeOptions | None = None
+) -> list[Path]:
     """Merge the parts of a run into one feature file; return the files that were written, that one last.
 
     Memory does not grow with the number of videos, nor the number of open files with the number of parts.
@@ -83,76 +91,53 @@ def merge_parts(folder: Path, output: Path, options: MergeOptions | None = None)
     options = options or MergeOptions()
     plan = read_plan(folder)
     if plan is None:
-        raise StoreError(
-            "holds no planned run", subject=folder, hint="c3d-extract … -o RUN/ --shard i/n makes one"
-        )
-    done = _finished_parts(plan, options)
+        hint = "c3d-extract … -o RUN/ --shard i/n makes one"
+        raise StoreError("holds no planned run", subject=folder, hint=hint)
     stored = StoreOptions(output, clips=options.clips, pca=options.pca, l2=options.l2)
     paths = stored.paths()
     paths.check()
     _check_output(paths, overwrite=options.overwrite)
-    paths.make_folders()
+    done = _finished_parts(plan, options)
+    with plan.folder.copies(options.scratch) as local:
+        parts = _Parts(plan, done, local)
+        devices = parts.check()
+        paths.make_folders()
+        identity = stored.complete(_merged_identity(plan, devices, options))
+        check_n_components(options.pca, identity.layer_sizes, n_videos=parts.count_rows())
+        assembler = Assembler(paths, identity, parts, options.l2, options.pca, None)
+        digest = write_report(paths.report, parts.report_lines())
+        written = assembler.write(complete=len(done) == len(plan.parts), report_sha256=digest)
+    return [paths.report, *written]
+
+
+def _merged_identity(plan: Plan, devices: list[str], options: MergeOptions) -> RunIdentity:
     settings = {**plan.identity.settings, "l2": options.l2, "pca": options.pca}
-    identity = stored.complete(replace(plan.identity, settings=settings))
-    rows = _PartRows(plan, done)
-    check_n_components(options.pca, identity.layer_sizes, n_videos=rows.count_rows())
-    assembler = Assembler(paths, identity, rows, options.l2, options.pca, None)
-    complete = len(done) == len(plan.parts)
-    digest = write_report(paths.report, rows.report_lines())
-    return [paths.report, *assembler.write(complete=complete, report_sha256=digest)]
+    versions = plan.identity.versions
+    if plan.mixed and devices:
+        versions = {**versions, "device": ", ".join(devices)}
+    return replace(plan.identity, settings=settings, versions=versions)
 
 
 def _finished_parts(plan: Plan, options: MergeOptions) -> list[int]:
-    """Return the parts that are done, each checked to be what the plan says."""
+    """Return the parts that are done."""
     numbers = range(len(plan.parts))
-    done = [number for number in numbers if plan.output(number).exists()]
+    files = plan.folder.times("parts")
+    done = [number for number in numbers if plan.output(number).rpartition("/")[2] in files]
     missing = sorted(set(numbers) - set(done))
     if missing and not options.allow_missing:
         named = ", ".join(map(str, missing[:_NAMED_PARTS])) + (", …" if len(missing) > _NAMED_PARTS else "")
         reason = f"{len(missing)} of {len(numbers)} parts are not done: {named}"
-        raise StoreError(reason, subject=plan.folder, hint="run them, or merge the rest with --allow-missing")
+        hint = "run them, or merge the rest with --allow-missing"
+        raise StoreError(reason, subject=plan.folder.address(), hint=hint)
     if options.clips is not None and not plan.with_clips:
         reason = "has no clips: it was planned without"
-        raise StoreError(reason, subject=plan.folder, hint="leave --clips out")
-    for number in done:
-        _check_part(plan, number)
+        raise StoreError(reason, subject=plan.folder.address(), hint="leave --clips out")
     return done
-
-
-def _check_part(plan: Plan, number: int) -> None:
-    path = plan.output(number)
-    with FeatureFile(path) as file:
-        attributes = file.attributes
-    found = RunIdentity.from_attributes(attributes)
-    differences = plan.identity.differences(replace(found, settings=_planned_settings(plan, found)))
-    if rounding_factors(found.versions) != rounding_factors(plan.identity.versions):
-        devices = (each.versions.get("device", "none") for each in (plan.identity, found))
-        differences.append(f"device: {' → '.join(devices)}")
-    if differences:
-        raise MismatchError(
-            "is of another run", differences=differences, subject=path, hint="run the part again"
-        )
-    reported = [line["video"] for line in _report(plan, number)]
-    if reported != [video.name for video in plan.videos(number)]:
-        raise StoreError("its report is not of the planned videos", subject=path, hint="run the part again")
-    clips = plan.clips(number)
-    if clips is not None:
-        content = read_attributes(clips, "clips").get("content_sha256")
-        if content is None or content != attributes.get("clips_sha256"):
-            raise StoreError("is not the clip file of its part", subject=clips, hint="run the part again")
 
 
 def _planned_settings(plan: Plan, found: RunIdentity) -> dict[str, JSON]:
     """Return a part's settings without what its own store added, such as whether it has clips."""
     return {name: found.settings.get(name) for name in plan.identity.settings}
-
-
-def _report(plan: Plan, number: int) -> list[dict[str, JSON]]:
-    path = plan.report(number)
-    try:
-        return list(iterate_report(path))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot be read ({error})", subject=path, hint="run the part again") from error
 
 
 def _check_output(paths: OutputPaths, *, overwrite: bool) -> None:
@@ -166,16 +151,62 @@ def _check_output(paths: OutputPaths, *, overwrite: bool) -> None:
         )
 
 
-class _PartRows:
+class _Parts:
     """The rows of several parts, sorted by video, as the journal of a run gives them to `Assembler`."""
 
-    def __init__(self, plan: Plan, numbers: list[int]) -> None:
+    def __init__(self, plan: Plan, numbers: list[int], local: LocalCopy) -> None:
         self._plan = plan
         self._numbers = numbers
+        self._local = local
+
+    def check(self) -> list[str]:
+        """Check that each part is what the plan says; return the models of devices it was made on."""
+        return sorted({self._check_part(number) for number in self._numbers})
+
+    def _check_part(self, number: int) -> str:
+        plan, subject = self._plan, self._plan.folder.address(self._plan.output(number))
+        with FeatureFile(self._output(number)) as file:
+            attributes = file.attributes
+        found = RunIdentity.from_attributes(attributes)
+        differences = plan.identity.differences(replace(found, settings=_planned_settings(plan, found)))
+        if not plan.mixed and rounding_factors(found.versions) != rounding_factors(plan.identity.versions):
+            devices = (each.versions.get("device", "none") for each in (plan.identity, found))
+            differences.append(f"device: {' → '.join(devices)}")
+        if differences:
+            hint = "run the part again"
+            raise MismatchError("is of another run", differences=differences, subject=subject, hint=hint)
+        reported = [line["video"] for line in self._report(number)]
+        if reported != [video.name for video in plan.videos(number)]:
+            reason = "its report is not of the planned videos"
+            raise StoreError(reason, subject=subject, hint="run the part again")
+        self._check_clips(number, attributes.get("clips_sha256"))
+        return found.versions.get("device", "none")
+
+    def _check_clips(self, number: int, expected: JSON) -> None:
+        name = self._plan.clips(number)
+        if name is None:
+            return
+        content = read_attributes(self._local(name), "clips").get("content_sha256")
+        if content is None or content != expected:
+            subject = self._plan.folder.address(name)
+            raise StoreError("is not the clip file of its part", subject=subject, hint="run the part again")
+
+    def _output(self, number: int) -> Path:
+        return self._local(self._plan.output(number))
+
+    def _report(self, number: int) -> Iterator[dict[str, JSON]]:
+        name = self._plan.report(number)
+        try:
+            yield from iterate_report(self._local(name))
+        except (OSError, ValueError) as error:
+            subject = self._plan.folder.address(name)
+            raise StoreError(
+                f"cannot be read ({error})", subject=subject, hint="run the part again"
+            ) from error
 
     def rows(self, layer_sizes: Mapping[str, int]) -> Iterator[VideoRow]:
         """Yield every video that has features."""
-        for row in self._merged(lambda number: self._table(self._plan.output(number), layer_sizes)):
+        for row in self._merged(lambda number: self._table(self._output(number), layer_sizes)):
             features = dict(zip(layer_sizes, row.vectors, strict=True))
             values = dict(zip(VIDEO_COLUMNS, row.scalars or (), strict=True))
             yield VideoRow(
@@ -189,7 +220,7 @@ class _PartRows:
 
     def clips(self, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:
         """Yield every clip."""
-        return self._merged(lambda number: self._table(self._plan.clips(number), layer_sizes))
+        return self._merged(lambda number: self._table(self._clips(number), layer_sizes))
 
     def count_rows(self) -> int:
         """Return how many videos have features."""
@@ -218,7 +249,7 @@ class _PartRows:
         return (line for _, line in lines)
 
     def _lines(self, number: int) -> Iterator[tuple[str, str]]:
-        for line in _report(self._plan, number):
+        for line in self._report(number):
             yield str(line["video"]), line_of_values(line)
 
     def _merged(self, opened: Callable[[int], Iterator[TableRow]]) -> Iterator[TableRow]:
@@ -228,8 +259,12 @@ class _PartRows:
         return (row for _, row in merge_by_name(parts))
 
     def _length(self, number: int) -> int:
-        with FeatureFile(self._plan.output(number)) as file:
+        with FeatureFile(self._output(number)) as file:
             return len(file)
+
+    def _clips(self, number: int) -> Path | None:
+        name = self._plan.clips(number)
+        return None if name is None else self._local(name)
 
     @staticmethod
     def _table(path: Path | None, layer_sizes: Mapping[str, int]) -> Iterator[TableRow]:

@@ -1,4 +1,4 @@
-"""One part of a run: extracted on scratch by the single-machine pipeline, then committed with one rename.
+"""One part of a run: extracted on scratch by the single-machine pipeline, committed with one rename or PUT.
 
 A part is done when its feature file is there. So it may be run twice, at the same time too, and no scheduler
 has to promise that it runs once: both write the same bytes under the same name.
@@ -10,7 +10,6 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import StoreError, UsageError
-from c3d_extract.files import writing_output
 from c3d_extract.output import OutputPaths, write_table
 from c3d_extract.output.feature_file import read_attributes
 from c3d_extract.sources.find import Found
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from c3d_extract.strict_json import JSON
 
 __all__ = ["PartResult", "numbers_of_shard", "run_part"]
-
-_COPY_BYTES = 1 << 22
 
 
 class PartResult(NamedTuple):
@@ -82,7 +79,7 @@ def run_part(
         Where the plan cannot be read, or the part not be written.
     """
     plan.check_same(extractor.identity(), with_clips=plan.with_clips)
-    if plan.output(number).exists():
+    if plan.is_done(number):
         return PartResult(number, was_done=True, n_videos=plan.parts[number].n_videos, n_failed=0)
     folder = scratch / plan.scratch_name(number)
     own = OutputPaths(folder / "part.h5", folder / "clips.h5" if plan.with_clips else None)
@@ -108,23 +105,8 @@ def _commit(plan: Plan, number: int, own: OutputPaths, summary: Summary) -> None
             write_table(own.clips, kind="clips", layers=layers, rows=(), attributes=attributes)
             attributes["clips_sha256"] = read_attributes(own.clips, "clips")["content_sha256"]
         write_table(own.features, kind="features", layers=layers, rows=(), attributes=attributes)
-    target = plan.output(number)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot be made ({error.strerror})", subject=target.parent) from error
-    _copy(own.report, plan.report(number))
+    plan.folder.put(plan.report(number), own.report)
     clips = plan.clips(number)
     if own.clips is not None and clips is not None:
-        _copy(own.clips, clips)
-    _copy(own.features, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file; ``target`` is there in one piece or not at all."""
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise StoreError(f"cannot be read ({error.strerror})", subject=source) from error
-    with file, writing_output(target) as copy:
-        shutil.copyfileobj(file, copy, _COPY_BYTES)
+        plan.folder.put(clips, own.clips)
+    plan.folder.put(plan.output(number), own.features)

@@ -6,26 +6,23 @@ A run is a folder::
     plan/000000.jsonl       the videos of one part, sorted by name, one per line
     parts/000000.h5         a finished part, in the format of a feature file
 
-Any number of processes may start a run at the same time. Each writes the plan under a name of its own and
-renames the whole folder to ``plan``, which succeeds once; ``run.json`` follows from that folder and the
-settings, so that whoever writes it writes the same.
+Any number of processes may start a run at the same time. In a folder each writes the plan under a name of
+its own and renames it to ``plan``, which succeeds once; in an object store, where nothing can be renamed, the
+plan is in ``plan/DIGEST``. ``run.json`` says which plan counts, and is created once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.compute.batch_size import rounding_factors
+from c3d_extract.distributed.run_folder import open_run_folder
 from c3d_extract.errors import MismatchError, StoreError, UsageError
-from c3d_extract.files import writing_output
 from c3d_extract.output import RunIdentity
 from c3d_extract.sources.find import Source
 from c3d_extract.strict_json import parse_json
@@ -33,6 +30,7 @@ from c3d_extract.strict_json import parse_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from c3d_extract.distributed.run_folder import RunFolder
     from c3d_extract.strict_json import JSON
 
 __all__ = ["MAX_PART_BYTES", "PART_SIZE", "Plan", "PlannedPart", "plan_run", "read_plan"]
@@ -62,56 +60,67 @@ class Plan:
     ----------
     folder
         The run's folder.
+    plan_folder
+        Name of the folder of the plan's files in it.
     identity
         Settings, weights, layers and versions, which all parts share.
     with_clips
         Whether parts have clip files.
+    mixed
+        Whether parts may be of other models of devices.
     parts
         In the order of their numbers: the largest first, so that none is left to the end.
     sha256
         Of the plan's files.
     """
 
-    folder: Path
+    folder: RunFolder
+    plan_folder: str
     identity: RunIdentity
     with_clips: bool
+    mixed: bool
     parts: tuple[PlannedPart, ...]
     sha256: str
 
-    def output(self, number: int) -> Path:
-        """Return the feature file of a part; the part is done when it exists."""
-        return self.folder / "parts" / f"{number:06d}.h5"
+    def output(self, number: int) -> str:
+        """Return the name of a part's feature file; the part is done when it exists."""
+        return f"parts/{number:06d}.h5"
 
-    def clips(self, number: int) -> Path | None:
-        """Return a part's clip file, None where there are none."""
-        return self.output(number).with_suffix(".clips.h5") if self.with_clips else None
+    def clips(self, number: int) -> str | None:
+        """Return the name of a part's clip file, None where there are none."""
+        return f"parts/{number:06d}.clips.h5" if self.with_clips else None
 
-    def report(self, number: int) -> Path:
-        """Return a part's report."""
-        return self.output(number).with_suffix(".report.jsonl")
+    def report(self, number: int) -> str:
+        """Return the name of a part's report."""
+        return f"parts/{number:06d}.report.jsonl"
+
+    def is_done(self, number: int) -> bool:
+        """Return whether a part is finished."""
+        return self.folder.exists(self.output(number))
 
     def scratch_name(self, number: int) -> str:
         """Return the name of a part's folder on scratch: no other run has it, of the same videos neither."""
-        own = json.dumps([os.path.abspath(self.folder), self.to_json()], sort_keys=True)  # noqa: PTH100 - no links
+        own = json.dumps([self.folder.address(), self.to_json()], sort_keys=True)
         return f"c3d-extract-{hashlib.sha256(own.encode()).hexdigest()[:16]}-{number:06d}"
 
     def videos(self, number: int) -> list[Source]:
         """Read the videos of a part, sorted by name."""
-        path = _part_file(self.folder / "plan", number)
+        name = f"{self.plan_folder}/{number:06d}.jsonl"
         try:
-            lines = [parse_json(line) for line in path.read_bytes().split(b"\n") if line]
+            lines = [parse_json(line) for line in (self.folder.read(name) or b"").split(b"\n") if line]
             return [
                 Source(line["name"], Path(line["path"]), line["size_bytes"], line["mtime_ns"])
                 for line in lines
             ]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise StoreError(f"the plan cannot be read ({error})", subject=path) from error
+        except (ValueError, LookupError, TypeError) as error:
+            subject = self.folder.address(name)
+            raise StoreError(f"the plan cannot be read ({error})", subject=subject) from error
 
     def check_same(self, identity: RunIdentity, *, with_clips: bool) -> None:
         """Raise MismatchError where a process would extract otherwise than the plan says."""
         differences = self.identity.differences(identity)
         was, now = self.identity.versions, identity.versions
-        if rounding_factors(was) != rounding_factors(now):
+        if not self.mixed and rounding_factors(was) != rounding_factors(now):
             devices = (f"{each.get('device')} in batches of {each.get('batch_size')}" for each in (was, now))
             differences.append(" → ".join(devices))
         if with_clips != self.with_clips:
@@ -120,7 +129,7 @@ class Plan:
             raise MismatchError(
                 "was planned with other settings",
                 differences=differences,
-                subject=self.folder / "run.json",
+                subject=self.folder.address("run.json"),
                 hint="take another folder",
             )
 
@@ -131,17 +140,20 @@ class Plan:
             "version": VERSION,
             "identity": asdict(self.identity),
             "with_clips": self.with_clips,
+            "mixed": self.mixed,
+            "plan": self.plan_folder,
             "plan_sha256": self.sha256,
             "parts": [asdict(part) for part in self.parts],
         }
 
 
 def plan_run(
-    folder: Path,
+    folder: str | os.PathLike[str] | RunFolder,
     videos: Sequence[Source],
     identity: RunIdentity,
     *,
     with_clips: bool = False,
+    mixed: bool = False,
     part_size: int = PART_SIZE,
     max_part_bytes: int = MAX_PART_BYTES,
 ) -> Plan:
@@ -150,13 +162,16 @@ def plan_run(
     Parameters
     ----------
     folder
-        The run's folder; made where it is missing.
+        The run's folder, which is made where it is missing; or its address in an object store.
     videos
         Sorted by name. Not used where the run is planned already: a plan never changes.
     identity
         What `Extractor.identity` returns.
     with_clips
         Whether parts have clip files.
+    mixed
+        Whether parts may be extracted on other models of devices, and in batches of other sizes, than
+        ``identity`` says: last digits then differ between parts.
     part_size, max_part_bytes
         What a part has at most; a single larger video has a part to itself.
 
@@ -164,39 +179,52 @@ def plan_run(
     ------
     MismatchError
         Where the folder holds a run that was planned with other settings.
-    StoreError
+    StoreError, RemoteError
         Where the folder cannot be written, or holds something else.
     """
     if part_size < 1:
         raise UsageError(f"must be at least 1, not {part_size}", subject="--part-size")
-    found = read_plan(folder)
+    place = _opened(folder)
+    found = read_plan(place)
     while found is None:
-        _write_parts(folder, _cut(videos, part_size, max_part_bytes))
-        _write_run(_described(folder, identity, with_clips=with_clips))
-        found = read_plan(folder)  # as any other process reads it
+        parts = [b"".join(map(_line, part)) for part in _cut(videos, part_size, max_part_bytes)]
+        planned = _described(place, place.place_plan(parts), identity, with_clips=with_clips, mixed=mixed)
+        # Unless another process has done so: what parts were begun with never changes.
+        place.create("run.json", json.dumps(planned.to_json(), indent=1).encode())
+        found = read_plan(place)
     found.check_same(identity, with_clips=with_clips)
+    if mixed and not found.mixed:
+        reason = "was planned for devices of one model"
+        raise StoreError(reason, subject=place.address("run.json"), hint="take another folder for --mixed")
     return found
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(folder: str | os.PathLike[str] | RunFolder) -> Plan | None:
     """Return the plan of a run, None where there is none yet; StoreError where it is damaged."""
-    path = folder / "run.json"
+    place = _opened(folder)
+    content = place.read("run.json")
+    if content is None:
+        return None
     try:
-        values = parse_json(path.read_bytes())
+        values = parse_json(content)
         found = Plan(
-            folder,
+            place,
+            str(values.get("plan", "plan")),
             RunIdentity(**values["identity"]),
             bool(values["with_clips"]),
+            bool(values.get("mixed", False)),
             tuple(PlannedPart(**part) for part in values["parts"]),
             str(values["plan_sha256"]),
         )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"is not the plan of a run ({error})", subject=path) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise StoreError(f"is not the plan of a run ({error})", subject=place.address("run.json")) from error
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-        raise StoreError("is the plan of another version", subject=path)
+        raise StoreError("is the plan of another version", subject=place.address("run.json"))
     return found
+
+
+def _opened(folder: str | os.PathLike[str] | RunFolder) -> RunFolder:
+    return open_run_folder(folder) if isinstance(folder, str | os.PathLike) else folder
 
 
 def _cut(videos: Sequence[Source], part_size: int, max_part_bytes: int) -> list[list[Source]]:
@@ -222,49 +250,15 @@ def _cut(videos: Sequence[Source], part_size: int, max_part_bytes: int) -> list[
     return sorted(filter(None, parts), key=lambda part: (-sum(v.size_bytes for v in part), part[0].name))
 
 
-def _write_parts(folder: Path, parts: list[list[Source]]) -> None:
-    """Write the plan's files and put their folder in place, unless another process has done so."""
-    own = folder / f".plan-{secrets.token_hex(8)}"
-    try:
-        own.mkdir(parents=True)
-        for number, part in enumerate(parts):
-            with writing_output(_part_file(own, number)) as file:
-                file.writelines(map(_line, part))
-        with contextlib.suppress(OSError):  # another process was first: its plan counts
-            own.rename(folder / "plan")
-        if not (folder / "plan").is_dir():
-            raise StoreError("the plan cannot be put in place", subject=folder / "plan")
-    except OSError as error:
-        raise StoreError(f"cannot be written ({error.strerror})", subject=folder) from error
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-
-
-def _write_run(plan: Plan) -> None:
-    """Write ``run.json``, unless another process has done so: what parts were begun with never changes."""
-    path = plan.folder / "run.json"
-    own = plan.folder / f".run-{secrets.token_hex(8)}.json"
-    with writing_output(own) as file:
-        file.write(json.dumps(plan.to_json(), indent=1).encode())
-    try:
-        os.link(own, path)  # fails where the name is taken, which a rename would not
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        own.replace(path)
-        return
-    own.unlink()
-
-
-def _described(folder: Path, identity: RunIdentity, *, with_clips: bool) -> Plan:
-    """Return the plan whose files are in the folder."""
+def _described(folder: RunFolder, plan: str, identity: RunIdentity, *, with_clips: bool, mixed: bool) -> Plan:
+    """Return the plan whose files are in ``plan``: another process may have written them."""
     digest, parts = hashlib.sha256(), []
-    for path in sorted((folder / "plan").glob("*.jsonl")):
-        text = path.read_bytes()
+    for name in sorted(folder.times(plan)):
+        text = folder.read(f"{plan}/{name}") or b""
         digest.update(text)
         lines = [json.loads(line) for line in text.splitlines()]
         parts.append(PlannedPart(len(lines), sum(line["size_bytes"] for line in lines), lines[0]["name"]))
-    return Plan(folder, identity, with_clips, tuple(parts), digest.hexdigest())
+    return Plan(folder, plan, identity, with_clips, mixed, tuple(parts), digest.hexdigest())
 
 
 def _line(video: Source) -> bytes:
@@ -276,7 +270,3 @@ def _line(video: Source) -> bytes:
     }
     # Bytes of a path that are no UTF-8 become escapes, which JSON reads back.
     return json.dumps(values).encode() + b"\n"
-
-
-def _part_file(plan: Path, number: int) -> Path:
-    return plan / f"{number:06d}.jsonl"

@@ -10,14 +10,14 @@ from c3d_extract.errors import StoreError
 from c3d_extract.output import read_report
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import os
 
     from c3d_extract.strict_json import JSON
 
 __all__ = ["describe_run"]
 
 
-def describe_run(folder: Path) -> dict[str, Any]:
+def describe_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is known of a run, as plain values.
 
     ``videos_per_second`` and ``seconds_left`` are estimated from the times of the parts' files, None before
@@ -33,14 +33,18 @@ def describe_run(folder: Path) -> dict[str, Any]:
         hint = "c3d-extract … -o RUN/ --shard i/n makes one"
         raise StoreError("holds no planned run", subject=folder, hint=hint)
     numbers = range(len(plan.parts))
-    times = {number: _time_of(plan.output(number)) for number in numbers}
+    files = plan.folder.times("parts")
+    times = {number: files.get(plan.output(number).rpartition("/")[2]) for number in numbers}
     done = sorted((time, number) for number, time in times.items() if time is not None)
-    statuses = Counter(line["status"] for _, number in done for line in read_report(plan.report(number)))
+    statuses: Counter[str] = Counter()
+    with plan.folder.copies() as local:
+        for _, number in done:
+            statuses.update(line["status"] for line in read_report(local(plan.report(number))))
     n_videos, n_done = sum(part.n_videos for part in plan.parts), sum(statuses.values())
     rate = _rate([(time, plan.parts[number].n_videos) for time, number in done])
     missing: list[JSON] = [number for number in numbers if times[number] is None]
     return {
-        "folder": str(folder),
+        "folder": plan.folder.address(),
         "kind": "run",
         "n_parts": len(numbers),
         "n_parts_done": len(done),
@@ -54,13 +58,6 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "weights": plan.identity.weights,
         "versions": plan.identity.versions,
     }
-
-
-def _time_of(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return None
 
 
 def _rate(done: list[tuple[float, int]]) -> float | None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,6 @@ from c3d_extract.sources.find import Source, find_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,18 @@ def planned(extractor: Extractor, inputs: Path, tmp_path_factory: pytest.TempPat
     return plan
 
 
+def folder_of(plan: Plan) -> Path:
+    return Path(plan.folder.address())
+
+
+def output(plan: Plan, number: int) -> Path:
+    return folder_of(plan) / plan.output(number)
+
+
 @pytest.fixture
 def run(planned: Plan, tmp_path: Path) -> Path:
     """A copy of that run, to be damaged."""
-    return shutil.copytree(planned.folder, tmp_path / "RUN")
+    return shutil.copytree(folder_of(planned), tmp_path / "RUN")
 
 
 def assert_equal_datasets(one: Path, other: Path) -> None:
@@ -88,7 +96,9 @@ def test_merged_parts_equal_a_run_on_one_machine(
 ) -> None:
     with make(narrow_weights, ExtractSettings(**options)) as alone:
         list(alone.extract_files([inputs], tmp_path / "one.h5", clips=tmp_path / "one.clips.h5"))
-    merge_parts(planned.folder, tmp_path / "two.h5", MergeOptions(clips=tmp_path / "two.clips.h5", **options))
+    merge_parts(
+        folder_of(planned), tmp_path / "two.h5", MergeOptions(clips=tmp_path / "two.clips.h5", **options)
+    )
     assert_equal_datasets(tmp_path / "one.h5", tmp_path / "two.h5")
     assert_equal_datasets(tmp_path / "one.clips.h5", tmp_path / "two.clips.h5")
     one, two = (
@@ -105,7 +115,7 @@ def test_merged_parts_equal_a_run_on_one_machine(
 def test_a_part_whose_videos_all_failed_is_done(planned: Plan) -> None:
     sizes = {}
     for number in range(len(planned.parts)):
-        with FeatureFile(planned.output(number)) as file:
+        with FeatureFile(output(planned, number)) as file:
             sizes[planned.parts[number].first] = len(file)
     assert sizes["x1.mp4"] == 0
     assert sum(sizes.values()) == len(LENGTHS)
@@ -125,16 +135,16 @@ def test_a_part_killed_before_its_commit_is_finished_from_scratch_without_decodi
 ) -> None:
     plan = read_plan(run)
     assert plan is not None
-    before = plan.output(1).read_bytes()
-    plan.output(1).unlink()
+    before = output(plan, 1).read_bytes()
+    output(plan, 1).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(part_module, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_part(extractor, plan, 1, scratch=tmp_path)
-    assert not plan.output(1).exists()
+    assert not output(plan, 1).exists()
     monkeypatch.setattr(Extractor, "_stream", None)  # nothing is left to decode
     run_part(extractor, plan, 1, scratch=tmp_path)
-    assert plan.output(1).read_bytes() == before
+    assert output(plan, 1).read_bytes() == before
     assert not list(tmp_path.glob("c3d-extract-*")), "scratch is left clean"
 
 
@@ -143,7 +153,7 @@ def test_runs_of_the_same_videos_have_scratch_folders_of_their_own(
 ) -> None:
     with make(narrow_weights, ExtractSettings(stride=8)) as other:
         settings = plan_run(
-            planned.folder.parent / "OTHER", find_videos([inputs]).videos, other.identity(), part_size=2
+            folder_of(planned).parent / "OTHER", find_videos([inputs]).videos, other.identity(), part_size=2
         )
     assert settings.sha256 == planned.sha256, "the same videos in the same parts"
     elsewhere = read_plan(run)
@@ -158,8 +168,8 @@ def test_a_part_run_twice_at_once_is_there_once_and_whole(
 ) -> None:
     plan = read_plan(run)
     assert plan is not None
-    before = plan.output(0).read_bytes()
-    plan.output(0).unlink()
+    before = output(plan, 0).read_bytes()
+    output(plan, 0).unlink()
     begin = threading.Barrier(2)
 
     def work(name: str) -> None:
@@ -170,8 +180,8 @@ def test_a_part_run_twice_at_once_is_there_once_and_whole(
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, ["one", "two"]))
-    assert plan.output(0).read_bytes() == before
-    assert not list(plan.output(0).parent.glob("*.tmp"))
+    assert output(plan, 0).read_bytes() == before
+    assert not list(output(plan, 0).parent.glob("*.tmp"))
 
 
 def test_a_full_disk_leaves_a_part_undone(
@@ -179,7 +189,7 @@ def test_a_full_disk_leaves_a_part_undone(
 ) -> None:
     plan = read_plan(run)
     assert plan is not None
-    plan.output(2).unlink()
+    output(plan, 2).unlink()
 
     def full(*_: object) -> None:
         raise OSError(28, os.strerror(28))
@@ -187,13 +197,13 @@ def test_a_full_disk_leaves_a_part_undone(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="the disk is full"):
         run_part(extractor, plan, 2, scratch=tmp_path)
-    assert not plan.output(2).exists()
+    assert not output(plan, 2).exists()
 
 
 def test_missing_parts_are_named_and_merged_without_only_where_asked(run: Path, tmp_path: Path) -> None:
     plan = read_plan(run)
     assert plan is not None
-    plan.output(1).unlink()
+    output(plan, 1).unlink()
     with pytest.raises(StoreError, match=r"1 of 4 parts are not done: 1; .* --allow-missing"):
         merge_parts(run, tmp_path / "feats.h5")
     merge_parts(run, tmp_path / "feats.h5", MergeOptions(allow_missing=True))
@@ -208,7 +218,7 @@ def test_parts_of_another_run_are_refused(
     with make(narrow_weights, ExtractSettings(stride=8)) as other:
         plan = plan_run(tmp_path / "OTHER", find_videos([inputs]).videos, other.identity(), part_size=2)
         run_part(other, plan, 0, scratch=tmp_path)
-    shutil.copy(plan.output(0), run / "parts" / "000000.h5")
+    shutil.copy(output(plan, 0), run / "parts" / "000000.h5")
     with pytest.raises(MismatchError, match=r"000000\.h5: is of another run \(stride: 16 → 8\)"):
         merge_parts(run, tmp_path / "feats.h5")
 
@@ -332,9 +342,9 @@ def test_a_run_says_how_far_it_has_come(run: Path) -> None:
     whole = describe_run(run)
     assert (whole["n_parts_done"], whole["parts_missing"], whole["n_videos_done"]) == (4, [], 8)
     assert whole["statuses"] == {"ok": 6, "failed": 2}
-    plan.output(3).unlink()
+    output(plan, 3).unlink()
     for number, seconds in ((0, 100), (1, 110), (2, 120)):
-        os.utime(plan.output(number), (seconds, seconds))
+        os.utime(output(plan, number), (seconds, seconds))
     part = describe_run(run)
     assert part["parts_missing"] == [3]
     assert part["videos_per_second"] == 4 / 20, "two parts of two videos since the first was done"
