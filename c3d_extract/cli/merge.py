@@ -19,6 +19,11 @@ OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.argument("run")
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The feature file to write.")
 @click.option("--clips", type=OUTPUT, help="Write the clips of all parts to this file as well.")
+@click.option(
+    "--parquet",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write videos.parquet, and clips.parquet with --clips, into this folder.",
+)
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Then fit PCA on all videos and keep K dimensions.")
 @click.option(

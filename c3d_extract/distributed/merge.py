@@ -24,8 +24,10 @@ from c3d_extract.output import (
 )
 from c3d_extract.output.assemble import Assembler
 from c3d_extract.output.feature_file import read_attributes
+from c3d_extract.output.parquet_tables import write_parquet
 from c3d_extract.output.report import iterate_report, line_of_values, write_report
 from c3d_extract.output.schema import VIDEO_COLUMNS
+from c3d_extract.parquet import check_parquet
 
 if TYPE_CHECKING:
     import os
@@ -57,6 +59,8 @@ class MergeOptions:
         Fit a basis of so many components on all videos and project them, or None.
     allow_missing
         Merge the parts that are done, though others are not.
+    parquet
+        A folder for ``videos.parquet``, and ``clips.parquet`` with ``clips``; or None.
     overwrite
         Replace an output that is there.
     scratch
@@ -68,6 +72,7 @@ class MergeOptions:
     l2: bool = False
     pca: int | None = None
     allow_missing: bool = False
+    parquet: Path | None = None
     overwrite: bool = False
     scratch: Path | None = None
 
@@ -97,6 +102,7 @@ def merge_parts(
     paths = stored.paths()
     paths.check()
     _check_output(paths, overwrite=options.overwrite)
+    tables = _parquet_tables(paths, options)
     done = _finished_parts(plan, options)
     with plan.folder.copies(options.scratch) as local:
         parts = _Parts(plan, done, local)
@@ -107,7 +113,27 @@ def merge_parts(
         assembler = Assembler(paths, identity, parts, options.l2, options.pca, None)
         digest = write_report(paths.report, parts.report_lines())
         written = assembler.write(complete=len(done) == len(plan.parts), report_sha256=digest)
-    return [paths.report, *written]
+    for source, table in tables.items():
+        write_parquet(source, table)
+    return [*tables.values(), paths.report, *written]
+
+
+def _parquet_tables(paths: OutputPaths, options: MergeOptions) -> dict[Path, Path]:
+    """Return, for each HDF5 file of which a Parquet table is made, the table's path."""
+    if options.parquet is None:
+        return {}
+    check_parquet(options.parquet)
+    tables = {paths.features: options.parquet / "videos.parquet"}
+    if paths.clips is not None:
+        tables[paths.clips] = options.parquet / "clips.parquet"
+    for table in tables.values():
+        if table.exists() and not options.overwrite:
+            raise StoreError("exists already", subject=table, hint="name another folder, or --overwrite")
+    try:
+        options.parquet.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot be made ({error.strerror})", subject=options.parquet) from error
+    return tables
 
 
 def _merged_identity(plan: Plan, devices: list[str], options: MergeOptions) -> RunIdentity:

@@ -129,6 +129,11 @@ class FeatureFile:
             for name, row in zip(self._names(start, end), values, strict=True):
                 yield name, dict(zip(self._columns, row, strict=True))
 
+    def columns_between(self, start: int, end: int) -> dict[str, list[str] | NDArray[Any]]:
+        """Return the rows from ``start`` up to ``end``: the names, every column (N), every layer (N, D)."""
+        others = {name: self._read(name, start, end) for name in [*self._columns, *self.layers]}
+        return {"video": list(self._names(start, end)), **others}
+
     def close(self) -> None:
         """Close the file."""
         self._open_until_closed.close()

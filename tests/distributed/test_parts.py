@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from conftest import LENGTHS, MEAN
@@ -110,6 +111,22 @@ def test_merged_parts_equal_a_run_on_one_machine(
     )
     assert one == two
     assert len(two) == len(LENGTHS) + 2, "a line for every planned video"
+
+
+def test_merged_tables_in_parquet_equal_those_in_hdf5(planned: Plan, tmp_path: Path) -> None:
+    options = MergeOptions(clips=tmp_path / "clips.h5", parquet=tmp_path / "tables")
+    merge_parts(folder_of(planned), tmp_path / "feats.h5", options)
+    for hdf5, parquet in (("feats.h5", "videos.parquet"), ("clips.h5", "clips.parquet")):
+        table = pq.read_table(tmp_path / "tables" / parquet)
+        with FeatureFile(tmp_path / hdf5) as file:
+            assert table["video"].to_pylist() == file.videos
+            assert set(table.column_names) == {"video", *file._columns, *file.layers}
+            for name in file._columns:
+                np.testing.assert_array_equal(table[name], file.column(name))
+            np.testing.assert_array_equal(np.stack(table["fc6"].to_pylist()), file["fc6"])
+            assert json.loads(table.schema.metadata[b"c3d_extract"]) == file.attributes
+    with pytest.raises(StoreError, match=r"videos\.parquet: exists already"):
+        merge_parts(folder_of(planned), tmp_path / "other.h5", MergeOptions(parquet=tmp_path / "tables"))
 
 
 def test_a_part_whose_videos_all_failed_is_done(planned: Plan) -> None:

@@ -1,0 +1,111 @@
+"""Parquet files, through pyarrow: lists of addresses are read, tables of features are written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.files import writing_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+    from numpy.typing import NDArray
+
+__all__ = ["check_parquet", "read_text_column", "write_columns"]
+
+
+def check_parquet(path: Path) -> None:
+    """Raise UsageError where pyarrow, which ``path`` needs, is not installed."""
+    _pyarrow(path)
+
+
+def read_text_column(path: Path, names: Sequence[str]) -> Iterator[str]:
+    """Yield the values of a text column: the first of ``names`` that the file has, else its only text column.
+
+    Raises
+    ------
+    UsageError
+        Where the file cannot be read, or has no such column.
+    """
+    pyarrow = _pyarrow(path)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            name = _column(file.schema_arrow, names, path, pyarrow)
+            for batch in file.iter_batches(columns=[name]):
+                yield from (value for value in batch.column(0).to_pylist() if value is not None)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UsageError(f"cannot be read ({_first_line(error)})", subject=path) from error
+
+
+def _column(schema: Any, names: Sequence[str], path: Path, pyarrow: ModuleType) -> str:
+    text = [f.name for f in schema if f.type in {pyarrow.string(), pyarrow.large_string()}]
+    named = [name for name in names if name in text]
+    if named or len(text) == 1:
+        return (named or text)[0]
+    reason = f"has no text column called {', '.join(names)}"
+    raise UsageError(reason, subject=path, hint=f"its text columns: {', '.join(text) or 'none'}")
+
+
+def write_columns(
+    path: Path,
+    blocks: Iterable[Mapping[str, NDArray[Any] | list[str]]],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a table, block by block; the file appears in one step.
+
+    Parameters
+    ----------
+    path
+        The file.
+    blocks
+        The columns of some rows: text; numbers (N); or vectors (N, D), which become a FixedSizeList of D
+        values. All blocks have the same columns; there is at least one, which may have no rows.
+    metadata
+        Kept with the schema.
+
+    Raises
+    ------
+    UsageError
+        Where pyarrow is not installed.
+    StoreError
+        Where the file cannot be written.
+    """
+    pyarrow = _pyarrow(path)
+    tables = (
+        pyarrow.table({name: _array(pyarrow, values) for name, values in block.items()}, metadata=metadata)
+        for block in blocks
+    )
+    first = next(tables)
+    with writing_output(path) as file:
+        try:
+            with pyarrow.parquet.ParquetWriter(file, first.schema) as writer:
+                writer.write_table(first)
+                for table in tables:
+                    writer.write_table(table)
+        except pyarrow.ArrowException as error:
+            raise StoreError(f"cannot be written ({_first_line(error)})", subject=path) from error
+
+
+def _array(pyarrow: ModuleType, values: Any) -> Any:
+    if isinstance(values, list):
+        return pyarrow.array(values, pyarrow.string())
+    if values.ndim == 1:
+        return pyarrow.array(values)
+    return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _pyarrow(path: Path) -> ModuleType:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as error:
+        hint = f"pip install 'c3d-extract[parquet]' ({error})"
+        raise UsageError("needs a package that is not installed", subject=path, hint=hint) from error
+    return cast("ModuleType", pa)
