@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any, cast
 
 from c3d_extract.errors import StoreError, UsageError
@@ -22,31 +23,40 @@ def check_parquet(path: Path) -> None:
     _pyarrow(path)
 
 
-def read_text_column(path: Path, names: Sequence[str]) -> Iterator[str]:
+def read_text_column(content: bytes, names: Sequence[str], *, subject: object) -> Iterator[str]:
     """Yield the values of a text column: the first of ``names`` that the file has, else its only text column.
+
+    Parameters
+    ----------
+    content
+        The whole file.
+    names
+        Names that the column may have.
+    subject
+        What the file is called in an error.
 
     Raises
     ------
     UsageError
         Where the file cannot be read, or has no such column.
     """
-    pyarrow = _pyarrow(path)
+    pyarrow = _pyarrow(subject)
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            name = _column(file.schema_arrow, names, path, pyarrow)
+        with pyarrow.parquet.ParquetFile(io.BytesIO(content)) as file:
+            name = _column(file.schema_arrow, names, subject, pyarrow)
             for batch in file.iter_batches(columns=[name]):
                 yield from (value for value in batch.column(0).to_pylist() if value is not None)
     except (OSError, pyarrow.ArrowException) as error:
-        raise UsageError(f"cannot be read ({_first_line(error)})", subject=path) from error
+        raise UsageError(f"cannot be read ({_first_line(error)})", subject=subject) from error
 
 
-def _column(schema: Any, names: Sequence[str], path: Path, pyarrow: ModuleType) -> str:
+def _column(schema: Any, names: Sequence[str], subject: object, pyarrow: ModuleType) -> str:
     text = [f.name for f in schema if f.type in {pyarrow.string(), pyarrow.large_string()}]
     named = [name for name in names if name in text]
     if named or len(text) == 1:
         return (named or text)[0]
     reason = f"has no text column called {', '.join(names)}"
-    raise UsageError(reason, subject=path, hint=f"its text columns: {', '.join(text) or 'none'}")
+    raise UsageError(reason, subject=subject, hint=f"its text columns: {', '.join(text) or 'none'}")
 
 
 def write_columns(
@@ -101,11 +111,11 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _pyarrow(path: Path) -> ModuleType:
+def _pyarrow(subject: object) -> ModuleType:
     try:
         import pyarrow as pa
         import pyarrow.parquet
     except ImportError as error:
         hint = f"pip install 'c3d-extract[parquet]' ({error})"
-        raise UsageError("needs a package that is not installed", subject=path, hint=hint) from error
+        raise UsageError("needs a package that is not installed", subject=subject, hint=hint) from error
     return cast("ModuleType", pa)

@@ -75,7 +75,11 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.argument("paths", nargs=-1, type=click.Path())
-@click.option("--from-file", metavar="LIST", help="Read paths from LIST, one per line; - is stdin.")
+@click.option(
+    "--from-file",
+    metavar="LIST",
+    help="Read paths from LIST, a text file with one per line or a Parquet table; - is stdin.",
+)
 @click.option(
     "-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file."
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from c3d_extract.errors import FetchError, UsageError
+from c3d_extract.object_store import is_address, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,6 +96,11 @@ def _read_list(name: str) -> list[str]:
     subject = f"--from-file {name}"
     if name == "-" and sys.stdin is None:
         raise UsageError("stdin is closed", subject=subject)
+    if is_address(name):
+        text = read_object(name)
+        if text is None:
+            raise UsageError("is not there", subject=subject)
+        return listed_paths(text, subject=subject)
     try:
         text = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:

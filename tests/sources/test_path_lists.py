@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from c3d_extract.errors import UsageError
@@ -29,3 +33,9 @@ def test_a_list_has_a_path_a_line(text: bytes, paths: list[str]) -> None:
 def test_a_list_in_utf16_is_refused(encoding: str, text: str) -> None:
     with pytest.raises(UsageError, match=r"list\.txt: is UTF-16 or UTF-32, not UTF-8; save it as UTF-8"):
         listed_paths(text.encode(encoding), subject="list.txt")
+
+
+def test_a_parquet_table_is_a_list() -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"label": ["x", "y"], "url": ["s3://b/1.mp4", "s3://b/2.mp4"]}), file)
+    assert listed_paths(file.getvalue(), subject="list") == ["s3://b/1.mp4", "s3://b/2.mp4"]
