@@ -47,9 +47,7 @@ def decode_alone(path: Path) -> int:
 def c3d_extract(path: Path) -> int:
     sampler, n = FrameSampler(Preprocessing()), 0
     with PyAVReader(path) as reader:
-        for frame in reader.frames(sampler.lines):
-            sampler(frame.bgr, size=frame.size)
-            del frame  # as the decoder process does
+        for _ in reader.frames(sampler):
             n += 1
     return n
 

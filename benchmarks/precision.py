@@ -39,7 +39,7 @@ def clips_of(video: Path, checkpoint: Checkpoint) -> np.ndarray:
     """Every 16 frames, uint8 (N, 16, H, W, 3), B, G, R."""
     sampler = FrameSampler(checkpoint.preprocessing)
     with open_video(video) as reader:
-        frames = np.stack([sampler(frame.bgr, size=frame.size) for frame in reader.frames(sampler.lines)])
+        frames = np.stack([frame.bgr for frame in reader.frames(sampler)])
     n = max(len(frames) // 16, 1)
     clips = np.resize(frames, (n, 16, *frames.shape[1:])) if len(frames) < 16 else frames[: 16 * n]
     return np.ascontiguousarray(clips.reshape(n, 16, *frames.shape[1:]))

@@ -1,5 +1,5 @@
-/* The inner loops over pixels: of decode/colour.py, which gathers the parts of a frame that are needed, and of
-   preprocess/resize.py, which samples them as OpenCV's 8-bit bilinear does.
+/* The inner loops over pixels: crops of frames as OpenCV's 8-bit bilinear makes them, from B, G and R for
+   preprocess/resize.py, and for decode/sampling.py from 4:2:0 planes, which become B, G and R on the way.
 
    Every index and weight is checked against the frame before it is used, so wrong tables raise ValueError
    and never read or write outside. NumPy does the same in those modules where this could not be compiled;
@@ -11,6 +11,11 @@
 #include <string.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
+#endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2 /* what needs it is left out of the module where the processor has none */
+#define AVX2 __attribute__((target("avx2")))
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("O3") /* some Pythons compile with -O2, which leaves loops scalar */
@@ -38,12 +43,22 @@ typedef struct {
 } Column;
 
 /* sums[4 j + c] = (p·w + p'·w') >> 4 for column j of the crop: at most 255 * 2048 / 16, which 15 bits hold. */
+typedef void (*SumLine)(const void *source, int32_t row, int16_t *sums);
+
+typedef struct {
+    Frame frame;
+    Py_ssize_t n;
+    Column columns[MAX_COLUMNS + 1];
+} Pixels;
+
 static void
-across(const uint8_t *line, const Column *columns, Py_ssize_t n, int16_t *sums)
+sum_pixels(const void *source, int32_t row, int16_t *sums)
 {
-    for (Py_ssize_t j = 0; j < n; j++) {
-        const uint8_t *p = line + columns[j].first, *q = line + columns[j].second;
-        const int32_t a = columns[j].weights & 0xffff, b = columns[j].weights >> 16;
+    const Pixels *from = source;
+    const uint8_t *line = from->frame.pixels + from->frame.step * row;
+    for (Py_ssize_t j = 0; j < from->n; j++) {
+        const uint8_t *p = line + from->columns[j].first, *q = line + from->columns[j].second;
+        const int32_t a = from->columns[j].weights & 0xffff, b = from->columns[j].weights >> 16;
         for (int c = 0; c < 3; c++)
             sums[4 * j + c] = (int16_t)((p[c] * a + q[c] * b) >> 4);
         sums[4 * j + 3] = 0;
@@ -68,17 +83,20 @@ weighted(const uint8_t *line, const Column *column)
 }
 
 /* The same with a pixel in a register, the byte after it included: not for the last pixel of three bytes.
-   Works on columns in twos: `columns` and `sums` have one more than n where n is odd. */
+   Works on columns in twos: there is one more than n. */
 static void
-across_fast(const uint8_t *line, const Column *columns, Py_ssize_t n, int16_t *sums)
+sum_pixels_fast(const void *source, int32_t row, int16_t *sums)
 {
-    for (Py_ssize_t j = 0; j < n; j += 2) {
-        const __m128i two = _mm_packs_epi32(weighted(line, columns + j), weighted(line, columns + j + 1));
+    const Pixels *from = source;
+    const uint8_t *line = from->frame.pixels + from->frame.step * row;
+    for (Py_ssize_t j = 0; j < from->n; j += 2) {
+        const Column *column = from->columns + j;
+        const __m128i two = _mm_packs_epi32(weighted(line, column), weighted(line, column + 1));
         _mm_storeu_si128((__m128i *)(sums + 4 * j), two);
     }
 }
 #else
-#define across_fast across
+#define sum_pixels_fast sum_pixels
 #endif
 
 /* ((u·w >> 16) + (l·w' >> 16) + 2) >> 2 of an upper and a lower line of sums. */
@@ -96,19 +114,42 @@ down(const int16_t *restrict upper, int16_t a, const int16_t *restrict lower, in
     memcpy(out + 3 * (n_columns - 1), made + 4 * (n_columns - 1), 3);
 }
 
+#ifdef HAS_AVX2
+static int has_avx2;
+
+/* The same, eight columns at a time. */
+AVX2 static void
+down_fast(const int16_t *upper, int16_t a, const int16_t *lower, int16_t b, Py_ssize_t n_columns, uint8_t *out)
+{
+    const __m256i two = _mm256_set1_epi16(2), first = _mm256_set1_epi16(a), second = _mm256_set1_epi16(b);
+    const __m256i without_fourth = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    for (Py_ssize_t j = 0; j < n_columns; j += 8) {
+        __m256i sums[2];
+        for (int h = 0; h < 2; h++) {
+            const __m256i u = _mm256_loadu_si256((const void *)(upper + 4 * j + 16 * h));
+            const __m256i l = _mm256_loadu_si256((const void *)(lower + 4 * j + 16 * h));
+            sums[h] = _mm256_add_epi16(_mm256_mulhi_epi16(u, first), _mm256_mulhi_epi16(l, second));
+            sums[h] = _mm256_srai_epi16(_mm256_add_epi16(sums[h], two), 2);
+        }
+        const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packus_epi16(sums[0], sums[1]), 0xd8);
+        uint8_t made[28], *to = j + 10 <= n_columns ? out + 3 * j : made; /* four bytes more than it fills */
+        _mm256_storeu2_m128i((void *)(to + 12), (void *)to, _mm256_shuffle_epi8(bytes, without_fourth));
+        if (to == made)
+            memcpy(out + 3 * j, made, (size_t)(3 * (n_columns - j < 8 ? n_columns - j : 8)));
+    }
+}
+#else
+#define has_avx2 0
+#define down_fast down
+#endif
+
 static void
-make_crop(const Frame *frame, const Axis *rows, const Axis *columns, uint8_t *out)
+make_crop(SumLine sum_line, const void *source, const Axis *rows, Py_ssize_t n_columns, uint8_t *out)
 {
     /* Lines of the frame are summed once: the second of one row is often the first of the next. */
-    int16_t lines[2][4 * MAX_COLUMNS];
+    int16_t lines[2][4 * (MAX_COLUMNS + 16)];
     int32_t held[2] = {-1, -1};
-    Column places[MAX_COLUMNS + 1];
-    const int32_t step = (int32_t)frame->channels;
-    for (Py_ssize_t j = 0; j < columns->n; j++)
-        places[j] = (Column){step * columns->first[j], step * columns->second[j],
-                             columns->weight_first[j] | columns->weight_second[j] << 16};
-    places[columns->n] = places[columns->n - 1];
-    const int fast = frame->channels == 4 || columns->last < frame->width - 1;
     for (Py_ssize_t i = 0; i < rows->n; i++) {
         const int32_t wanted[2] = {rows->first[i], rows->second[i]};
         int slot[2];
@@ -118,11 +159,10 @@ make_crop(const Frame *frame, const Axis *rows, const Axis *columns, uint8_t *ou
                 continue;
             slot[k] = k == 0 ? held[0] == wanted[1] : 1 - slot[0]; /* spare the line that the other needs */
             held[slot[k]] = wanted[k];
-            (fast ? across_fast : across)(frame->pixels + frame->step * wanted[k], places, columns->n,
-                                          lines[slot[k]]);
+            sum_line(source, wanted[k], lines[slot[k]]);
         }
-        down(lines[slot[0]], (int16_t)rows->weight_first[i], lines[slot[1]], (int16_t)rows->weight_second[i],
-             columns->n, out + 3 * columns->n * i);
+        (has_avx2 ? down_fast : down)(lines[slot[0]], (int16_t)rows->weight_first[i], lines[slot[1]],
+                                      (int16_t)rows->weight_second[i], n_columns, out + 3 * n_columns * i);
     }
 }
 
@@ -157,12 +197,20 @@ read_frame(const Py_buffer *buffer, Frame *frame)
 static int
 sample_buffers(const Py_buffer *pixels, const Py_buffer *row_table, const Py_buffer *column_table, Py_buffer *out)
 {
-    Frame frame;
+    Pixels from;
     Axis rows, columns;
-    if (!read_frame(pixels, &frame) || !read_axis(row_table, frame.height, &rows) ||
-        !read_axis(column_table, frame.width, &columns) || out->len != 3 * rows.n * columns.n)
+    if (!read_frame(pixels, &from.frame) || !read_axis(row_table, from.frame.height, &rows) ||
+        !read_axis(column_table, from.frame.width, &columns) || out->len != 3 * rows.n * columns.n)
         return 0;
-    make_crop(&frame, &rows, &columns, out->buf);
+    const int32_t step = (int32_t)from.frame.channels;
+    from.n = columns.n;
+    for (Py_ssize_t j = 0; j <= columns.n; j++) {
+        const Py_ssize_t k = j < columns.n ? j : j - 1;
+        from.columns[j] = (Column){step * columns.first[k], step * columns.second[k],
+                                   columns.weight_first[k] | columns.weight_second[k] << 16};
+    }
+    const int fast = step == 4 || columns.last < from.frame.width - 1;
+    make_crop(fast ? sum_pixels_fast : sum_pixels, &from, &rows, columns.n, out->buf);
     return 1;
 }
 
@@ -205,71 +253,134 @@ sample(PyObject *Py_UNUSED(module), PyObject *args)
     return done(buffers, 4, sample_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3]));
 }
 
-static int
-are_within(const Py_buffer *indices, Py_ssize_t end)
+#ifdef HAS_AVX2
+/* The first and second pixels of the crop's columns in turn, 2 n of each, n in sixteens: where their luma and chroma
+   lie in a line, and which of the 16 bytes from `window` on they are; window is -1 where they lie further apart. */
+typedef struct {
+    const uint8_t *planes[3];
+    Py_ssize_t line_sizes[3], n;
+    const int32_t *places[2], *windows[2];
+    const uint8_t *inside[2];
+    const int16_t *weights, *factors;
+} Planes;
+
+AVX2 static void
+pick(const Planes *from, int k, int32_t row, uint8_t *out)
 {
-    if (indices->itemsize != 4 || indices->ndim != 1)
-        return 0;
-    for (Py_ssize_t k = 0; k < indices->shape[0]; k++)
-        if (((const int32_t *)indices->buf)[k] < 0 || ((const int32_t *)indices->buf)[k] >= end)
+    const uint8_t *line = from->planes[k] + from->line_sizes[k] * (row >> (k > 0)), *inside = from->inside[k > 0];
+    const int32_t *windows = from->windows[k > 0], *places = from->places[k > 0];
+    for (Py_ssize_t i = 0; i < 2 * from->n; i += 16) {
+        if (windows[i / 16] >= 0) {
+            const __m128i bytes = _mm_loadu_si128((const void *)(line + windows[i / 16]));
+            _mm_storeu_si128((void *)(out + i), _mm_shuffle_epi8(bytes, _mm_loadu_si128((const void *)(inside + i))));
+        } else
+            for (int j = 0; j < 16; j++)
+                out[i + j] = line[places[i + j]];
+    }
+}
+
+/* B, G and R of sixteen pixels, 16 bits each, as swscale makes them on x86 (yuv_2_rgb.asm). `factors`: 8 times the
+   offset of luma; then by 2^-13 those of luma, of U in B and G, of V in G and R. */
+AVX2 static inline void
+to_bgr(__m256i y, __m256i u, __m256i v, const int16_t *factors, __m256i *bgr)
+{
+#define TIMES(x, k) _mm256_mulhi_epi16(x, _mm256_set1_epi16(factors[k]))
+    const __m256i middle = _mm256_set1_epi16(1024), zero = _mm256_setzero_si256(), most = _mm256_set1_epi16(255);
+    y = TIMES(_mm256_sub_epi16(_mm256_slli_epi16(y, 3), _mm256_set1_epi16(factors[0])), 1);
+    u = _mm256_sub_epi16(_mm256_slli_epi16(u, 3), middle);
+    v = _mm256_sub_epi16(_mm256_slli_epi16(v, 3), middle);
+    const __m256i added[3] = {TIMES(u, 2), _mm256_add_epi16(TIMES(u, 3), TIMES(v, 4)), TIMES(v, 5)};
+    for (int c = 0; c < 3; c++)
+        bgr[c] = _mm256_max_epi16(_mm256_min_epi16(_mm256_add_epi16(y, added[c]), most), zero);
+}
+
+AVX2 static void
+sum_planes(const void *source, int32_t row, int16_t *sums)
+{
+    const Planes *from = source;
+    const __m256i zero = _mm256_setzero_si256();
+    uint8_t picked[3][2 * MAX_COLUMNS];
+    for (int k = 0; k < 3; k++)
+        pick(from, k, row, picked[k]);
+    for (Py_ssize_t i = 0; i < 2 * from->n; i += 32, sums += 64) {
+        __m256i wide[3], bgr[3], half[3][2];
+        for (int h = 0; h < 2; h++) {
+            for (int k = 0; k < 3; k++)
+                wide[k] = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(picked[k] + i + 16 * h)));
+            to_bgr(wide[0], wide[1], wide[2], from->factors, bgr);
+            const __m256i weights = _mm256_loadu_si256((const void *)(from->weights + i + 16 * h));
+            for (int c = 0; c < 3; c++)
+                half[c][h] = _mm256_srai_epi32(_mm256_madd_epi16(bgr[c], weights), 4);
+        }
+        for (int c = 0; c < 3; c++)
+            bgr[c] = _mm256_packs_epi32(half[c][0], half[c][1]);
+        const __m256i bg[2] = {_mm256_unpacklo_epi16(bgr[0], bgr[1]), _mm256_unpackhi_epi16(bgr[0], bgr[1])};
+        const __m256i rx[2] = {_mm256_unpacklo_epi16(bgr[2], zero), _mm256_unpackhi_epi16(bgr[2], zero)};
+        for (int h = 0; h < 2; h++) { /* each half of a register holds four of eight columns */
+            const __m256i lower = _mm256_unpacklo_epi32(bg[h], rx[h]), upper = _mm256_unpackhi_epi32(bg[h], rx[h]);
+            _mm256_storeu_si256((void *)(sums + 32 * h), _mm256_permute2x128_si256(lower, upper, 0x20));
+            _mm256_storeu_si256((void *)(sums + 32 * h + 16), _mm256_permute2x128_si256(lower, upper, 0x31));
+        }
+    }
+}
+
+static int
+are_within(const int32_t *values, Py_ssize_t n, int32_t lowest, Py_ssize_t end)
+{
+    for (Py_ssize_t k = 0; k < n; k++)
+        if (values[k] < lowest || values[k] >= end)
             return 0;
     return 1;
 }
 
+/* `b`: three planes, then the arguments after the line sizes, in their order. */
 static int
-is_plane(const Py_buffer *buffer)
+sample_plane_buffers(const Py_buffer *b, const Py_ssize_t *line_sizes)
 {
-    return buffer->itemsize == 1 && buffer->ndim == 2 && buffer->strides[1] == 1;
-}
-
-/* Blocks of one or two bytes: memcpy of a length known here is one load and one store. */
-static void
-gather_line(const uint8_t *line, const int32_t *columns, Py_ssize_t n, Py_ssize_t width, uint8_t *out)
-{
-    if (width == 2)
-        for (Py_ssize_t j = 0; j < n; j++)
-            memcpy(out + 2 * j, line + 2 * (Py_ssize_t)columns[j], 2);
-    else
-        for (Py_ssize_t j = 0; j < n; j++)
-            out[j] = line[columns[j]];
-}
-
-static int
-gather_buffers(const Py_buffer *plane, const Py_buffer *rows, const Py_buffer *columns, Py_buffer *out, int width)
-{
-    if ((width != 1 && width != 2) || !is_plane(plane) || !is_plane(out) || !are_within(rows, plane->shape[0]) ||
-        !are_within(columns, plane->shape[1] / width) || out->shape[0] != rows->shape[0] ||
-        out->shape[1] < width * columns->shape[0])
+    const Py_ssize_t n = b[7].len / 4; /* weights: two of two bytes a column */
+    Planes from = {{b[0].buf, b[1].buf, b[2].buf}, {line_sizes[0], line_sizes[1], line_sizes[2]}, n,
+                   {b[4].buf, (const int32_t *)b[4].buf + 2 * n}, {b[5].buf, (const int32_t *)b[5].buf + n / 8},
+                   {b[6].buf, (const uint8_t *)b[6].buf + 2 * n}, b[7].buf, b[8].buf};
+    Axis rows;
+    if (n < 16 || n > MAX_COLUMNS || n % 16 || b[4].len != 16 * n || b[5].len != n || b[6].len != 4 * n ||
+        b[8].len != 12 || line_sizes[0] < 16 || line_sizes[1] < 16 || line_sizes[2] < 16 ||
+        !read_axis(&b[3], b[0].len / line_sizes[0], &rows) || b[9].len % (3 * rows.n) || b[9].len / (3 * rows.n) > n)
         return 0;
-    for (Py_ssize_t i = 0; i < rows->shape[0]; i++)
-        gather_line((const uint8_t *)plane->buf + plane->strides[0] * ((const int32_t *)rows->buf)[i], columns->buf,
-                    columns->shape[0], width, (uint8_t *)out->buf + out->strides[0] * i);
+    for (int k = 0; k < 3; k++)
+        if (!are_within(from.places[k > 0], 2 * n, 0, line_sizes[k]) ||
+            !are_within(from.windows[k > 0], n / 8, -1, line_sizes[k] - 15) ||
+            !are_within(rows.first, 2 * rows.n, 0, (b[k].len / line_sizes[k]) << (k > 0)))
+            return 0;
+    make_crop(sum_planes, &from, &rows, b[9].len / (3 * rows.n), b[9].buf);
     return 1;
 }
 
 static PyObject *
-gather(PyObject *Py_UNUSED(module), PyObject *args)
+sample_planes(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static const int kinds[4] = {PyBUF_STRIDES, PyBUF_ND, PyBUF_ND, PyBUF_STRIDES | PyBUF_WRITABLE};
-    PyObject *objects[4];
-    Py_buffer buffers[4];
-    int width;
-    if (!PyArg_ParseTuple(args, "OOOOi:gather", &objects[0], &objects[1], &objects[2], &objects[3], &width))
+    static const int kinds[10] = {0, 0, 0, PyBUF_ND, PyBUF_ND, PyBUF_ND, PyBUF_ND, PyBUF_ND, PyBUF_ND, PyBUF_WRITABLE};
+    PyObject *o[10];
+    Py_ssize_t sizes[3];
+    Py_buffer buffers[10];
+    if (!PyArg_ParseTuple(args, "(OOO)(nnn)OOOOOOO:sample_planes", &o[0], &o[1], &o[2], &sizes[0], &sizes[1],
+                          &sizes[2], &o[3], &o[4], &o[5], &o[6], &o[7], &o[8], &o[9]))
         return NULL;
-    if (!get_buffers(objects, kinds, buffers, 4))
+    if (!get_buffers(o, kinds, buffers, 10))
         return NULL;
-    return done(buffers, 4, gather_buffers(&buffers[0], &buffers[1], &buffers[2], &buffers[3], width));
+    return done(buffers, 10, sample_plane_buffers(buffers, sizes));
 }
+#endif
 
 static PyMethodDef methods[] = {
     {"sample", sample, METH_VARARGS,
      "sample(frame, rows, columns, out)\n--\n\n"
      "Write the crop of ``frame``, uint8 (H, W, 3 or 4), to ``out``, uint8 (rows, columns, 3).\n\n"
      "``rows`` and ``columns`` are int32 (4, n): first and second source line, their weights in 1/2048."},
-    {"gather", gather, METH_VARARGS,
-     "gather(plane, rows, columns, out, width)\n--\n\n"
-     "Write these rows and columns of ``plane``, uint8 (H, W), to ``out``; columns are ``width`` bytes, 1 or 2.\n\n"
-     "``rows`` and ``columns`` are int32 (n,)."},
+#ifdef HAS_AVX2
+    {"sample_planes", sample_planes, METH_VARARGS,
+     "sample_planes(planes, line_sizes, rows, places, windows, inside, weights, factors, out)\n--\n\n"
+     "Write the crop of a 4:2:0 frame to ``out``, uint8 (rows, columns, 3); see `decode.sampling.ColumnTable`."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 
@@ -280,5 +391,10 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", NULL,
 PyMODINIT_FUNC
 PyInit__kernels(void)
 {
+#ifdef HAS_AVX2
+    has_avx2 = __builtin_cpu_supports("avx2");
+    if (!has_avx2)
+        methods[1] = (PyMethodDef){NULL, NULL, 0, NULL};
+#endif
     return PyModuleDef_Init(&definition);
 }

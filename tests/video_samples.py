@@ -83,6 +83,9 @@ class MeanColour:
     def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         return np.arange(height), np.arange(width)
 
+    def tables(self, height: int, width: int) -> None:
+        """No line of the frame is sampled more than another."""
+
     def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         del size
         mean: NDArray[np.uint8] = frame[..., :3].mean(axis=(0, 1), keepdims=True).astype(np.uint8)

@@ -69,17 +69,14 @@ class Frame(NamedTuple):
     Attributes
     ----------
     bgr
-        uint8 (H, W, 3) in the order B, G, R. It may be overwritten when the next frame is read.
+        uint8 (H, W, 3) in the order B, G, R, which may be overwritten when the next frame is read; or what a
+        transform made of it, uint8 of the transform's shape.
     pts_seconds
         The time stamp, or None.
-    size
-        None; or the frame's rows and columns where ``bgr`` holds only the requested rows and columns,
-        as uint8 (H', W', 4) with an unused fourth byte.
     """
 
     bgr: NDArray[np.uint8]
     pts_seconds: float | None
-    size: tuple[int, int] | None = None
 
 
 Lines = Callable[[int, int], tuple["NDArray[np.intp]", "NDArray[np.intp]"]]
@@ -98,8 +95,8 @@ class VideoReader(Protocol):
     """Number of frames read so far."""
     n_decode_errors: int
 
-    def frames(self, lines: Lines | None = None) -> Iterator[Frame]:
-        """Yield every frame, in order; only the rows and columns of ``lines`` where that is faster."""
+    def frames(self, transform: FrameTransform | None = None) -> Iterator[Frame]:
+        """Yield every frame, in order, transformed where there is a transform."""
 
     def trouble(self) -> str | None:
         """Return, in one line, what was wrong with a video that was read to its end, or None."""
@@ -126,8 +123,22 @@ class FrameTransform(Protocol):
     def lines(self, height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the rows and columns of a frame of this size that the result depends on, as `Lines`."""
 
+    def tables(self, height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+        """Return how rows and columns of the result are sampled, int32 (4, n) each; None for others.
+
+        First and second line, and their weights in 1/2048, as OpenCV's 8-bit bilinear resize takes them.
+        """
+
     def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """Return uint8 of `shape` for `Frame.bgr` and `Frame.size`."""
+        """Return uint8 of `shape`, in an array of its own.
+
+        Parameters
+        ----------
+        frame
+            uint8 (H, W, 3), B, G, R; or its rows and columns `lines` alone, then also (H', W', 4).
+        size
+            Rows and columns of the whole frame, where ``frame`` holds only the `lines` of it.
+        """
 
 
 @dataclass(frozen=True)

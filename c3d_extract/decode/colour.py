@@ -11,18 +11,20 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-try:
-    from c3d_extract import _kernels
-except ImportError:  # no C compiler was available at installation
-    _kernels = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
     from c3d_extract.decode.base import Lines
 
-__all__ = ["Converter", "PartialConverter"]
+__all__ = [
+    "Converter",
+    "FrameKind",
+    "PartialConverter",
+    "has_independent_blocks",
+    "kind_of",
+    "noise_like",
+]
 
 # Above this share of the frame, gathering the needed lines costs more than it saves. Measured
 # time, partial / whole: 640x480 (share 0.37) 1.1, 854x480 (0.28) 0.9, 1280x720 (0.12) 0.5, 1920x1080 (0.05)
@@ -40,7 +42,7 @@ class Converter:
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
-        self._partial: dict[_FrameKind, PartialConverter | None] = {}
+        self._partial: dict[FrameKind, PartialConverter | None] = {}
 
     def whole(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """Return a whole frame, rotated, as uint8 (H, W, 3), B, G, R; PyAV's errors are not caught."""
@@ -54,11 +56,11 @@ class Converter:
 
     def partial(self, frame: VideoFrame, lines: Lines) -> PartialConverter | None:
         """Return a converter for the needed lines of such frames, or None to convert whole frames."""
-        kind = _kind(frame)
+        kind = kind_of(frame)
         if kind not in self._partial:
             rows, columns = lines(frame.height, frame.width)
             share = len(rows) * len(columns) / (frame.height * frame.width)
-            worth_it = share <= _MAX_PARTIAL_SHARE and _has_independent_blocks(frame)
+            worth_it = share <= _MAX_PARTIAL_SHARE and has_independent_blocks(frame)
             self._partial[kind] = PartialConverter.verified(frame, rows, columns) if worth_it else None
         return self._partial[kind]
 
@@ -84,14 +86,16 @@ def _rows(plane: Any, n_bytes: int) -> NDArray[np.uint8]:
     return np.ndarray((plane.height, n_bytes), np.uint8, plane, strides=(plane.line_size, 1))
 
 
-_FrameKind = tuple[str, int, int, int, int]
+FrameKind = tuple[str, int, int, int, int]
+"""What decides how a frame is converted: pixel format, height, width, colour space, range."""
 
 
-def _kind(frame: VideoFrame) -> _FrameKind:
+def kind_of(frame: VideoFrame) -> FrameKind:
+    """Return the kind of a frame."""
     return frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)
 
 
-def _has_independent_blocks(frame: VideoFrame) -> bool:
+def has_independent_blocks(frame: VideoFrame) -> bool:
     """Return whether swscale computes each block of 2x2 pixels from that block of the frame only."""
     if frame.format.name not in {"yuv420p", "yuvj420p"} or frame.height % 2 or frame.width % 2:
         return False
@@ -106,7 +110,7 @@ class PartialConverter:
     machines it is verified first on noise in the same pixel format, once per process.
     """
 
-    _verified: ClassVar[dict[tuple[_FrameKind, bytes, bytes], bool]] = {}
+    _verified: ClassVar[dict[tuple[FrameKind, bytes, bytes], bool]] = {}
 
     def __init__(self, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
         self.size = frame.height, frame.width
@@ -125,9 +129,9 @@ class PartialConverter:
     def verified(cls, frame: VideoFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Self | None:
         """Return a converter for such frames, or None where its pixels differ from those of whole frames."""
         partial = cls(frame, rows, columns)
-        key = (_kind(frame), rows.tobytes(), columns.tobytes())
+        key = (kind_of(frame), rows.tobytes(), columns.tobytes())
         if key not in cls._verified:
-            noise = _noise(frame)
+            noise = noise_like(frame)
             whole = VideoReformatter().reformat(noise, format="bgr24", interpolation=_BICUBIC, threads=1)
             expected = _pixels(whole, 3)[rows][:, columns]
             cls._verified[key] = bool((partial.convert(noise)[..., :3] == expected).all())
@@ -150,14 +154,11 @@ def _gather(
     width: int,
 ) -> None:
     """Copy the given rows and columns (``width`` bytes each) of a plane to the start of ``out``."""
-    if _kernels is not None:
-        _kernels.gather(plane, rows, columns, out, width)
-    else:
-        blocks = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
-        out[:, : width * len(columns)] = blocks.take(columns, axis=1).view(np.uint8)
+    blocks = plane.take(rows, axis=0).view(np.dtype(f"u{width}"))
+    out[:, : width * len(columns)] = blocks.take(columns, axis=1).view(np.uint8)
 
 
-def _noise(like: VideoFrame) -> VideoFrame:
+def noise_like(like: VideoFrame) -> VideoFrame:
     """Return a frame of the same kind that contains every value from 0 to 255 and repeats every 32 rows."""
     noise = av.VideoFrame(like.width, like.height, like.format.name)
     noise.colorspace, noise.color_range = like.colorspace, like.color_range

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from c3d_extract.decode.base import Lines
+    from c3d_extract.decode.base import FrameTransform
 
 __all__ = ["FrameFolder", "read_frame_folder"]
 
@@ -74,11 +74,11 @@ class FrameFolder:
 
     def frames(
         self,
-        lines: Lines | None = None,  # noqa: ARG002 - images are always read whole
+        transform: FrameTransform | None = None,
         *,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Yield the images, starting at index ``first`` (from 0).
+        """Yield the images, transformed where there is a transform, from index ``first`` (from 0) on.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class FrameFolder:
             if self.n_frames == 0:
                 self.info = replace(self.info, width=bgr.shape[1], height=bgr.shape[0])
             self.n_frames += 1
-            yield Frame(bgr, None)
+            yield Frame(bgr if transform is None else transform(bgr), None)
 
 
 def _numbered_images(folder: Path) -> list[Path]:

@@ -14,8 +14,8 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, one_line
-from c3d_extract.decode.colour import Converter
 from c3d_extract.decode.safety import CONTAINERS, check_regular, why_not_opened
+from c3d_extract.decode.sampling import FrameSampling
 from c3d_extract.decode.timestamps import frame_seconds
 from c3d_extract.decode.truncation import why_truncated
 from c3d_extract.errors import VideoError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.base import Lines
+    from c3d_extract.decode.base import FrameTransform
 
 __all__ = ["FFMPEG_VERSION", "PyAVReader", "codec_report"]
 
@@ -69,10 +69,9 @@ class PyAVReader:
         self._n_missing = 0  # of the packets that an index lists
         self._first_error: str | None = None
         self._max_pixels = max_pixels
-        self._converter = Converter()
         self._last_pts: float | None = None
         self._first_pts: float | None = None
-        self._end_pts = -math.inf
+        self._end_ticks: int | None = None  # of the packet that ends last, in units of the stream's time base
         self._n_bytes = check_regular(self.path)
         self._container = self._open()
         try:
@@ -171,13 +170,15 @@ class PyAVReader:
                 subject=self.path,
             )
 
-    def frames(self, lines: Lines | None = None, *, start_seconds: float = 0.0) -> Iterator[Frame]:
+    def frames(
+        self, transform: FrameTransform | None = None, *, start_seconds: float = 0.0
+    ) -> Iterator[Frame]:
         """Yield every frame that can be decoded; errors are counted in ``n_decode_errors``.
 
         Parameters
         ----------
-        lines
-            Selects the needed rows and columns. Frames may then have only these, which is much faster.
+        transform
+            Applied to each frame, in one pass with the conversion where that makes the same pixels.
         start_seconds
             Frames shown earlier than this after the stream's start are left out, and those before the
             nearest key frame are not even decoded where the file is seekable. Meant for one clip of a long
@@ -190,21 +191,19 @@ class PyAVReader:
         """
         if start_seconds > 0:
             self._n_missing = 0
+        sampling = FrameSampling(transform)
         for frame in self._decoded_since(start_seconds) if start_seconds > 0 else self._decoded():
             self._check_size(frame.width, frame.height)
-            partial = None if lines is None else self._converter.partial(frame, lines)
-            bgr = self._convert(frame) if partial is None else partial.convert(frame)
-            if bgr is None:
+            image = self._sampled(sampling, frame)
+            if image is None:
                 continue
-            size = None if partial is None else partial.size
             pts_seconds = self._pts_seconds(frame)
             self._note_time(pts_seconds)
             if self.n_frames == 0:
-                height, width = size or bgr.shape[:2]
-                self.info = replace(self.info, width=width, height=height)
+                self._note_size(frame)
             self.n_frames += 1
-            yield Frame(bgr, pts_seconds, size)
-            del bgr  # so that the next frame reuses the memory, which is still in the CPU cache
+            yield Frame(image, pts_seconds)
+            del image  # so that the next frame reuses the memory, which is still in the CPU cache
         if self.n_frames == 0:
             why = self._first_error or ("" if self._n_packets else "its video stream is empty")
             raise VideoError(f"no frame could be decoded{why and f' ({why})'}", subject=self.path)
@@ -273,8 +272,9 @@ class PyAVReader:
         if not packet.size and packet.dts is not None:
             return []  # a frame dropped while recording; FFmpeg would take the empty packet for the end
         self._n_packets += packet.size > 0
-        if packet.pts is not None and packet.duration and self._time_base:
-            self._end_pts = max(self._end_pts, float((packet.pts + packet.duration) * self._time_base))
+        if packet.pts is not None and packet.duration:
+            end = packet.pts + packet.duration
+            self._end_ticks = end if self._end_ticks is None else max(self._end_ticks, end)
         # FFmpeg would try to decode the scrambled bytes, and return noise.
         if packet.has_sidedata("encryption_info"):
             self._count_error("encrypted (DRM)")
@@ -291,9 +291,14 @@ class PyAVReader:
                 self._count_error("a frame with damaged or missing parts")
         return frames
 
-    def _convert(self, frame: VideoFrame) -> NDArray[np.uint8] | None:
+    def _note_size(self, frame: VideoFrame) -> None:
+        is_turned = round(frame.rotation / 90) % 2 == 1
+        width, height = (frame.height, frame.width) if is_turned else (frame.width, frame.height)
+        self.info = replace(self.info, width=width, height=height)
+
+    def _sampled(self, sampling: FrameSampling, frame: VideoFrame) -> NDArray[np.uint8] | None:
         try:
-            return self._converter.whole(frame)
+            return sampling(frame)
         except Exception as error:  # noqa: BLE001 - see _packets
             self._count_error(one_line(error))
             return None
@@ -333,7 +338,10 @@ class PyAVReader:
             return None
         step = frame_seconds(self.info.fps)
         # Some containers count the length from their first frame, some from zero: use the more lenient.
-        read = max(self._last_pts + step, self._end_pts) - min(self._first_pts, 0.0)
+        end = self._last_pts + step
+        if self._end_ticks is not None and self._time_base:
+            end = max(end, float(self._end_ticks * self._time_base))
+        read = end - min(self._first_pts, 0.0)
         # Of 190 intact files, none was short by more than one frame; headers can be off by one or two more.
         if stated - read > max(0.2, 3 * step, 0.05 * stated):
             return f"ends early: {read:.1f} s of {stated:.1f} s could be read"

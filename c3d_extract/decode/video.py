@@ -66,12 +66,9 @@ def decode_video(
 def _transformed(
     reader: VideoReader, options: DecodeOptions, on_frame: Callable[[], None]
 ) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
-    transform = options.transform
-    for frame in reader.frames(transform.lines):
+    for frame in reader.frames(options.transform):
         on_frame()
-        result, pts_seconds = transform(frame.bgr, size=frame.size), frame.pts_seconds
-        del frame  # so that the reader can reuse its memory, which is still in the CPU cache
-        yield result, pts_seconds
+        yield frame.bgr, frame.pts_seconds
 
 
 def _longest_gap(info: VideoInfo) -> float:

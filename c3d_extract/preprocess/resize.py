@@ -191,6 +191,14 @@ class FrameSampler:
         rows, columns = self._axes_of(height, width)
         return _line_pairs(rows), _line_pairs(columns)
 
+    def tables(self, height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return how rows and columns of the crop are sampled, int32 (4, n) each.
+
+        First and second line of a frame of this size, and their weights in 1/2048.
+        """
+        rows, columns = self._axes_of(height, width)
+        return np.stack(rows).astype(np.int32), np.stack(columns).astype(np.int32)
+
     def _sampling(
         self, shape: tuple[int, ...], size: tuple[int, int] | None
     ) -> _CompiledSampling | _NumPySampling:

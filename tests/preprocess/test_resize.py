@@ -111,40 +111,6 @@ def test_the_compiled_loop_refuses_what_would_read_or_write_outside() -> None:
         _kernels.sample(frame, rows, columns, out)
 
 
-@pytest.mark.skipif(not FrameSampler.compiled, reason="there was no C compiler")
-@pytest.mark.parametrize("width", [1, 2])
-def test_gathering_takes_the_named_blocks_and_refuses_those_outside(width: int) -> None:
-    from c3d_extract import _kernels
-
-    plane = np.random.default_rng(1).integers(0, 256, (20, 50), np.uint8)[
-        :, 5:35
-    ]  # 30 columns, not adjoining
-    rows, columns = np.array([19, 0, 3, 3], np.int32), np.array([30 // width - 1, 0, 2], np.int32)
-    out = np.zeros((4, 8), np.uint8)
-    _kernels.gather(plane, rows, columns, out, width)
-    of_bytes = (width * columns[:, None] + np.arange(width)).ravel()
-    assert (out[:, : len(of_bytes)] == plane[rows][:, of_bytes]).all()
-    assert not out[:, len(of_bytes) :].any()
-
-    def with_last(indices: NDArray[np.int32], value: int) -> NDArray[np.int32]:
-        return np.append(indices[:-1], np.int32(value))
-
-    wrong: list[tuple[Any, ...]] = [
-        *((plane, with_last(rows, v), columns, out, width) for v in (-1, 20)),
-        *((plane, rows, with_last(columns, v), out, width) for v in (-1, 30 // width)),
-        (plane, rows.astype(np.int64), columns, out, width),
-        (plane, rows[None], columns, out, width),
-        (plane, rows, columns, out[:3], width),
-        (plane, rows, columns, np.zeros((4, 3 * width - 1), np.uint8), width),
-        (plane[:, ::2], rows, columns, out, width),
-        (plane.astype(np.uint16), rows, columns, out, width),
-        (plane, rows, columns, out, 3),
-    ]
-    for arguments in wrong:
-        with pytest.raises(ValueError, match="do not fit together"):
-            _kernels.gather(*arguments)
-
-
 def test_the_source_frame_is_left_alone_and_crops_are_independent() -> None:
     sampler, first = FrameSampler(Preprocessing()), noise(240, 320, 1)
     before = first.copy()
