@@ -109,7 +109,7 @@ def _is_todo(state: State, options: Options) -> bool:
 
 def _as_json(options: Options, preview: _Preview) -> dict[str, Any]:
     todo = [
-        {"video": source.name, "path": str(source.path), "size_bytes": source.size_bytes, "state": state}
+        {"video": source.name, "path": str(source.location), "size_bytes": source.size_bytes, "state": state}
         for source, state in preview.states
         if _is_todo(state, options)
     ]

@@ -177,7 +177,8 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--scratch",
     metavar="DIR",
-    help="With --shard: where parts are worked on.  [default: the temporary folder]",
+    help="Where remote videos and those in archives are put while they are decoded, and with --shard the "
+    "parts are worked on.  [default: the temporary folder]",
 )
 @click.option(
     "--mixed",
@@ -214,13 +215,8 @@ def command(**arguments: Any) -> None:
 def _check_shard_options(options: Options) -> None:
     if options.shard is not None and options.dry_run:
         raise UsageError("does not go with --shard", subject="--dry-run")
-    given = {
-        "--part-size": options.part_size,
-        "--scratch": options.scratch,
-        "--mixed": options.mixed or None,
-    }
-    for name, value in given.items():
-        if value is not None and options.shard is None:
+    for name, given in (("--part-size", options.part_size is not None), ("--mixed", options.mixed)):
+        if given and options.shard is None:
             raise UsageError("needs --shard", subject=name)
 
 

@@ -184,6 +184,7 @@ def run_options(options: Options, progress: Callable[[Progress], None] | None = 
         "retry_failed": options.retry_failed,
         "on_error": options.on_error,
         "progress": progress,
+        "scratch": options.scratch,
     }
 
 

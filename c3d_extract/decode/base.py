@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PIXELS",
+    "NOT_READY_SECONDS",
     "DecodeEvent",
     "DecodeOptions",
     "Decoder",
@@ -28,6 +29,7 @@ __all__ = [
     "FrameTransform",
     "FramesDecoded",
     "Lines",
+    "NextVideo",
     "VideoFailed",
     "VideoInfo",
     "VideoRead",
@@ -206,14 +208,20 @@ class VideoFailed:
 
 DecodeEvent = FramesDecoded | VideoRead | VideoFailed
 
+NextVideo = tuple[int, "Path"] | VideoFailed | None
+"""A task and its path; a video that failed before it could be decoded; None: ask again, none is ready yet."""
+
+NOT_READY_SECONDS = 0.02
+"""How soon a decoder with nothing else to do asks again for a video that is not ready yet."""
+
 
 class Decoder(Protocol):
     """Decodes many videos, for one run at a time."""
 
     def run(
-        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+        self, videos: Iterable[NextVideo], stopped: threading.Event | None = None
     ) -> Generator[DecodeEvent, None, None]:
-        """Decode ``(task, path)`` pairs and yield events as they occur.
+        """Decode videos, ``(task, path)`` pairs or the rest of `NextVideo`, and yield events as they occur.
 
         The events of one task are in frame order and end with VideoRead or VideoFailed; those of several
         tasks may be interleaved. Setting ``stopped`` ends the run soon.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from c3d_extract.decode.base import NOT_READY_SECONDS, VideoFailed
 from c3d_extract.decode.self_check import check_decoding
 from c3d_extract.decode.video import decode_video
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Generator, Iterable
-    from pathlib import Path
 
-    from c3d_extract.decode.base import DecodeEvent, DecodeOptions
+    from c3d_extract.decode.base import DecodeEvent, DecodeOptions, NextVideo
 
 __all__ = ["InProcessDecoder"]
 
@@ -37,9 +38,9 @@ class InProcessDecoder:
         """Do nothing: no process was started."""
 
     def run(
-        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+        self, videos: Iterable[NextVideo], stopped: threading.Event | None = None
     ) -> Generator[DecodeEvent, None, None]:
-        """Decode ``(task, path)`` pairs in turn, as `DecodePool.run` does.
+        """Decode videos in turn, as `DecodePool.run` does.
 
         Raises
         ------
@@ -50,7 +51,12 @@ class InProcessDecoder:
             check_decoding()
             self._is_checked = True
         buffer = np.empty((self._options.n_frames, *self._options.transform.shape), np.uint8)
-        for task, path in videos:
-            yield from decode_video(task, path, self._options, next_buffer=lambda: buffer)
+        for video in videos:
+            if video is None:
+                time.sleep(NOT_READY_SECONDS)
+            elif isinstance(video, VideoFailed):
+                yield video
+            else:
+                yield from decode_video(*video, self._options, next_buffer=lambda: buffer)
             if stopped is not None and stopped.is_set():
                 return

@@ -28,7 +28,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from c3d_extract.decode.base import FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode.base import NOT_READY_SECONDS, FramesDecoded, VideoFailed, VideoRead
 from c3d_extract.decode.process import DecoderProcess
 from c3d_extract.decode.self_check import unusable_error
 from c3d_extract.decode.shared_memory import SlotMemory, anonymous_file
@@ -38,13 +38,14 @@ from c3d_extract.errors import DecoderError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from c3d_extract.decode.base import DecodeEvent, DecodeOptions
+    from c3d_extract.decode.base import DecodeEvent, DecodeOptions, NextVideo
 
 __all__ = ["DecodePool"]
 
 _POLL_SECONDS = 0.5  # how often silent workers are checked
 _MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
 _START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
+_NO_MORE = object()
 _HINT = "--workers 0 decodes without processes"
 
 
@@ -160,9 +161,9 @@ class DecodePool:
         self._workers = []
 
     def run(
-        self, videos: Iterable[tuple[int, Path]], stopped: threading.Event | None = None
+        self, videos: Iterable[NextVideo], stopped: threading.Event | None = None
     ) -> Generator[DecodeEvent, None, None]:
-        """Decode ``(task, path)`` pairs, several at a time; yield events as they occur.
+        """Decode videos, several at a time; yield events as they occur.
 
         Events of one task are in frame order and end with VideoRead or VideoFailed; events of several
         tasks are interleaved. Closing the iterator early kills the decoders that are running; so does setting
@@ -184,17 +185,23 @@ class DecodePool:
             self._requeued.clear()
             self._running.release()
 
-    def _run(self, waiting: Iterator[tuple[int, Path]], stopped: threading.Event) -> Iterator[DecodeEvent]:
+    def _run(self, waiting: Iterator[NextVideo], stopped: threading.Event) -> Iterator[DecodeEvent]:
         more = True
         while not stopped.is_set():
+            longest_wait = _POLL_SECONDS
             while (more or self._requeued) and (worker := self._idle_worker()) is not None:
-                video = self._requeued.popleft() if self._requeued else next(waiting, None)
-                more = more and video is not None
-                if video is not None:
+                video = self._requeued.popleft() if self._requeued else next(waiting, _NO_MORE)
+                more = more and video is not _NO_MORE
+                if isinstance(video, VideoFailed):
+                    yield video
+                elif isinstance(video, tuple):
                     self._assign(worker, *video)
-            if not any(w.task is not None for w in self._workers):
+                elif more:  # none is ready yet
+                    longest_wait = NOT_READY_SECONDS
+                    break
+            if not more and not any(w.task is not None for w in self._workers):
                 return
-            yield from self._events()
+            yield from self._events(longest_wait)
 
     def _idle_worker(self) -> _Worker | None:
         for worker in self._workers:
@@ -216,9 +223,9 @@ class DecodePool:
             self._remove(worker)
             self._start_worker().assign(task, path)
 
-    def _events(self) -> Iterator[DecodeEvent]:
+    def _events(self, longest_wait: float) -> Iterator[DecodeEvent]:
         by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers if w.task is not None}
-        for connection in multiprocessing.connection.wait(list(by_connection), timeout=_POLL_SECONDS):
+        for connection in multiprocessing.connection.wait(list(by_connection), timeout=longest_wait):
             yield from self._receive(by_connection[connection])
         now = time.monotonic()
         if now < self._next_check:  # checking all workers costs as much as handling a message

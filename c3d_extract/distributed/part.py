@@ -84,7 +84,12 @@ def run_part(
     folder = scratch / plan.scratch_name(number)
     own = OutputPaths(folder / "part.h5", folder / "clips.h5" if plan.with_clips else None)
     extraction = extractor.extract_found(
-        Found(plan.videos(number)), own.features, clips=own.clips, progress=progress, durable=False
+        Found(plan.videos(number)),
+        own.features,
+        clips=own.clips,
+        progress=progress,
+        durable=False,
+        scratch=scratch,
     )
     for _ in extraction:
         pass

@@ -108,10 +108,7 @@ class Plan:
         name = f"{self.plan_folder}/{number:06d}.jsonl"
         try:
             lines = [parse_json(line) for line in (self.folder.read(name) or b"").split(b"\n") if line]
-            return [
-                Source(line["name"], Path(line["path"]), line["size_bytes"], line["mtime_ns"])
-                for line in lines
-            ]
+            return list(map(_source, lines))
         except (ValueError, LookupError, TypeError) as error:
             subject = self.folder.address(name)
             raise StoreError(f"the plan cannot be read ({error})", subject=subject) from error
@@ -261,12 +258,20 @@ def _described(folder: RunFolder, plan: str, identity: RunIdentity, *, with_clip
     return Plan(folder, plan, identity, with_clips, mixed, tuple(parts), digest.hexdigest())
 
 
+_OPTIONAL = ("address", "etag", "offset", "error")  # written where they are not None
+
+
 def _line(video: Source) -> bytes:
-    values: dict[str, Any] = {
-        "name": video.name,
-        "path": os.fspath(video.path),
-        "size_bytes": video.size_bytes,
-        "mtime_ns": video.mtime_ns,
-    }
+    values: dict[str, Any] = {"name": video.name}
+    if video.address is None:
+        values["path"] = os.fspath(video.path)
+    values |= {"size_bytes": video.size_bytes, "mtime_ns": video.mtime_ns}
+    values |= {key: getattr(video, key) for key in _OPTIONAL if getattr(video, key) is not None}
     # Bytes of a path that are no UTF-8 become escapes, which JSON reads back.
     return json.dumps(values).encode() + b"\n"
+
+
+def _source(line: dict[str, Any]) -> Source:
+    optional = {key: line.get(key) for key in _OPTIONAL}
+    path = Path(line["path"] if optional["address"] is None else optional["address"])
+    return Source(line["name"], path, line["size_bytes"], line["mtime_ns"], **optional)

@@ -28,17 +28,19 @@ from c3d_extract.pipeline.run import Extraction
 from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.settings import ExtractSettings, Precision
-from c3d_extract.sources.find import Found, Source, find_videos
+from c3d_extract.sources.find import Found, find_videos, one_video
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Unpack
 
     from c3d_extract.models.c3d import Pool5
     from c3d_extract.output import JSON, ClipRows, VideoRow
     from c3d_extract.pipeline.run import RunOptions
     from c3d_extract.preprocess.spec import Colour
+    from c3d_extract.sources.source import Source
     from c3d_extract.weights import Checkpoint
 
 __all__ = ["Extractor", "library_versions", "suitable_workers"]
@@ -224,14 +226,16 @@ class Extractor:
         return self.networks[0]
 
     def extract(self, path: str | os.PathLike[str]) -> Features:
-        """Return the features of one video, every clip of it.
+        """Return the features of one video, a file or an address, every clip of it.
 
         Raises
         ------
         VideoError
             Where it cannot be read; with ``settings.strict`` also where it can only in part.
+        UsageError
+            Where it is an archive or a prefix with another number of videos than one.
         """
-        source = Source(Path(path).name, Path(path), 0, 0)
+        source = one_video(path)
         clips: list[ClipRows] = []
         row: VideoRow | None = None
         with self._stream([source], Progress()) as stream:
@@ -268,8 +272,8 @@ class Extractor:
         follow_links
             Whether links to folders outside those that are searched are followed, too.
         options
-            ``clips``, ``basis``, ``overwrite``, ``retry_failed``, ``on_error``, ``progress``: see
-            `c3d_extract.pipeline.run.RunOptions`.
+            ``clips``, ``basis``, ``overwrite``, ``retry_failed``, ``on_error``, ``progress``, ``scratch``:
+            see `c3d_extract.pipeline.run.RunOptions`.
 
         Raises
         ------
@@ -302,7 +306,12 @@ class Extractor:
             l2=settings.l2,
             durable=options.get("durable", True),
         )
-        return Extraction(found, RunStore.open(stored, identity), self._stream, options)
+        scratch = _path(options.get("scratch"))
+
+        def new_stream(todo: Sequence[Source], progress: Progress) -> AbstractContextManager[Stream]:
+            return self._stream(todo, progress, scratch)
+
+        return Extraction(found, RunStore.open(stored, identity), new_stream, options)
 
     def identity(self) -> RunIdentity:
         """Return what two runs must share to write one file."""
@@ -324,10 +333,12 @@ class Extractor:
         return [batch_size_for(backbone, device, self.precision, asked) for device in self.devices]
 
     @contextlib.contextmanager
-    def _stream(self, sources: Sequence[Source], progress: Progress) -> Iterator[Stream]:
+    def _stream(
+        self, sources: Sequence[Source], progress: Progress, scratch: Path | None = None
+    ) -> Iterator[Stream]:
         """Start a stream of ``sources``, with decoders of its own."""
         parts = StreamParts(self.networks, self._decoders, self.settings)
-        with Stream(parts, sources, progress) as stream:
+        with Stream(parts, sources, progress, scratch) as stream:
             with self._lock:
                 self._check_usable()
                 self._streams.append(stream)

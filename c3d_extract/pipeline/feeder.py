@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from c3d_extract.decode import FramesDecoded, VideoFailed, VideoRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.decode import Decoder
+    from c3d_extract.decode import Decoder, NextVideo
     from c3d_extract.preprocess.clips import Clip, ClipAssembler, ClipSpan
 
 __all__ = ["Batch", "ClipOwner", "Feeder", "VideoEnd"]
@@ -62,7 +61,9 @@ class Feeder(threading.Thread):
     decoder
         Used by this thread alone until it has ended.
     videos
-        Task numbers and paths, in the order in which they are decoded.
+        What the decoder is given: task numbers and paths, in the order in which they are decoded.
+    release
+        Called with the task of each video that has been decoded.
     new_assembler
         Makes what cuts the frames of one video into clips.
     new_buffer
@@ -72,8 +73,9 @@ class Feeder(threading.Thread):
     def __init__(
         self,
         decoder: Decoder,
-        videos: Sequence[tuple[int, Path]],
+        videos: Iterable[NextVideo],
         *,
+        release: Callable[[int], None],
         new_assembler: Callable[[], ClipAssembler],
         new_buffer: Callable[[], NDArray[np.uint8]],
     ) -> None:
@@ -82,6 +84,7 @@ class Feeder(threading.Thread):
         self.handover_seconds = 0.0
         self._decoder = decoder
         self._videos = videos
+        self._release = release
         self._new_assembler = new_assembler
         self._new_buffer = new_buffer
         self._stopped = threading.Event()
@@ -136,6 +139,7 @@ class Feeder(threading.Thread):
             for clip in self._assembler(event.task).push(event.frames, event.times_seconds):
                 self._add(event.task, clip)
             return
+        self._release(event.task)
         assembler = self._assemblers.pop(event.task, None)
         n_frames = 0
         if assembler is not None and isinstance(event, VideoRead):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.output import ClipRows, VideoRow
-    from c3d_extract.sources.find import Source
+    from c3d_extract.sources.source import Source
 
 __all__ = ["Features", "Outcome", "Progress", "features_of", "outcome_of"]
 
@@ -60,10 +60,14 @@ class Features:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one video in a run; ``skipped``: an earlier run finished it."""
+    """The result of one video in a run; ``skipped``: an earlier run finished it.
+
+    ``path`` is an object's address, a text, or else the path of the file, of the folder of images or of the
+    archive.
+    """
 
     video: str
-    path: Path
+    path: Path | str
     status: Literal["ok", "partial", "failed", "skipped"]
     error: str | None = None
     n_clips: int = 0
@@ -123,4 +127,4 @@ def features_of(clips: Sequence[ClipRows], outcome: Outcome) -> Features:
 
 def outcome_of(source: Source, row: VideoRow) -> Outcome:
     """Return the outcome of a video, from its row in the file."""
-    return Outcome(source.name, source.path, row.status, row.error, row.n_clips, row.n_frames)
+    return Outcome(source.name, source.location, row.status, row.error, row.n_clips, row.n_frames)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from c3d_extract.output import RunStore, Summary, VideoRow
     from c3d_extract.output.pca_basis import PcaBasis
     from c3d_extract.pipeline.stream import FinishedVideo, Stream
-    from c3d_extract.sources.find import Found, Source
+    from c3d_extract.sources.find import Found
+    from c3d_extract.sources.source import Source
 
 __all__ = ["Extraction", "RunOptions"]
 
@@ -42,6 +43,9 @@ class RunOptions(TypedDict, total=False):
     durable
         Wait for the disk after each video, as by default. Without, a finished video survives a kill of the
         process, and no loss of power.
+    scratch
+        Where objects and members of archives are put while they are decoded, instead of the system's
+        temporary folder.
     """
 
     clips: str | os.PathLike[str] | None
@@ -51,6 +55,7 @@ class RunOptions(TypedDict, total=False):
     on_error: Literal["skip", "fail"]
     progress: Callable[[Progress], None] | None
     durable: bool
+    scratch: str | os.PathLike[str] | None
 
 
 class Extraction:
@@ -131,7 +136,7 @@ class Extraction:
         self.progress.n_skipped += 1
         self.progress.n_failed += status == "failed"
         self.progress.n_partial += status == "partial"
-        return Outcome(source.name, source.path, "skipped", f"{status} in an earlier run")
+        return Outcome(source.name, source.location, "skipped", f"{status} in an earlier run")
 
     def _finish_each(self, todo: list[Source]) -> Iterator[Outcome]:
         with self._new_stream(todo, self.progress) as stream:
@@ -158,7 +163,8 @@ class Extraction:
     def _check_error(self, video: FinishedVideo) -> None:
         if video.row.status == "failed" and self._on_error == "fail":
             reason = video.row.error or "failed"
-            raise VideoError(reason, subject=video.source.path, hint="--on-error skip continues without it")
+            hint = "--on-error skip continues without it"
+            raise VideoError(reason, subject=video.source.location, hint=hint)
 
     def _count(self, row: VideoRow) -> None:
         self.progress.n_bytes_finished += row.size_bytes

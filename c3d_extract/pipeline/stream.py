@@ -22,17 +22,19 @@ from c3d_extract.pipeline.scheduler import Scheduler
 from c3d_extract.preprocess.clips import ClipAssembler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from c3d_extract.compute.network import Network
-    from c3d_extract.decode import VideoInfo, VideoRead
+    from c3d_extract.decode import NextVideo, VideoInfo, VideoRead
     from c3d_extract.pipeline.decoders import Decoders
     from c3d_extract.pipeline.feeder import ClipOwner, VideoEnd
     from c3d_extract.pipeline.results import Progress
     from c3d_extract.settings import ResolvedSettings
-    from c3d_extract.sources.find import Source
+    from c3d_extract.sources.source import Source
+    from c3d_extract.sources.staging import Staged
 
 __all__ = ["ClipFeatures", "FinishedVideo", "Stream", "StreamParts"]
 
@@ -95,18 +97,29 @@ class Stream:
         The videos.
     progress
         Counts, updated while the stream is iterated over.
+    scratch
+        Where videos that are no local files are put while they are decoded; None for the system's temporary
+        folder.
     """
 
-    def __init__(self, parts: StreamParts, sources: Sequence[Source], progress: Progress) -> None:
+    def __init__(
+        self,
+        parts: StreamParts,
+        sources: Sequence[Source],
+        progress: Progress,
+        scratch: Path | None = None,
+    ) -> None:
         self.sources = sources
         self._networks, decoders, self._settings = parts
         self._progress = progress
         self._videos: dict[int, _VideoSum] = {}
         with contextlib.ExitStack() as undo:
             decoder = undo.enter_context(decoders.lend(len(sources)))
+            videos, release = _decodable(sources, scratch, undo)
             self._feeder = Feeder(
                 decoder,
-                [(task, source.path) for task, source in enumerate(sources)],
+                videos,
+                release=release,
                 new_assembler=self._new_assembler,
                 new_buffer=partial(_largest_buffer, self._networks),
             )
@@ -176,6 +189,26 @@ class Stream:
         if trouble is not None and self._settings.strict and not found.n_not_finite:
             return f"{trouble} (--strict)"
         return found.why_not_finite()
+
+
+def _decodable(
+    sources: Sequence[Source], scratch: Path | None, undo: contextlib.ExitStack
+) -> tuple[Iterable[NextVideo], Callable[[int], None]]:
+    """Return what the decoder is given, and what is called with each task that it has decoded."""
+    if not any(source.needs_staging for source in sources):
+        return [(task, source.path) for task, source in enumerate(sources)], lambda _: None
+    from c3d_extract.sources.staging import Staging
+
+    staging = undo.enter_context(Staging(sources, scratch))
+    return map(_next_video, staging), staging.release
+
+
+def _next_video(staged: Staged | None) -> NextVideo:
+    if staged is None:
+        return None
+    if staged.error is not None:
+        return VideoFailed(staged.task, staged.error, 0.0)
+    return staged.task, staged.path
 
 
 def _largest_buffer(networks: Sequence[Network]) -> NDArray[np.uint8]:

@@ -9,39 +9,27 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
-from c3d_extract.sources.kinds import is_frame_folder, is_numbered_image, why_not_a_video
-from c3d_extract.sources.names import unique_names, valid_utf8
+from c3d_extract.sources.archives import COMPRESSED, videos_of_archive
+from c3d_extract.sources.kinds import (
+    is_archive,
+    is_compressed_archive,
+    is_frame_folder,
+    is_numbered_image,
+    why_not_a_video,
+)
+from c3d_extract.sources.names import free_name, unique_names, valid_utf8
+from c3d_extract.sources.source import Source, mtime_ns
 from c3d_extract.sources.walk import FolderWalk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Found", "Source", "find_videos"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One video to read.
-
-    Attributes
-    ----------
-    name
-        Its name in the output, unique in a run.
-    path
-        The file, or the folder of numbered images.
-    size_bytes, mtime_ns
-        Size and modification time, which tell whether it has changed; 0 where it cannot be examined.
-    """
-
-    name: str
-    path: Path
-    size_bytes: int
-    mtime_ns: int
+__all__ = ["Found", "Source", "find_videos", "one_video"]
 
 
 @dataclass
@@ -99,8 +87,26 @@ def find_videos(
     for path in [*_expanded(inputs, walk), *map(_absolute, listed)]:
         for candidate in _candidates(path, walk, is_excluded):
             n_parts.setdefault(candidate.path, candidate.n_parts)
-    sources = (_source(name, path) for path, name in unique_names(n_parts).items())
-    return Found(sorted(sources, key=lambda source: source.name), list(dict.fromkeys(walk.ignored)))
+    names = unique_names(n_parts)
+    found = [video for path, name in names.items() for video in _videos(_source(name, path), walk)]
+    return Found(sorted(_named_apart(found), key=lambda video: video.name), list(dict.fromkeys(walk.ignored)))
+
+
+def one_video(given: str | os.PathLike[str]) -> Source:
+    """Return the video that a path means; a path that does not exist fails when it is read.
+
+    Raises
+    ------
+    UsageError
+        Where it is an archive with another number of videos than one.
+    """
+    path = Path(given)
+    if not is_archive(path.name):
+        return Source(path.name, path, 0, 0)
+    found = find_videos([], listed=[given]).videos
+    if len(found) != 1:
+        raise UsageError(f"holds {len(found)} videos, not one", subject=given)
+    return found[0]
 
 
 class _Candidate(NamedTuple):
@@ -167,12 +173,29 @@ def _source(name: str, path: Path) -> Source:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             images = [entry.stat() for entry in os.scandir(path) if is_numbered_image(entry.name)]
-            return Source(name, path, sum(s.st_size for s in images), max(map(_mtime_ns, images), default=0))
+            return Source(name, path, sum(s.st_size for s in images), max(map(mtime_ns, images), default=0))
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return Source(name, path, 0, 0)  # it will fail when it is read, with the reason
-    return Source(name, path, status.st_size, _mtime_ns(status))
+    return Source(name, path, status.st_size, mtime_ns(status))
 
 
-def _mtime_ns(status: os.stat_result) -> int:
-    """Return a file's time in ns, the nearest that 64 bits hold: they end in the years 1677 and 2262."""
-    return min(max(status.st_mtime_ns, -(2**63)), 2**63 - 1)
+def _videos(source: Source, walk: FolderWalk) -> Iterator[Source]:
+    """Yield a video; of an archive those in it."""
+    if is_compressed_archive(source.path.name):
+        yield replace(source, error=COMPRESSED)
+    elif not is_archive(source.path.name) or not os.path.isfile(source.path):  # noqa: PTH113 - as in _is_folder
+        yield source
+    else:
+        try:
+            with source.path.open("rb") as file:
+                yield from videos_of_archive(source, file, walk.ignore)
+        except OSError as error:
+            yield replace(source, error=f"cannot be read: {error.strerror}")
+
+
+def _named_apart(videos: Iterable[Source]) -> Iterator[Source]:
+    """Yield the videos with a number where a name is taken: by a member, or by a file like one."""
+    taken: dict[str, int] = {}
+    for video in videos:
+        name = free_name(video.name, taken)
+        yield video if name == video.name else replace(video, name=name)

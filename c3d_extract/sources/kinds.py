@@ -6,7 +6,15 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["VIDEO_SUFFIXES", "is_frame_folder", "is_numbered_image", "why_not_a_video"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "is_archive",
+    "is_compressed_archive",
+    "is_frame_folder",
+    "is_numbered_image",
+    "why_not_a_video",
+    "why_not_a_video_by_name",
+]
 
 _VIDEO_NAMES = """
     3g2 3gp amv asf avi avif divx dv f4v flv gif h264 h265 hevc ivf m2ts m2v m3u8 m4v mjpeg mjpg mkv mov mp4
@@ -19,6 +27,13 @@ _NUMBERED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _IMAGE_SUFFIXES = _NUMBERED_SUFFIXES | {".bmp", ".tif", ".tiff", ".webp", ".ppm", ".heic", ".heif", ".cr3"}
 # Named separately because their first bytes are those of a video's container.
 _AUDIO_SUFFIXES = frozenset({".m4a", ".m4b", ".mka", ".oga", ".opus", ".spx", ".wma", ".weba"})
+_ARCHIVE_SUFFIX = ".tar"
+_COMPRESSED_NAMES = """
+    gz tgz bz2 tbz tbz2 xz txz lzma tlz lz lz4 zst tzst z taz
+"""
+_COMPRESSED_SUFFIXES = frozenset(_COMPRESSED_NAMES.split())
+_NO_VIDEO_NAME = "not a video by its name"
+_PICTURE = "a picture"
 # The first bytes of containers, for files whose name says nothing: offset and bytes.
 _SIGNATURES = (
     (4, b"ftyp"),
@@ -49,16 +64,40 @@ def is_frame_folder(folder: Path) -> bool:
         return False
 
 
+def is_archive(name: str) -> bool:
+    """Return whether a file name is that of an uncompressed tar archive."""
+    return name.lower().endswith(_ARCHIVE_SUFFIX)
+
+
+def is_compressed_archive(name: str) -> bool:
+    """Return whether a file name is that of a compressed tar archive, such as ``x.tar.gz`` or ``x.tgz``."""
+    stem, _, last = name.lower().rpartition(".")
+    return last in _COMPRESSED_SUFFIXES and (last.startswith("t") or is_archive(stem))  # .tgz is .tar.gz
+
+
 def why_not_a_video(file: Path) -> str | None:
     """Return why a file that was found in a folder is ignored, or None where it is a video."""
-    suffix = file.suffix.lower()
-    if file.name.startswith("."):
+    why = why_not_a_video_by_name(file.name)
+    if why == _PICTURE:
+        return f"{why}; --frame-folders reads folders of numbered ones"
+    return _why_not_by_content(file) if why == _NO_VIDEO_NAME else why
+
+
+def why_not_a_video_by_name(name: str) -> str | None:
+    """Return why an object or a member is ignored, by the name below what was searched, or None."""
+    *folders, last = name.split("/")
+    suffix = Path(last).suffix.lower()
+    if last.startswith("."):
         return "a hidden file"
+    if any(folder.startswith(".") for folder in folders):
+        return "in a hidden folder"
     if suffix in VIDEO_SUFFIXES:
         return None
+    if is_archive(last):
+        return "an archive; name it, or a pattern such as 'shards/*.tar', to read its members"
     if suffix in _IMAGE_SUFFIXES:
-        return "a picture; --frame-folders reads folders of numbered ones"
-    return "a sound file" if suffix in _AUDIO_SUFFIXES else _why_not_by_content(file)
+        return _PICTURE
+    return "a sound file" if suffix in _AUDIO_SUFFIXES else _NO_VIDEO_NAME
 
 
 def _why_not_by_content(file: Path) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["unique_names", "valid_utf8"]
+__all__ = ["free_name", "unique_names", "valid_utf8"]
 
 
 def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
@@ -39,14 +39,20 @@ def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
 
 def _numbered(names: dict[Path, str]) -> dict[Path, str]:
     r"""Add numbers to names that are still equal, such as the byte E9 and a file really called ``\xe9``."""
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for path in sorted(names):
-        name, number = names[path], 2
-        while names[path] in taken:
-            names[path] = f"{name}~{number}"
-            number += 1
-        taken.add(names[path])
+        names[path] = free_name(names[path], taken)
     return names
+
+
+def free_name(name: str, taken: dict[str, int]) -> str:
+    """Return the name, with a number where it is taken, and note it in ``taken`` (name → last number)."""
+    free = name
+    while free in taken:
+        taken[name] += 1
+        free = f"{name}~{taken[name]}"
+    taken[free] = 1
+    return free
 
 
 def valid_utf8(name: str) -> str:

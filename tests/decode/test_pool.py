@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.decode import DecodeEvent as Event
-    from c3d_extract.decode import Decoder
+    from c3d_extract.decode import Decoder, NextVideo
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
@@ -428,3 +428,51 @@ def test_unexpected_errors_in_a_decoder_are_one_line_of_text() -> None:
     reason = failure_reason(OSError("two\nlines of '\udce9.mp4'"))
     assert reason == "decoder error: OSError: two lines of '\\udce9.mp4'"
     assert reason.encode()
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+def test_videos_that_are_not_ready_are_asked_for_again(short: list[Path], in_process: bool) -> None:
+    failed = VideoFailed(1, "cannot be fetched", 0.0)
+    videos: list[NextVideo] = [None, (0, short[4]), None, failed, None, None, (2, short[5]), None, None]
+    decoder: Decoder = InProcessDecoder(OPTIONS) if in_process else DecodePool(2, OPTIONS)
+    try:
+        ends = [event for event in decoder.run(videos) if not isinstance(event, FramesDecoded)]
+    finally:
+        decoder.close()
+    assert {event.task: type(event) for event in ends} == {0: VideoRead, 1: VideoFailed, 2: VideoRead}
+    assert failed in ends
+
+
+def test_a_video_that_is_not_ready_holds_up_no_other(long: Path, short: list[Path]) -> None:
+    """The next one comes only when the first has been read: waiting for it must not stop the first."""
+    first_is_read = threading.Event()
+
+    def videos() -> Iterator[NextVideo]:
+        yield 0, long
+        while not first_is_read.is_set():
+            yield None
+        yield 1, short[0]
+
+    ends = []
+    with DecodePool(2, OPTIONS) as pool:
+        for event in pool.run(videos()):
+            if not isinstance(event, FramesDecoded):
+                ends.append(event.task)
+                first_is_read.set()
+    assert ends == [0, 1]
+
+
+def test_while_nothing_is_ready_a_pool_hardly_works_and_can_be_stopped() -> None:
+    stopped, n_asked = threading.Event(), 0
+
+    def never() -> Iterator[NextVideo]:
+        nonlocal n_asked
+        while True:
+            n_asked += 1
+            yield None
+
+    timer = threading.Timer(1.0, stopped.set)
+    with DecodePool(1, OPTIONS) as pool:
+        timer.start()
+        assert list(pool.run(never(), stopped)) == []
+    assert 1 < n_asked <= 60
