@@ -73,8 +73,13 @@ def is_address(text: str | os.PathLike[str]) -> bool:
     return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
-def list_objects(prefix: str) -> Iterator[StoredObject]:
+def list_objects(prefix: str, *, begins: str = "") -> Iterator[StoredObject]:
     """Yield every object whose address begins with ``prefix`` as with a folder, page by page.
+
+    Parameters
+    ----------
+    begins
+        What follows the prefix and its ``/`` in each address.
 
     Raises
     ------
@@ -84,18 +89,19 @@ def list_objects(prefix: str) -> Iterator[StoredObject]:
     fs, path = _filesystem(prefix)
     scheme = prefix.partition("://")[0]
     if hasattr(fs, "call_s3"):
-        yield from _list_s3(fs, prefix, path)
+        yield from _list_s3(fs, prefix, path, begins)
         return
     found = _tried(prefix, lambda: fs.find(path, detail=True))
     for name, facts in sorted(found.items()):
-        yield _described(f"{scheme}://{name.removeprefix('/')}", facts)
+        if name.startswith(f"{path.rstrip('/')}/{begins}"):
+            yield _described(f"{scheme}://{name.removeprefix('/')}", facts)
 
 
-def _list_s3(fs: Any, prefix: str, path: str) -> Iterator[StoredObject]:
+def _list_s3(fs: Any, prefix: str, path: str, begins: str) -> Iterator[StoredObject]:
     """List by pages of 1,000: fsspec's own listing holds all of them in memory, twice."""
     scheme = prefix.partition("://")[0]
     bucket, _, key = path.partition("/")
-    request = {"Bucket": bucket, "Prefix": f"{key.rstrip('/')}/" if key else ""}
+    request = {"Bucket": bucket, "Prefix": (f"{key.rstrip('/')}/" if key else "") + begins}
     while True:
         page = _tried(prefix, lambda: fs.call_s3("list_objects_v2", **request))
         for facts in page.get("Contents", ()):

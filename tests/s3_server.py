@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 import pytest
+from fsspec import get_filesystem_class
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 if TYPE_CHECKING:
@@ -35,6 +37,15 @@ class S3(NamedTuple):
         """Write an object past the server's faults; return its address."""
         self.server.client().put_object(Bucket=self.bucket, Key=key, Body=content)
         return f"{self.address}/{key}"
+
+    def put_many(self, keys: Iterable[str]) -> None:
+        """Write empty objects without a request for each."""
+        for key in keys:
+            _backend().put_object(self.bucket, key, b"")
+
+    def clear(self) -> None:
+        """Delete every object."""
+        _backend().buckets[self.bucket].keys.clear()
 
     def get(self, key: str) -> bytes:
         content: bytes = self.server.client().get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -71,6 +82,10 @@ class _Server:
         return client
 
 
+def _backend() -> Any:
+    return s3_backends["123456789012"]["aws"]  # moto's account
+
+
 def _mark(request: Any, **_: Any) -> None:
     request.headers["X-Test"] = "setup"
 
@@ -92,6 +107,7 @@ def s3_server() -> Iterator[S3]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        get_filesystem_class("s3").clear_instance_cache()  # those of another server
         found = S3(application, "videos")
         application.client().create_bucket(Bucket=found.bucket)
         try:

@@ -108,10 +108,8 @@ def test_a_missing_bucket_is_one_line(s3: S3) -> None:
 
 
 def test_2500_keys_are_listed_by_three_requests(s3: S3) -> None:
-    client = s3.server.client()
-    for number in range(2500):
-        client.put_object(Bucket="videos", Key=f"many/{number:05d}.mp4", Body=b"")
-    client.put_object(Bucket="videos", Key="many-others/1.mp4", Body=b"")
+    s3.put_many(f"many/{number:05d}.mp4" for number in range(2500))
+    s3.put_many(["many-others/1.mp4"])
     s3.server.requests.clear()
     found = list(list_objects("s3://videos/many"))
     assert [each.address for each in found] == [f"s3://videos/many/{n:05d}.mp4" for n in range(2500)]

@@ -1,4 +1,4 @@
-"""Which videos are meant: files, folders and globs become named videos.
+"""Which videos are meant: files, folders, globs and addresses become named videos.
 
 Nothing about one file stops the search: what cannot be examined is ignored with a reason, and a file that was
 named but does not exist fails when it is read.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.errors import UsageError
+from c3d_extract.object_store import is_address
 from c3d_extract.sources.archives import COMPRESSED, videos_of_archive
 from c3d_extract.sources.kinds import (
     is_archive,
@@ -23,11 +24,14 @@ from c3d_extract.sources.kinds import (
     why_not_a_video,
 )
 from c3d_extract.sources.names import free_name, unique_names, valid_utf8
+from c3d_extract.sources.remote import find_objects, videos_of_objects
 from c3d_extract.sources.source import Source, mtime_ns
 from c3d_extract.sources.walk import FolderWalk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from c3d_extract.sources.names import Place
 
 __all__ = ["Found", "Source", "find_videos", "one_video"]
 
@@ -57,11 +61,15 @@ def find_videos(
     frame_folders: bool = False,
     follow_links: bool = False,
 ) -> Found:
-    """Find the videos that ``inputs`` (files, folders, globs) and ``listed`` files mean.
+    """Find the videos that ``inputs`` (files, folders, globs, addresses) and ``listed`` files mean.
 
     In folders, files are taken by their suffix or, where that says nothing, by their first bytes; a
     file that was named is always taken. Anything else is ignored with a reason. A listed file that
     does not exist is taken too, and fails when it is read.
+
+    Addresses are of objects, of prefixes, which are searched as folders are, and patterns of either. Objects
+    below a prefix and members of archives are taken by their names alone. An uncompressed tar archive stands
+    for the videos in it where it was named, not where it was found in a folder.
 
     Links to files are followed, and links to folders that lie inside the folder that is searched; each real
     folder is searched once. ``/proc`` and other special file systems are never searched.
@@ -80,28 +88,47 @@ def find_videos(
     ------
     UsageError
         Where an input does not exist.
+    RemoteError
+        Where an object store cannot be reached, or refuses.
     """
     walk = FolderWalk(frame_folders, follow_links)
     is_excluded = _same_file_as(exclude)
-    n_parts: dict[Path, int] = {}
-    for path in [*_expanded(inputs, walk), *map(_absolute, listed)]:
+    n_parts: dict[Place, int] = {}
+    paths, addresses = _told_apart(inputs)
+    listed_paths, listed_addresses = _told_apart(listed)
+    for path in [*_expanded(paths, walk), *map(_absolute, listed_paths)]:
         for candidate in _candidates(path, walk, is_excluded):
             n_parts.setdefault(candidate.path, candidate.n_parts)
-    names = unique_names(n_parts)
-    found = [video for path, name in names.items() for video in _videos(_source(name, path), walk)]
-    return Found(sorted(_named_apart(found), key=lambda video: video.name), list(dict.fromkeys(walk.ignored)))
+    objects = find_objects(addresses, listed_addresses, walk.ignore)
+    names = unique_names(n_parts | {address: each.n_parts for address, each in objects.items()})
+    local = ((name, path) for path, name in names.items() if isinstance(path, Path))
+    videos = [video for name, path in local for video in _videos(_source(name, path), walk)]
+    videos += videos_of_objects({names[address]: each for address, each in objects.items()}, walk.ignore)
+    videos = sorted(_named_apart(videos), key=lambda video: video.name)
+    return Found(videos, list(dict.fromkeys(walk.ignored)))
+
+
+def _told_apart(inputs: Iterable[str | os.PathLike[str]]) -> tuple[list[str | os.PathLike[str]], list[str]]:
+    """Return the paths, and the addresses."""
+    paths, addresses = list[str | os.PathLike[str]](), list[str]()
+    for given in inputs:
+        if isinstance(given, str) and is_address(given):
+            addresses.append(given)
+        else:
+            paths.append(given)
+    return paths, addresses
 
 
 def one_video(given: str | os.PathLike[str]) -> Source:
-    """Return the video that a path means; a path that does not exist fails when it is read.
+    """Return the video that a path or an address means; what does not exist fails when it is read.
 
     Raises
     ------
     UsageError
-        Where it is an archive with another number of videos than one.
+        Where it is an archive or a prefix with another number of videos than one.
     """
     path = Path(given)
-    if not is_archive(path.name):
+    if not is_address(given) and not is_archive(path.name):
         return Source(path.name, path, 0, 0)
     found = find_videos([], listed=[given]).videos
     if len(found) != 1:

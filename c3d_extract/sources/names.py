@@ -1,47 +1,65 @@
 """What each video is called in the output, and how a name becomes text.
 
-A video's name is its path relative to the folder it was found in, with ``/`` between parts; a file given by
-itself has its own name. Where two videos would have the same name, both get the folder above in front, until
-they differ.
+A video's name is its path relative to the folder that it was found in, or its address relative to the prefix,
+with ``/`` between parts; a file given by itself has its own name. Where two videos would have the same name,
+both get the folder above in front, until they differ.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["free_name", "unique_names", "valid_utf8"]
+__all__ = ["Place", "address_parts", "free_name", "unique_names", "valid_utf8"]
 
 
-def unique_names(n_parts: Mapping[Path, int]) -> dict[Path, str]:
-    """Return a unique name for every path.
+Place = Union["Path", str]
+"""Where a video is: an absolute path, or an address."""
+
+
+def unique_names(n_parts: Mapping[Place, int]) -> dict[Place, str]:
+    """Return a unique name for every path and address.
 
     Parameters
     ----------
     n_parts
-        Absolute paths, and how many of its last parts make each one's name; more where two would be equal.
+        Absolute paths and addresses, and how many of its last parts make each one's name; more where two
+        would be equal.
     """
     depths = dict(n_parts)
     while True:
-        names = {path: valid_utf8("/".join(path.parts[-depth:])) for path, depth in depths.items()}
+        names = {place: valid_utf8("/".join(_parts(place)[-depth:])) for place, depth in depths.items()}
         counts = Counter(names.values())
-        equal = [p for p, name in names.items() if counts[name] > 1 and depths[p] < len(p.parts) - 1]
+        equal = [p for p, name in names.items() if counts[name] > 1 and depths[p] < len(_parts(p)) - 1]
         if not equal:
             return _numbered(names)
-        for path in equal:
-            depths[path] += 1
+        for place in equal:
+            depths[place] += 1
 
 
-def _numbered(names: dict[Path, str]) -> dict[Path, str]:
+def _parts(place: Place) -> Sequence[str]:
+    return address_parts(place) if isinstance(place, str) else place.parts
+
+
+def address_parts(address: str) -> list[str]:
+    """Return the parts of an address, the scheme first; a web server's without the query, and decoded."""
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() in {"http", "https"}:
+        rest = unquote(rest.partition("#")[0].partition("?")[0]).rstrip("/")
+    return [scheme, *rest.split("/")]
+
+
+def _numbered(names: dict[Place, str]) -> dict[Place, str]:
     r"""Add numbers to names that are still equal, such as the byte E9 and a file really called ``\xe9``."""
     taken: dict[str, int] = {}
-    for path in sorted(names):
-        names[path] = free_name(names[path], taken)
+    for place in sorted(names, key=lambda place: tuple(_parts(place))):
+        names[place] = free_name(names[place], taken)
     return names
 
 

@@ -99,7 +99,10 @@ class Staging:
         self._folder: ScratchFolder | None = None
         self._files = Path()
         # Daemons: a server that does not answer must not keep the process from ending.
-        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(n_threads)]
+        self._threads = [
+            threading.Thread(target=self._work, name=f"c3d-staging-{number}", daemon=True)
+            for number in range(n_threads)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -229,7 +232,8 @@ class Staging:
         if source.address is None:
             self._copy_member(source, path)
             return
-        size = -1 if source.offset is not None else source.size_bytes  # a member's is not the archive's
+        # -1, unknown: a member's size is not the archive's, and 0 is that of what could not be examined.
+        size = -1 if source.offset is not None else source.size_bytes or -1
         stored = StoredObject(source.address, size, source.mtime_ns, source.etag)
         n_bytes = None if source.offset is None else source.size_bytes
         fetch_object(stored, path, start=source.offset or 0, n_bytes=n_bytes)

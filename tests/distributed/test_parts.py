@@ -427,3 +427,25 @@ def test_options_that_do_not_go_together_are_refused(
     assert result.exit_code == 2
     assert named in result.stderr
     assert not (tmp_path / "RUN" / "run.json").exists()
+
+
+def test_a_plan_keeps_where_each_video_is(extractor: Extractor, tmp_path: Path) -> None:
+    videos = [
+        Source("a.mp4", tmp_path / "a.mp4", 1, 2),
+        Source("b.mp4", Path("s3://b/k//b.mp4"), 3, 4, "s3://b/k//b.mp4", "etag"),
+        Source("c.tar/c.mp4", tmp_path / "c.tar", 5, 6, offset=512),
+        Source("d.tar/d.mp4", Path("s3://b/d.tar"), 7, 8, "s3://b/d.tar", "etag", 1024),
+        Source("e.tar", tmp_path / "e.tar", 9, 10, error="the archive is cut off"),
+    ]
+    plan = plan_run(tmp_path / "RUN", videos, extractor.identity())
+    assert plan.videos(0) == videos
+    written = [json.loads(line) for line in next(tmp_path.glob("RUN/plan*/*.jsonl")).read_text().splitlines()]
+    assert written[0] == {"name": "a.mp4", "path": str(tmp_path / "a.mp4"), "size_bytes": 1, "mtime_ns": 2}
+    assert written[3] == {
+        "name": "d.tar/d.mp4",
+        "address": "s3://b/d.tar",
+        "etag": "etag",
+        "offset": 1024,
+        "size_bytes": 7,
+        "mtime_ns": 8,
+    }

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import LENGTHS, MEAN
+from s3_server import S3, s3_server
 from tar_samples import pack, pack_folder
 
 from c3d_extract import Extractor, FeatureFile, read_report
 from c3d_extract.cli.extract import command
+from c3d_extract.distributed import MergeOptions, merge_parts, plan_run, run_part
 from c3d_extract.errors import StoreError, UsageError, VideoError
 from c3d_extract.sources import staging
+from c3d_extract.sources.find import find_videos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +160,108 @@ def test_a_full_scratch_disk_ends_the_run_and_the_next_one_goes_on(
         assert len(file) == 6
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(server: S3, videos: Path) -> Iterator[S3]:
+    """A bucket with the videos below v/, and a server without faults."""
+    server.clear()
+    for name in LENGTHS:
+        server.put(f"v/{name}", (videos / name).read_bytes())
+    server.server.requests.clear()
+    yield server
+    server.server.fault = lambda _: None
+
+
+def test_objects_have_the_features_of_the_files_for_one_get_each(
+    extractor: Extractor, reference: Path, s3: S3, tmp_path: Path, scratch: Path
+) -> None:
+    outputs: dict[str, Any] = {"output": tmp_path / "feats.h5", "clips": tmp_path / "clips.h5"}
+    outcomes = list(extractor.extract_files(["s3://videos/v"], **outputs, scratch=scratch))
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert {outcome.path for outcome in outcomes} == {f"s3://videos/v/{name}" for name in LENGTHS}
+    assert_same_features(reference, tmp_path, prefix="")
+    assert list(scratch.iterdir()) == []
+    gets = {path: n for (method, path), n in s3.server.requests.items() if method == "GET"}
+    assert gets.pop("/videos") == 1
+    assert gets == {f"/videos/v/{name}": 1 for name in LENGTHS}
+    again = extractor.extract_files(["s3://videos/v"], **outputs)
+    assert {outcome.status for outcome in again} == {"skipped"}
+
+
+def test_members_of_a_stored_archive_have_the_features_of_the_files(
+    extractor: Extractor, reference: Path, s3: S3, shard: Path, tmp_path: Path
+) -> None:
+    address = s3.put("shards/s.tar", shard.read_bytes())
+    run = extractor.extract_files([address], tmp_path / "feats.h5", clips=tmp_path / "clips.h5")
+    assert {(outcome.status, outcome.path) for outcome in run} == {("ok", address)}
+    assert_same_features(reference, tmp_path)
+
+
+def test_parts_of_stored_videos_merge_to_the_same_features(
+    extractor: Extractor, reference: Path, s3: S3, tmp_path: Path, scratch: Path
+) -> None:
+    found = find_videos(["s3://videos/v"]).videos
+    plan = plan_run(tmp_path / "RUN", found, extractor.identity(), with_clips=True, part_size=4)
+    for number in range(len(plan.parts)):
+        run_part(extractor, plan, number, scratch=scratch)
+    merge_parts(tmp_path / "RUN", tmp_path / "feats.h5", MergeOptions(clips=tmp_path / "clips.h5"))
+    assert_same_features(reference, tmp_path, prefix="")
+    assert list(scratch.iterdir()) == []
+
+
+def test_one_object_can_be_extracted_alone(extractor: Extractor, s3: S3, videos: Path) -> None:
+    features = extractor.extract("s3://videos/v/long.mp4")
+    np.testing.assert_array_equal(features.clips, extractor.extract(videos / "long.mp4").clips)
+    assert features.outcome.path == "s3://videos/v/long.mp4"
+    with pytest.raises(VideoError, match=r"^s3://videos/v/gone\.mp4: is not there"):
+        extractor.extract("s3://videos/v/gone.mp4")
+
+
+def test_objects_that_cannot_be_fetched_fail_alone_and_can_be_tried_again(
+    extractor: Extractor, s3: S3, output: Path, scratch: Path
+) -> None:
+    def fault(environ: dict[str, Any]) -> Any:
+        if (environ["REQUEST_METHOD"], environ["PATH_INFO"]) != ("GET", "/videos/v/mid.mp4"):
+            return None
+        return "403 Forbidden", [], b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+
+    s3.server.fault = fault
+    run = extractor.extract_files(["s3://videos/v"], output, scratch=scratch)
+    errors = {outcome.video: outcome.error for outcome in run if outcome.status != "ok"}
+    assert list(errors) == ["mid.mp4"]
+    assert str(errors["mid.mp4"]).startswith("access is refused")
+    s3.server.fault = lambda _: None
+    again = extractor.extract_files(["s3://videos/v"], output, scratch=scratch, retry_failed=True)
+    assert sorted(outcome.status for outcome in again) == ["ok"] + ["skipped"] * 5
+
+
+def test_a_playlist_among_objects_opens_nothing(extractor: Extractor, s3: S3, output: Path) -> None:
+    secret = f"{os.environ['AWS_ENDPOINT_URL']}/videos/secret.mp4"
+    hls = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n".encode()
+    s3.put("secret.mp4", s3.get("v/mid.mp4"))
+    for name, content in {"a.m3u8": hls, "b.mp4": f"ffconcat version 1.0\nfile {secret}\n".encode()}.items():
+        s3.put(f"lists/{name}", content)
+    outcomes = list(extractor.extract_files(["s3://videos/lists"], output))
+    assert {outcome.status for outcome in outcomes} == {"failed"}
+    assert all("a playlist or script" in (outcome.error or "") for outcome in outcomes)
+    assert not [path for _, path in s3.server.requests if "secret" in path]
+
+
+def test_leaving_the_loop_ends_what_is_being_fetched(
+    extractor: Extractor, s3: S3, output: Path, scratch: Path
+) -> None:
+    run = iter(extractor.extract_files(["s3://videos/v"], output, scratch=scratch))
+    assert next(run).status == "ok"
+    run.close()
+    assert list(scratch.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("c3d-staging")]
+
+
 def call(*words: object) -> Result:
     return CliRunner().invoke(command, list(map(str, words)), catch_exceptions=False)
 
@@ -183,6 +289,17 @@ def test_a_dry_run_lists_members_and_unpacks_nothing(
     assert [entry["video"] for entry in todo] == sorted(f"s.tar/{name}" for name in LENGTHS)
     assert {entry["path"] for entry in todo} == {str(shard)}
     assert list(scratch.iterdir()) == []
+
+
+def test_a_dry_run_shows_addresses(narrow_weights: Path, s3: S3, output: Path) -> None:
+    words = ["--weights", narrow_weights, "--mean", MEAN, "-o", output]
+    todo = json.loads(call("s3://videos/v", *words, "--dry-run", "--json").stdout)["todo"]
+    assert {entry["path"] for entry in todo} == {f"s3://videos/v/{name}" for name in LENGTHS}
+    result = call("s3://videos/v/gone.mp4", *words)
+    assert (result.exit_code, result.stderr.splitlines()[-1][:60]) == (
+        2,
+        "Error: s3://videos/v/gone.mp4: no such object, and none belo",
+    )
 
 
 def test_what_a_killed_run_left_is_removed_and_the_rest_is_done(

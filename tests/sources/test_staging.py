@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from source_samples import touch
+from staging_samples import contents, ready
 from tar_samples import pack
 
 from c3d_extract.errors import RemoteError, StoreError, UsageError
@@ -20,7 +21,7 @@ from c3d_extract.sources.find import Source, find_videos
 from c3d_extract.sources.staging import Staged, Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from c3d_extract.object_store import StoredObject
 
@@ -52,26 +53,6 @@ def serving(monkeypatch: pytest.MonkeyPatch, fetch: Callable[[str, Path, int], N
 
 def zeros(_: str, target: Path, size: int) -> None:
     target.write_bytes(bytes(size))
-
-
-def ready(stage: Staging) -> Iterator[Staged]:
-    """What is staged, without the answers that nothing is ready yet."""
-    for item in stage:
-        if item is None:
-            time.sleep(0.001)
-        else:
-            yield item
-
-
-def contents(stage: Staging) -> dict[int, bytes | str]:
-    """Read and release each video; a failed one gives its reason."""
-    found: dict[int, bytes | str] = {}
-    for task, path, error in ready(stage):
-        assert task not in found
-        found[task] = path.read_bytes() if error is None else error
-        stage.release(task)
-        assert error or not path.exists()
-    return found
 
 
 def run(sources: Sequence[Source], scratch: Path, **options: int) -> dict[int, bytes | str]:
