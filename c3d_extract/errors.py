@@ -18,6 +18,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "C3DError",
     "DecoderError",
@@ -66,9 +68,21 @@ class C3DError(Exception):
         self.hint = hint
         super().__init__(reason)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is built again from its positional arguments alone, which loses the others.
+        return _restored, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         text = self.reason if self.subject is None else f"{self.subject}: {self.reason}"
         return printable(text if self.hint is None else f"{text}; {self.hint}")
+
+
+def _restored(kind: type[C3DError], args: tuple[object, ...], state: dict[str, object]) -> C3DError:
+    """Build an error that another process sent."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class UsageError(C3DError):

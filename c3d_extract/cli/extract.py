@@ -185,6 +185,12 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     is_flag=True,
     help="With --shard: allow processors or GPUs of several models, whose last digits differ.",
 )
+@click.option(
+    "--retries",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --shard: how often a part is tried before it is done video by video.  [default: 3]",
+)
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
@@ -215,8 +221,13 @@ def command(**arguments: Any) -> None:
 def _check_shard_options(options: Options) -> None:
     if options.shard is not None and options.dry_run:
         raise UsageError("does not go with --shard", subject="--dry-run")
-    for name, given in (("--part-size", options.part_size is not None), ("--mixed", options.mixed)):
-        if given and options.shard is None:
+    given = {
+        "--part-size": options.part_size,
+        "--retries": options.retries,
+        "--mixed": options.mixed or None,
+    }
+    for name, value in given.items():
+        if value is not None and options.shard is None:
             raise UsageError("needs --shard", subject=name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Inputs",
     "Options",
+    "extractor_loader",
     "find",
     "find_inputs",
     "load_extractor",
@@ -68,6 +70,7 @@ class Options:
     part_size: int | None
     scratch: str | None
     mixed: bool
+    retries: int | None
     offline: bool
     dry_run: bool
     as_json: bool
@@ -151,25 +154,30 @@ def find_inputs(options: Options, inputs: Inputs, *, exclude: Sequence[Path] = (
     return found
 
 
-def load_extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar) -> Extractor:
-    """Load the checkpoint, fetching it where it is not here, and choose device, precision and workers."""
+def extractor_loader(options: Options, settings: ExtractSettings) -> partial[Extractor]:
+    """Return what loads the checkpoint and chooses device, precision and workers; picklable."""
     from c3d_extract.pipeline import Extractor
 
+    return partial(
+        Extractor.from_weights,
+        options.weights,
+        settings,
+        mean=options.mean,
+        pool5=options.pool5,
+        colour=options.colour,
+        offline=options.offline,
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        timeout_seconds=options.timeout,
+    )
+
+
+def load_extractor(options: Options, settings: ExtractSettings, fetch_bar: FetchBar) -> Extractor:
+    """Load an Extractor, fetching its checkpoint where it is not here."""
     try:
-        return Extractor.from_weights(
-            options.weights,
-            settings,
-            mean=options.mean,
-            pool5=options.pool5,
-            colour=options.colour,
-            offline=options.offline,
-            fetch_progress=fetch_bar,
-            device=options.device,
-            precision=options.precision,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            timeout_seconds=options.timeout,
-        )
+        return extractor_loader(options, settings)(fetch_progress=fetch_bar)
     except FetchError as error:
         error.hint = f"{error.hint}; to try the tool without a download: --weights motion-mini"
         raise

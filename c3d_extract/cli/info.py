@@ -110,6 +110,8 @@ def _headline_of_run(facts: dict[str, Any]) -> dict[str, Any]:
         "videos": f"{facts['n_videos_done']:,} of {facts['n_videos']:,} done"
         + (f": {statuses}" if statuses else ""),
     }
+    for number, reason in list(facts["parts_failed"].items())[:N_PARTS_SHOWN]:
+        lines[f"given up: {number}"] = reason
     if missing and facts["videos_per_second"]:
         lines["rate"] = f"{facts['videos_per_second']:.1f} videos/s, {facts['seconds_left']:,.0f} s left"
     return lines

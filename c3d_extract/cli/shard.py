@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.cli.common import EXIT_SOME_FAILED, note
-from c3d_extract.cli.extract_options import find_inputs, load_extractor
+from c3d_extract.cli.extract_options import extractor_loader, find_inputs, load_extractor
 from c3d_extract.errors import LockedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from c3d_extract.cli.extract_options import Inputs, Options
     from c3d_extract.cli.progress import RunBar
+    from c3d_extract.distributed.part import PartResult
     from c3d_extract.distributed.plan import Plan
     from c3d_extract.pipeline import Extractor
     from c3d_extract.settings import ExtractSettings
@@ -103,27 +105,44 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
             share = f"{len(numbers)} of {len(plan.parts)} parts"
             note(f"Shard {shard.number} of {shard.n_shards}: {share} in {folder}")
         with RunBar(quiet=options.quiet) as run_bar:
-            n_failed = sum(_run_part(options, extractor, plan, number, run_bar) for number in numbers)
-    return EXIT_SOME_FAILED if n_failed else 0
+            attempt = _attempt(options, settings, extractor, plan)
+            results = [_run_part(attempt, plan, number, run_bar) for number in numbers]
+    return EXIT_SOME_FAILED if not all(results) else 0
 
 
-def _run_part(options: Options, extractor: Extractor, plan: Plan, number: int, bar: RunBar) -> int:
-    """Run one part and print its result; return how many of its videos failed."""
-    from c3d_extract.distributed.part import run_part
+def _attempt(
+    options: Options, settings: ExtractSettings, extractor: Extractor, plan: Plan
+) -> Callable[..., PartResult]:
+    """Return what does a part of the plan, given its number, as these options say."""
+    from c3d_extract.distributed.attempts import DEADLINE_SECONDS, RETRIES, attempt_part
 
-    scratch = Path(options.scratch or tempfile.gettempdir())
+    return partial(
+        attempt_part,
+        extractor,
+        extractor_loader(_as_planned(options, plan), settings),
+        plan,
+        scratch=Path(options.scratch or tempfile.gettempdir()),
+        retries=RETRIES if options.retries is None else options.retries,
+        deadline_seconds=max(DEADLINE_SECONDS, 10 * options.timeout),
+    )
+
+
+def _run_part(attempt: Callable[..., PartResult], plan: Plan, number: int, bar: RunBar) -> bool:
+    """Do one part and print its result; return whether every video of it could be read."""
     try:
-        result = run_part(extractor, plan, number, scratch=scratch, progress=bar.update)
+        result = attempt(number, progress=bar.update)
     except LockedError:
         bar.say(f"part {number}: another process on this machine is working on it")
-        return 0
+        return True
     if result.was_done:
         bar.say(f"part {number}: done before")
+    elif result.given_up:
+        bar.say(f"part {number}: given up: {result.given_up}", "red")
     else:
         report, output = map(plan.folder.address, (plan.report(number), plan.output(number)))
         failed = f", {result.n_failed} failed (see {report})" if result.n_failed else ""
         bar.say(f"part {number}: {result.n_videos} videos{failed} → {output}")
-    return result.n_failed
+    return not (result.n_failed or result.given_up)
 
 
 def _refuse_merged(options: Options) -> None:

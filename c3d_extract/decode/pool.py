@@ -21,7 +21,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import signal
 import threading
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from c3d_extract.decode.base import NOT_READY_SECONDS, FramesDecoded, VideoFailed, VideoRead
-from c3d_extract.decode.process import DecoderProcess
+from c3d_extract.decode.process import DecoderProcess, how_it_ended
 from c3d_extract.decode.self_check import unusable_error
 from c3d_extract.decode.shared_memory import SlotMemory, anonymous_file
 from c3d_extract.decode.worker import SLOT_FREE, STOP, Ready, SlotFilled
@@ -117,12 +116,7 @@ class _Worker:
     def exit_reason(self) -> str:
         """Return why the process ended, from its exit code."""
         self.process.join(timeout=1.0)
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            memory = " (out of memory, or killed by hand)" if name == "SIGKILL" else ""
-            return f"decoder crashed: {name}{memory}"
-        return f"decoder crashed: exit code {code}"
+        return f"decoder crashed: {how_it_ended(self.process.exitcode)}"
 
 
 class DecodePool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
-__all__ = ["DecoderProcess", "end_with_parent", "may_start_processes"]
+__all__ = ["DecoderProcess", "end_with_parent", "how_it_ended", "may_start_processes"]
 
 _START_COMMAND = (
     "import sys; sys.path[:] = sys.argv[4:]; "
@@ -115,3 +115,11 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    """Return how a process ended, from its exit code: -N after the signal N."""
+    if exit_code is None or exit_code >= 0:
+        return f"exit code {exit_code}"
+    name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else f"signal {-exit_code}"
+    return name + (" (out of memory, or killed by hand)" if name == "SIGKILL" else "")

@@ -1,9 +1,12 @@
 """Runs in parts, for several processes and machines, by any scheduler.
 
-plan.py    which videos each part has; written once
-part.py    one part: extracted on scratch, committed with one rename
-merge.py   parts to one output
-status.py  how far a run has come
+plan.py      which videos each part has; written once
+part.py      one part: extracted on scratch, committed with one rename
+attempts.py  a part that may fail: tried again, then video by video, then given up
+by_video.py  a part done video by video, in a process of its own (child.py)
+failed.py    the parts that were given up
+merge.py     parts to one output
+status.py    how far a run has come
 
 Another scheduler needs three calls::
 

@@ -21,18 +21,24 @@ if TYPE_CHECKING:
     from c3d_extract.distributed.plan import Plan
     from c3d_extract.output import Summary
     from c3d_extract.pipeline import Extractor, Progress
+    from c3d_extract.pipeline.run import RunOptions
     from c3d_extract.strict_json import JSON
 
 __all__ = ["PartResult", "numbers_of_shard", "run_part"]
 
 
 class PartResult(NamedTuple):
-    """The result of a part; ``was_done`` where it was committed before, and nothing was counted."""
+    """The result of a part.
+
+    ``was_done`` where it was committed before, and nothing was counted; ``given_up`` says why it was not
+    committed, whatever was tried.
+    """
 
     number: int
     was_done: bool
     n_videos: int
     n_failed: int
+    given_up: str | None = None
 
 
 def numbers_of_shard(plan: Plan, index: int, n_shards: int) -> list[int]:
@@ -55,6 +61,7 @@ def run_part(
     *,
     scratch: Path,
     progress: Callable[[Progress], None] | None = None,
+    options: RunOptions | None = None,
 ) -> PartResult:
     """Extract a part, unless it is done, and commit it.
 
@@ -68,6 +75,8 @@ def run_part(
         A folder on a local disk. An interrupted part is resumed there, where the folder is still there.
     progress
         Called after every batch and every video.
+    options
+        Of the part's run: ``refused`` and ``at_video``.
 
     Raises
     ------
@@ -83,14 +92,14 @@ def run_part(
         return PartResult(number, was_done=True, n_videos=plan.parts[number].n_videos, n_failed=0)
     folder = scratch / plan.scratch_name(number)
     own = OutputPaths(folder / "part.h5", folder / "clips.h5" if plan.with_clips else None)
-    extraction = extractor.extract_found(
-        Found(plan.videos(number)),
-        own.features,
-        clips=own.clips,
-        progress=progress,
-        durable=False,
-        scratch=scratch,
-    )
+    run: RunOptions = {
+        **(options or {}),
+        "clips": own.clips,
+        "progress": progress,
+        "durable": False,
+        "scratch": scratch,
+    }
+    extraction = extractor.extract_found(Found(plan.videos(number)), own.features, **run)
     for _ in extraction:
         pass
     if extraction.summary is None:

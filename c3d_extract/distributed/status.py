@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from c3d_extract.distributed.failed import read_failed
 from c3d_extract.distributed.plan import read_plan
 from c3d_extract.errors import StoreError
 from c3d_extract.output import read_report
@@ -20,6 +21,7 @@ __all__ = ["describe_run"]
 def describe_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what is known of a run, as plain values.
 
+    ``parts_failed`` are those of ``parts_missing`` that were given up, and why.
     ``videos_per_second`` and ``seconds_left`` are estimated from the times of the parts' files, None before
     two parts are done.
 
@@ -49,6 +51,7 @@ def describe_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
         "n_parts": len(numbers),
         "n_parts_done": len(done),
         "parts_missing": missing,
+        "parts_failed": {part.number: part.reasons[-1] for part in read_failed(plan)},
         "n_videos": n_videos,
         "n_videos_done": n_done,
         "statuses": dict(statuses),

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from c3d_extract.compute.batch_size import rounding_factors
 from c3d_extract.errors import VideoError
 from c3d_extract.pipeline.results import Outcome, Progress, outcome_of
-from c3d_extract.pipeline.stream import ClipFeatures
+from c3d_extract.pipeline.stream import ClipFeatures, FinishedVideo, failed_row
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from c3d_extract.output import RunStore, Summary, VideoRow
     from c3d_extract.output.pca_basis import PcaBasis
-    from c3d_extract.pipeline.stream import FinishedVideo, Stream
+    from c3d_extract.pipeline.stream import Stream
     from c3d_extract.sources.find import Found
     from c3d_extract.sources.source import Source
 
@@ -46,6 +46,11 @@ class RunOptions(TypedDict, total=False):
     scratch
         Where objects and members of archives are put while they are decoded, instead of the system's
         temporary folder.
+    refused
+        Name → reason of videos that fail without being read.
+    at_video
+        Read the videos one at a time; called with the name of each before it is read, and with None after the
+        last: so that a video which ends the process is known afterwards.
     """
 
     clips: str | os.PathLike[str] | None
@@ -56,6 +61,8 @@ class RunOptions(TypedDict, total=False):
     progress: Callable[[Progress], None] | None
     durable: bool
     scratch: str | os.PathLike[str] | None
+    refused: Mapping[str, str]
+    at_video: Callable[[str | None], None] | None
 
 
 class Extraction:
@@ -104,6 +111,8 @@ class Extraction:
         self._with_clips = options.get("clips") is not None
         self._on_error = options.get("on_error", "skip")
         self._report_progress = options.get("progress") or (lambda _: None)
+        self._refused = options.get("refused") or {}
+        self._at_video = options.get("at_video")
         unlike = _unlike_before(self.output.name, store.versions_before, store.identity.versions)
         self.warnings: tuple[str, ...] = (*store.warnings, *unlike)
 
@@ -124,12 +133,17 @@ class Extraction:
             if status is not None:
                 yield self._skip(source, status)
                 continue
+            if source.name in self._refused:
+                yield self._commit(FinishedVideo(source, failed_row(source, self._refused[source.name])))
+                continue
             todo.append(source)
             changed = self._store.has_changed(source.name, source.size_bytes, source.mtime_ns)
             self.progress.n_changed += changed
         self.progress.n_bytes = sum(source.size_bytes for source in todo)
         self.progress.started = time.monotonic()
-        if todo:
+        if self._at_video is not None:
+            yield from self._finish_in_turn(todo, self._at_video)
+        elif todo:
             yield from self._finish_each(todo)
 
     def _skip(self, source: Source, status: str) -> Outcome:
@@ -137,6 +151,14 @@ class Extraction:
         self.progress.n_failed += status == "failed"
         self.progress.n_partial += status == "partial"
         return Outcome(source.name, source.location, "skipped", f"{status} in an earlier run")
+
+    def _finish_in_turn(
+        self, todo: list[Source], at_video: Callable[[str | None], None]
+    ) -> Iterator[Outcome]:
+        for source in todo:
+            at_video(source.name)
+            yield from self._finish_each([source])
+        at_video(None)
 
     def _finish_each(self, todo: list[Source]) -> Iterator[Outcome]:
         with self._new_stream(todo, self.progress) as stream:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from c3d_extract.sources.source import Source
     from c3d_extract.sources.staging import Staged
 
-__all__ = ["ClipFeatures", "FinishedVideo", "Stream", "StreamParts"]
+__all__ = ["ClipFeatures", "FinishedVideo", "Stream", "StreamParts", "failed_row"]
 
 LayerRows = dict[str, "NDArray[np.float32]"]
 """Layer → float32 (N, D)."""
@@ -176,10 +176,10 @@ class Stream:
     def _row(self, source: Source, end: VideoEnd) -> VideoRow:
         found = self._videos.pop(end.event.task, None) or _VideoSum()
         if isinstance(end.event, VideoFailed):
-            return _failed(source, end.event, end.event.reason, None)
+            return failed_row(source, end.event.reason, end.event.seconds)
         error = self._error(found, end, end.event.trouble)
         if error is not None:
-            return _failed(source, end.event, error, end.event.info)
+            return failed_row(source, error, end.event.seconds, end.event.info)
         return _read(source, end.event, found, end.n_frames)
 
     def _error(self, found: _VideoSum, end: VideoEnd, trouble: str | None) -> str | None:
@@ -263,12 +263,13 @@ def _not_finite(features: LayerRows) -> dict[int, list[str]]:
     return found
 
 
-def _failed(source: Source, event: VideoRead | VideoFailed, error: str, info: VideoInfo | None) -> VideoRow:
+def failed_row(source: Source, error: str, seconds: float = 0.0, info: VideoInfo | None = None) -> VideoRow:
+    """Return the row of a video that failed; ``seconds`` were spent on it."""
     return VideoRow(
         video=source.name,
         status="failed",
         error=error,
-        seconds=event.seconds,
+        seconds=seconds,
         features={},
         n_clips=0,
         n_frames=0,
