@@ -33,7 +33,9 @@ def load(weights: str, faults: dict[str, str] | None = None, **run: Any) -> Extr
     stream = extractor._stream
 
     @contextlib.contextmanager
-    def faulty(sources: Sequence[Source], progress: Progress, scratch: Path | None) -> Iterator[Stream]:
+    def faulty(
+        sources: Sequence[Source], progress: Progress, scratch: Path | None = None
+    ) -> Iterator[Stream]:
         for source in sources:
             commit_fault(faults.get(source.name))
         with stream(sources, progress, scratch) as real:

@@ -27,6 +27,7 @@ OWNERS = {
     "click": {"cli"},
     "rich": {"cli"},
     "PIL": {"decode"},
+    "ray": {"distributed"},
 }
 """Library → the folders, or modules of the root, that may import it."""
 

@@ -173,23 +173,33 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     help="Do every N-th part of a run that N processes share; -o is then a folder, for c3d-tools merge. env "
     "reads Slurm, Kubernetes or torchrun. With --clips each part has its clips.",
 )
-@click.option("--part-size", type=int, metavar="N", help="With --shard: videos of a part.  [default: 4096]")
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[ADDRESS]",
+    help="Do a run in parts on a Ray cluster: that of --ray=ADDRESS, of RAY_ADDRESS or of this machine; else "
+    "one that is started here.",
+)
+@click.option(
+    "--part-size", type=int, metavar="N", help="With --shard or --ray: videos of a part.  [default: 4096]"
+)
 @click.option(
     "--scratch",
     metavar="DIR",
-    help="Where remote videos and those in archives are put while they are decoded, and with --shard the "
+    help="Where remote videos and those in archives are put while they are decoded, and with --shard or --ray "
     "parts are worked on.  [default: the temporary folder]",
 )
 @click.option(
     "--mixed",
     is_flag=True,
-    help="With --shard: allow processors or GPUs of several models, whose last digits differ.",
+    help="With --shard or --ray: allow processors or GPUs of several models, whose last digits differ.",
 )
 @click.option(
     "--retries",
     type=click.IntRange(min=1),
     metavar="N",
-    help="With --shard: how often a part is tried before it is done video by video.  [default: 3]",
+    help="With --shard or --ray: how often a part is tried before it is done video by video.  [default: 3]",
 )
 @offline_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -206,7 +216,7 @@ def command(**arguments: Any) -> None:
     """
     options = Options(**arguments)
     inputs, settings = read_inputs(options), settings_of(options)
-    _check_shard_options(options)
+    _check_parts_options(options)
     if options.dry_run:
         dry_run(options, settings, inputs)
         return
@@ -215,20 +225,27 @@ def command(**arguments: Any) -> None:
         from c3d_extract.cli.shard import run_shard
 
         sys.exit(run_shard(options, settings, inputs))
+    if options.ray is not None:
+        from c3d_extract.cli.ray import run_ray
+
+        sys.exit(run_ray(options, settings, inputs))
     sys.exit(_extract(options, settings, inputs))
 
 
-def _check_shard_options(options: Options) -> None:
-    if options.shard is not None and options.dry_run:
-        raise UsageError("does not go with --shard", subject="--dry-run")
+def _check_parts_options(options: Options) -> None:
+    """Refuse what belongs to a run in parts alone, and what does not go with one."""
+    in_parts = [name for name in ("shard", "ray") if getattr(options, name) is not None]
+    for name, is_given in (("--dry-run", options.dry_run), ("--ray", len(in_parts) == 2)):
+        if in_parts and is_given:
+            raise UsageError(f"does not go with --{in_parts[0]}", subject=name)
     given = {
         "--part-size": options.part_size,
         "--retries": options.retries,
         "--mixed": options.mixed or None,
     }
     for name, value in given.items():
-        if value is not None and options.shard is None:
-            raise UsageError("needs --shard", subject=name)
+        if value is not None and not in_parts:
+            raise UsageError("needs --shard or --ray", subject=name)
 
 
 def _interrupt_on_sigterm() -> None:

@@ -67,6 +67,7 @@ class Options:
     frame_folders: bool
     follow_links: bool
     shard: str | None
+    ray: str | None
     part_size: int | None
     scratch: str | None
     mixed: bool

@@ -48,10 +48,12 @@ def rates(counts: Counts) -> str:
 
 class _Rates(ProgressColumn):
     counts: Counts | None = None
+    parts = ""
 
     def render(self, task: object) -> Text:
         del task
-        return Text("starting" if self.counts is None or not self.counts.n_clips else rates(self.counts))
+        starting = self.counts is None or not self.counts.n_clips
+        return Text(self.parts + ("starting" if self.counts is None or starting else rates(self.counts)))
 
 
 class RunBar:
@@ -85,17 +87,17 @@ class RunBar:
         if not self._quiet:
             self.console.print(Text(printable(line), style=style))
 
-    def update(self, counts: Counts) -> None:
-        """Take new counts."""
+    def update(self, counts: Counts, parts: str = "") -> None:
+        """Take new counts; ``parts`` says how many parts of a run are done."""
         done = counts.n_skipped + counts.n_finished
         if self._live:
-            self._rates.counts = counts
+            self._rates.counts, self._rates.parts = counts, parts
             if self._task is None:
                 self._task = self._bar.add_task("videos", total=counts.n_videos)
             self._bar.update(self._task, completed=done)
         elif not self._quiet and time.monotonic() - self._last_line > _PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(Text(f"{done}/{counts.n_videos} videos, {rates(counts)}"))
+            self.console.print(Text(f"{done}/{counts.n_videos} videos, {parts}{rates(counts)}"))
 
 
 class FetchBar:

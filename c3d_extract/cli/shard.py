@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from c3d_extract.pipeline import Extractor
     from c3d_extract.settings import ExtractSettings
 
-__all__ = ["Shard", "read_shard", "run_shard"]
+__all__ = ["Shard", "as_planned", "read_shard", "refuse_merged", "run_shard"]
 
 
 class Shard(NamedTuple):
@@ -83,12 +83,12 @@ def run_shard(options: Options, settings: ExtractSettings, inputs: Inputs) -> in
     from c3d_extract.distributed.run_folder import open_run_folder
 
     shard = read_shard(options.shard or "")
-    _refuse_merged(options)
+    refuse_merged(options)
     folder = open_run_folder(options.output)
     plan = read_plan(folder)
     found = None if plan else find_inputs(options, inputs)
     if plan is not None:
-        options = _as_planned(options, plan)
+        options = as_planned(options, plan)
     with FetchBar(quiet=options.quiet) as bar, load_extractor(options, settings, bar) as extractor:
         videos = found.videos if found else []
         with_clips = options.clips is not None
@@ -119,7 +119,7 @@ def _attempt(
     return partial(
         attempt_part,
         extractor,
-        extractor_loader(_as_planned(options, plan), settings),
+        extractor_loader(as_planned(options, plan), settings),
         plan,
         scratch=Path(options.scratch or tempfile.gettempdir()),
         retries=RETRIES if options.retries is None else options.retries,
@@ -145,7 +145,7 @@ def _run_part(attempt: Callable[..., PartResult], plan: Plan, number: int, bar: 
     return not (result.n_failed or result.given_up)
 
 
-def _refuse_merged(options: Options) -> None:
+def refuse_merged(options: Options) -> None:
     """Refuse what depends on all videos, or on one output file."""
     given = {"--l2": options.l2, "--pca": options.pca, "--pca-from": options.pca_from}
     for option, value in given.items():
@@ -155,10 +155,10 @@ def _refuse_merged(options: Options) -> None:
     for option, given_now in (("--overwrite", options.overwrite), ("--retry-failed", options.retry_failed)):
         if given_now:
             hint = "delete the parts that are to be done again from RUN/parts/"
-            raise UsageError("does not go with --shard", subject=option, hint=hint)
+            raise UsageError("does not go with a run in parts", subject=option, hint=hint)
 
 
-def _as_planned(options: Options, plan: Plan) -> Options:
+def as_planned(options: Options, plan: Plan) -> Options:
     """Return the options with the precision and the batch size that the plan settled, where none is given."""
     planned, size = plan.identity.settings["precision"], plan.identity.versions.get("batch_size", "")
     precision = planned if options.precision == "auto" else options.precision

@@ -5,6 +5,8 @@ part.py      one part: extracted on scratch, committed with one rename
 attempts.py  a part that may fail: tried again, then video by video, then given up
 by_video.py  a part done video by video, in a process of its own (child.py)
 failed.py    the parts that were given up
+driver.py    gives parts to a cluster, and tries again what fails; knows no engine
+ray.py       a cluster of Ray
 merge.py     parts to one output
 status.py    how far a run has come
 

@@ -373,14 +373,18 @@ def _one_thread_after_fork() -> None:
         os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
-def suitable_workers(device_type: str) -> int:
-    """Return how many decoder processes a device wants; 0 where this process may not have any."""
+def suitable_workers(device_type: str, cores: int | None = None) -> int:
+    """Return how many decoder processes a device wants; 0 where this process may not have any.
+
+    ``cores`` are those that the device and they may use, where these are not this process's share.
+    """
     # On a CPU the network needs every core: one decoder (thousands of frames per second) feeds it many
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
     if not may_start_processes():
         return 0
-    # torchrun says how many processes it started on this machine; they share the cores.
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    if cores is None:
+        # torchrun says how many processes it started on this machine; they share the cores.
+        cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
     return max(1, cores // 8) if device_type == "cpu" else max(1, cores - 1)
 
 

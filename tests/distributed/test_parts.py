@@ -413,9 +413,9 @@ def test_from_the_command_line_three_shards_and_a_merge(
     [
         (["--shard", "0/2", "--pca", "3"], "--pca: is applied when the parts are merged"),
         (["--shard", "0/2", "--l2"], "--l2: is applied when the parts are merged"),
-        (["--shard", "0/2", "--overwrite"], "--overwrite: does not go with --shard"),
+        (["--shard", "0/2", "--overwrite"], "--overwrite: does not go with a run in parts"),
         (["--shard", "0/2", "--dry-run"], "--dry-run: does not go with --shard"),
-        (["--part-size", "3"], "--part-size: needs --shard"),
+        (["--part-size", "3"], "--part-size: needs --shard or --ray"),
         (["--shard", "0/2", "--part-size", "0"], "--part-size: must be at least 1"),
     ],
 )
