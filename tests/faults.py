@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 def load(weights: str, faults: dict[str, str] | None = None, **run: Any) -> Extractor:
     """Make an Extractor that does ``faults[name]`` when it begins to read the video of that name.
 
-    SIGKILL and SIGSTOP are sent to its own process; ``raise`` raises a RuntimeError. ``once:PATH:FAULT``
-    does so where the file is missing, and makes it. The name ``*`` is the loading itself.
+    SIGKILL and SIGSTOP are sent to its own process; ``raise`` raises a RuntimeError; ``sleep`` does not end.
+    ``once:PATH:FAULT`` does so where the file is missing, and writes its process number there. The name ``*``
+    is the loading itself.
     """
     faults = faults or {}
     commit_fault(faults.get("*"))
@@ -52,7 +54,9 @@ def commit_fault(fault: str | None) -> None:
         _, path, fault = fault.split(":")
         if Path(path).exists():
             return
-        Path(path).touch()
+        Path(path).write_text(str(os.getpid()))
     if fault == "raise":
         raise RuntimeError("injected")
+    if fault == "sleep":
+        time.sleep(3600)
     os.kill(os.getpid(), signal.Signals[fault])

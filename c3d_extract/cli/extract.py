@@ -187,8 +187,8 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option(
     "--scratch",
     metavar="DIR",
-    help="Where remote videos and those in archives are put while they are decoded, and with --shard or --ray "
-    "parts are worked on.  [default: the temporary folder]",
+    help="Where remote videos and those in archives are put while they are decoded, and with --shard or "
+    "--ray the parts are worked on.  [default: the temporary folder]",
 )
 @click.option(
     "--mixed",

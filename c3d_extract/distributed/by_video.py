@@ -234,25 +234,34 @@ def _work(request: _Request, pipe: Connection) -> PartResult:
         if video is not None:
             pipe.send(video)
 
+    reports = _Reports(pipe)
     with request.load() as extractor:
-        return run_part(
+        result = run_part(
             extractor,
             request.plan,
             request.number,
             scratch=request.scratch,
-            progress=at_intervals(pipe.send, _REPORT_SECONDS),
+            progress=reports.take,
             options={"refused": request.refused, "at_video": at_video},
         )
+    reports.send()  # the last counts
+    return result
 
 
-def at_intervals(report: Callable[[Progress], None], seconds: float) -> Callable[[Progress], None]:
-    """Return a function that passes on what it is given, at most every so many seconds."""
-    last = -math.inf
+class _Reports:
+    """Sends counts to the parent, not after every batch."""
 
-    def take(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            report(progress)
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._latest: Progress | None = None
+        self._sent = -math.inf
 
-    return take
+    def take(self, progress: Progress) -> None:
+        self._latest = progress
+        if time.monotonic() - self._sent >= _REPORT_SECONDS:
+            self.send()
+
+    def send(self) -> None:
+        if self._latest is not None:
+            self._pipe.send(self._latest)
+            self._sent = time.monotonic()
