@@ -14,6 +14,7 @@ import pickle
 import platform
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "RayCluster", "Share", "connect"]
 
 _REPORT_SECONDS = 2.0
+_REACH_SECONDS = 10.0
 _IDLE_SECONDS = 60.0  # between lines that say what is waited for
 # The worker of a driver that was killed may hold a part for a moment, until Ray has ended it.
 _LOCKED_SECONDS = 60.0
@@ -99,7 +101,7 @@ def connect(address: str) -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)  # which Ray replaces
     try:
         _start(ray, address, options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = f"no cluster can be reached ({_first_line(error)})"
         raise DeviceError(reason, subject=f"--ray {address}", hint="see `ray status`") from error
     if threading.current_thread() is threading.main_thread():
@@ -120,6 +122,7 @@ def _ray() -> Any:
 
 
 def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
+    _check_reachable(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
     try:
         ray.init(address=address, **options)
     except ConnectionError:
@@ -127,6 +130,13 @@ def _start(ray: Any, address: str, options: dict[str, Any]) -> None:
             raise
         # On this machine alone: the ports of Ray run code for whoever reaches them.
         ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, **options)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError at once where nothing listens at HOST:PORT; Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
 
 
 class RayCluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_without_ray_the_command_that_installs_it_is_named(
     result = CliRunner().invoke(extract, [str(videos), "-o", str(tmp_path / "RUN"), "--ray"])
     assert result.exit_code == 2
     assert "Ray is not installed; pip install 'c3d-extract[ray]'" in result.stderr
+
+
+def test_an_address_where_nothing_listens_is_named_at_once(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    for given in (f"--ray={address}", "--ray"):
+        result = CliRunner().invoke(extract, [str(videos), "-o", str(tmp_path / "RUN"), given])
+        assert result.exit_code == 1
+        assert "no cluster can be reached (" in result.stderr
+        assert "Connection refused" in result.stderr
 
 
 @pytest.mark.parametrize(
