@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from c3d_extract.output.lock import has_locks, partial_path
 
 __all__ = ["OutputPaths"]
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # what Path leaves of ``s3://``
 _KINDS: dict[int | None, str] = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -81,6 +83,8 @@ class OutputPaths:
 
         No file is opened: opening a FIFO would block.
         """
+        for path in filter(None, (self.features, self.clips)):
+            _check_local(path)
         if len({os.path.realpath(path) for path in self.every}) < len(self.every):
             raise UsageError("--clips needs a file of its own", subject=self.clips, hint="name another")
         other = self._same_report
@@ -117,6 +121,14 @@ def _followed(path: Path) -> Path:
     if not path.name:  # the current folder, or the root
         raise StoreError("is a folder", subject=path, hint="name a file")
     return Path(os.path.realpath(path)) if path.is_symlink() else path  # resolve() raises on a link cycle
+
+
+def _check_local(path: Path) -> None:
+    """Raise where a path was an address: files are extended and locked, which object stores cannot do."""
+    first = path.parts[0] if path.parts else ""
+    if _SCHEME.fullmatch(first) and not Path(first).exists():
+        hint = "write to a disk and copy it; -o RUN --shard 0/1 keeps a run in parts there"
+        raise UsageError("an output file cannot be in an object store", subject=path, hint=hint)
 
 
 def _kind(path: Path) -> int | None:

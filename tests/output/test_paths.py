@@ -100,3 +100,14 @@ def test_a_device_and_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "a", identity())
     with pytest.raises(StoreError, match="is a folder"):
         open_store(Path(), identity())
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/feats.h5", "https://host/feats.h5"])
+def test_an_address_is_refused_and_makes_no_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for paths in (OutputPaths(Path(address)), OutputPaths(Path("feats.h5"), Path(address))):
+        with pytest.raises(UsageError, match="cannot be in an object store"):
+            paths.check()
+    assert list(tmp_path.iterdir()) == []
