@@ -18,6 +18,7 @@ CASES = Path(__file__).with_name("ray_cases.py")
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # each case in it has a limit of its own
 def test_on_real_nodes(tmp_path: Path) -> None:
     # Ray listens on all interfaces, and its ports run code for whoever reaches them.
     isolated = 'ip link set lo up && exec "$0" -m pytest -m ray -n 0 -p no:cacheprovider --timeout 120 "$@"'
