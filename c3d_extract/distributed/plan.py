@@ -119,7 +119,7 @@ class Plan:
         was, now = self.identity.versions, identity.versions
         if not self.mixed and rounding_factors(was) != rounding_factors(now):
             devices = (f"{each.get('device')} in batches of {each.get('batch_size')}" for each in (was, now))
-            differences.append(" → ".join(devices))
+            differences.append(f"{' → '.join(devices)}; a run planned with --mixed allows it")
         if with_clips != self.with_clips:
             differences.append(f"clips: {self.with_clips} → {with_clips}")
         if differences:
