@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from c3d_extract.errors import RemoteError, UsageError
 
@@ -27,6 +27,7 @@ __all__ = [
     "create_object",
     "fetch_object",
     "is_address",
+    "is_signed",
     "list_objects",
     "open_object",
     "read_object",
@@ -40,6 +41,8 @@ T = TypeVar("T")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a drive
 # Others of fsspec's schemes read local files, or unpack what they read.
 _SCHEMES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hdfs"}
+_CONTAINER_AT_ACCOUNT = {"az", "abfs", "abfss"}  # Azure's addresses: abfs://container@account.dfs…/path
+_SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}  # S3, GCS, CloudFront, Azure
 _TRIES = 4  # on top of those of the store's own library
 _FIRST_PAUSE_SECONDS = 0.5
 _CHUNK = 1 << 26  # bytes that are held in memory while part of an object is fetched
@@ -71,6 +74,11 @@ class StoredObject(NamedTuple):
 def is_address(text: str | os.PathLike[str]) -> bool:
     """Return whether a text is an address such as ``s3://bucket/key``, and no local path."""
     return isinstance(text, str) and _ADDRESS.match(text) is not None
+
+
+def is_signed(address: str) -> bool:
+    """Return whether an address holds a signature, which lets whoever reads it fetch the file."""
+    return not _SIGNATURES.isdisjoint(key.lower() for key, _ in parse_qsl(urlsplit(address).query))
 
 
 def list_objects(prefix: str, *, begins: str = "") -> Iterator[StoredObject]:
@@ -237,7 +245,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
     scheme = address.partition("://")[0].lower()
     if scheme not in _SCHEMES or "::" in address:
         raise UsageError(f"addresses begin with one of {', '.join(sorted(_SCHEMES))}", subject=address)
-    if urlsplit(address).username is not None:
+    if urlsplit(address).username is not None and scheme not in _CONTAINER_AT_ACCOUNT:
         hint = "set them in the environment, as the store's own tools read them"
         raise UsageError("an address must not hold credentials", subject=_without_user(address), hint=hint)
     # Listings would be kept for ever, also those from before this run wrote something.

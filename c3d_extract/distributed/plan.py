@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from c3d_extract.compute.batch_size import rounding_factors
 from c3d_extract.distributed.run_folder import open_run_folder
 from c3d_extract.errors import MismatchError, StoreError, UsageError
+from c3d_extract.object_store import is_signed
 from c3d_extract.output import RunIdentity
 from c3d_extract.sources.find import Source
 from c3d_extract.strict_json import parse_json
@@ -183,6 +184,7 @@ def plan_run(
         raise UsageError(f"must be at least 1, not {part_size}", subject="--part-size")
     place = _opened(folder)
     found = read_plan(place)
+    _check_unsigned(videos)
     while found is None:
         parts = [b"".join(map(_line, part)) for part in _cut(videos, part_size, max_part_bytes)]
         planned = _described(place, place.place_plan(parts), identity, with_clips=with_clips, mixed=mixed)
@@ -194,6 +196,14 @@ def plan_run(
         reason = "was planned for devices of one model"
         raise StoreError(reason, subject=place.address("run.json"), hint="take another folder for --mixed")
     return found
+
+
+def _check_unsigned(videos: Sequence[Source]) -> None:
+    """Raise UsageError where an address holds a credential: plans are shared."""
+    for video in videos:
+        if video.address is not None and is_signed(video.address):
+            reason = "a signed address is a credential, which no plan may hold"
+            raise UsageError(reason, subject=video.name, hint="name the object, and set credentials instead")
 
 
 def read_plan(folder: str | os.PathLike[str] | RunFolder) -> Plan | None:

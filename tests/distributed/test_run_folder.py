@@ -22,8 +22,9 @@ from c3d_extract.distributed.merge import MergeOptions, merge_parts
 from c3d_extract.distributed.part import run_part
 from c3d_extract.distributed.plan import Plan, plan_run, read_plan
 from c3d_extract.distributed.run_folder import RunFolder, open_run_folder
-from c3d_extract.errors import MismatchError, RemoteError, StoreError
+from c3d_extract.errors import MismatchError, RemoteError, StoreError, UsageError
 from c3d_extract.sources.find import find_videos
+from c3d_extract.sources.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,3 +233,12 @@ def test_from_the_command_line(s3: S3, videos: Path, narrow_weights: Path, tmp_p
     missing = run(info, ["s3://videos/NONE"])
     assert missing.exit_code == 1
     assert "holds no planned run" in missing.stderr
+
+
+def test_a_signed_address_is_kept_out_of_plans(extractor: Extractor, tmp_path: Path) -> None:
+    address = "https://127.0.0.1/a.mp4?X-Amz-Expires=60&X-Amz-Signature=0a1b"
+    video = Source("a.mp4", tmp_path, 1, 0, address=address)
+    with pytest.raises(UsageError, match="a signed address is a credential") as caught:
+        plan_run(tmp_path / "RUN", [video], extractor.identity())
+    assert "0a1b" not in str(caught.value)
+    assert not (tmp_path / "RUN").exists()
