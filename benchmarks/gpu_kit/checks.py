@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from c3d_extract.compute import network as network_module
-from c3d_extract.compute.cuda import Transfers
 from c3d_extract.compute.forward import ClipInput, input_weights
 from c3d_extract.compute.precision import DTYPES
 from c3d_extract.compute.reference import Fp32Reference
@@ -37,7 +36,7 @@ LOUD = 60  # times as much contrast as a faint clip has
 
 def fp32_on_cpu(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return fc6 by plain fp32 convolutions on the CPU, float32 (N, D)."""
-    to_input = ClipInput(checkpoint.mean, checkpoint.preprocessing.std, CPU, Transfers(CPU))
+    to_input = ClipInput(checkpoint.mean, checkpoint.preprocessing.std, CPU)
     weights = input_weights(checkpoint, LAYERS)
     return Fp32Reference(checkpoint.backbone, LAYERS, weights, to_input, CPU)(clips)["fc6"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from c3d_extract.compute.clip_frames import pieces_of
 from c3d_extract.compute.cuda import compute_on
 from c3d_extract.compute.forward import build_model, input_weights
 from c3d_extract.compute.precision import DTYPES
@@ -63,10 +64,11 @@ def submitted_rate(kit: Kit, network: Network) -> float:
     """Return clips per second with two batches under way, as in a run."""
     clips = network.new_batch()
     clips[:] = np.resize(kit.clips(kit.checkpoint, min(len(clips), kit.sizes.clips)), clips.shape)
+    batch = pieces_of(clips)
     under_way: deque[Pending] = deque()
 
     def submit() -> None:
-        under_way.append(network.submit(clips))
+        under_way.append(network.submit(batch))
         if len(under_way) > 1:
             under_way.popleft().result()
 

@@ -5,17 +5,39 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
+from c3d_extract.compute.clip_frames import FramePlan, stacked
 from c3d_extract.compute.devices import is_device_error
 from c3d_extract.compute.precision import fp32_products, temporary_flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["SentBack", "Transfers", "compute_on"]
+    from c3d_extract.compute.clip_frames import Pieces
+
+__all__ = ["SentBack", "SentClips", "Transfers", "compute_on", "page_locked"]
+
+
+@contextlib.contextmanager
+def page_locked(memory: NDArray[np.uint8]) -> Iterator[str | None]:
+    """Lock memory, so that every GPU of this process reads it by itself; yields why it cannot be, or None."""
+    address, n_bytes = memory.ctypes.data, memory.nbytes
+    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    portable = 1  # cudaHostRegisterPortable: for all contexts, not only that of the current device
+    status = cudart.cudaHostRegister(address, n_bytes, portable)
+    if int(status) != 0:
+        yield f"cudaHostRegister: {cudart.cudaGetErrorString(status)}"
+        return
+    try:
+        yield None
+    finally:
+        torch.cuda.synchronize()  # no copy may still read it
+        cudart.cudaHostUnregister(address)
 
 
 def compute_on(device: torch.device, *, tf32: bool) -> contextlib.AbstractContextManager[None]:
@@ -49,6 +71,13 @@ class SentBack(NamedTuple):
             self.event.synchronize()
 
 
+class SentClips(NamedTuple):
+    """Clips on the device, uint8 (N, L, H, W, 3); ``is_read``: whether the host's frames are not needed."""
+
+    clips: Tensor
+    is_read: Callable[[], bool]
+
+
 class Transfers:
     """Copies between host and device; on a GPU they are asynchronous and overlap with computation.
 
@@ -80,18 +109,41 @@ class Transfers:
                 self.warnings.append(f"{self._device}: no page-locked memory ({why}); copies are slower")
         return torch.empty(shape, dtype=dtype)
 
-    def to_device(self, host: Tensor) -> Tensor:
-        """Copy to the device; a GPU copies one batch while it computes the previous one."""
+    def clips_to_device(self, clips: Sequence[Pieces], shape: tuple[int, ...]) -> SentClips:
+        """Send clips to the device, each frame once; uint8 of ``shape`` (N, L, H, W, 3), filled up with 0.
+
+        A GPU reads page-locked memory by itself, so this returns at once: the frames must not change until
+        `SentClips.is_read`.
+        """
         if self._copies is None:
-            return host.to(self._device)
+            host = torch.from_numpy(stacked(clips, np.empty(shape, np.uint8)))
+            return SentClips(host.to(self._device), lambda: True)
+        plan = FramePlan.of(clips)
+        n_rows = shape[0] * shape[1] if plan.is_in_order else plan.n_frames
         compute = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._copies):
-            sent = host.to(self._device, non_blocking=True)
+            frames = torch.empty((n_rows, *shape[2:]), dtype=torch.uint8, device=self._device)
+            at = 0
+            for segment in plan.segments:
+                frames[at : at + len(segment)].copy_(torch.from_numpy(segment), non_blocking=True)
+                at += len(segment)
+            read = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            read.record(self._copies)
         compute.wait_stream(self._copies)
         # The tensor was allocated on the copy stream: without this, its memory could be reused for the next
         # batch while kernels of the compute stream still read it.
-        sent.record_stream(compute)
-        return sent
+        frames.record_stream(compute)
+        if plan.is_in_order:
+            frames[at:].zero_()
+            return SentClips(frames.view(shape), read.query)
+        return SentClips(self._cut(frames, plan, shape), read.query)
+
+    def _cut(self, frames: Tensor, plan: FramePlan, shape: tuple[int, ...]) -> Tensor:
+        places = self.host_memory(plan.places.shape, torch.int64)
+        places.numpy()[:] = plan.places
+        clips = torch.zeros((shape[0] * shape[1], *shape[2:]), dtype=torch.uint8, device=self._device)
+        torch.index_select(frames, 0, places.to(self._device, non_blocking=True), out=clips[: len(places)])
+        return clips.view(shape)
 
     def to_host(self, features: dict[str, Tensor]) -> SentBack:
         """Enqueue a copy of results to the host after the work that computes them."""

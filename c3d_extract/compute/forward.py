@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from c3d_extract.compute.cuda import Transfers
+    from c3d_extract.compute.clip_frames import Pieces
     from c3d_extract.models.base import Backbone
     from c3d_extract.weights import Checkpoint
 
@@ -61,18 +61,26 @@ class ClipInput:
     """Converts uint8 clips to the network's input; the mean is subtracted on the device."""
 
     def __init__(
-        self,
-        mean: NDArray[np.float32],
-        std: tuple[float, float, float],
-        device: torch.device,
-        transfers: Transfers,
+        self, mean: NDArray[np.float32], std: tuple[float, float, float], device: torch.device
     ) -> None:
         self._mean = torch.from_numpy(mean).permute(1, 2, 3, 0).contiguous().to(device)
         divisor = torch.tensor(std, dtype=torch.float32, device=device)
         self._std = None if std == (1.0, 1.0, 1.0) else divisor
-        self._transfers = transfers
 
-    def __call__(self, clips: NDArray[np.uint8]) -> Tensor:
-        """Return float32 ([N,] T, H, W, 3) for uint8 of the same shape."""
-        x = self._transfers.to_device(torch.from_numpy(clips)).to(torch.float32).sub_(self._mean)
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Return float32 (N, T, H, W, 3) for uint8 of the same shape, on the same device."""
+        return self._normalised(clips.to(torch.float32))
+
+    def of_pieces(self, pieces: Pieces) -> Tensor:
+        """Return float32 (T, H, W, 3) of one clip, on a CPU; its frames are read where they lie."""
+        x = torch.empty(self._mean.shape, dtype=torch.float32)
+        at = 0
+        for piece in pieces:
+            frames = torch.from_numpy(piece.frames)
+            x[at : at + len(frames)].copy_(frames)
+            at += len(frames)
+        return self._normalised(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        x = x.sub_(self._mean)
         return x if self._std is None else x.div_(self._std)

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from c3d_extract.compute.batch_size import batch_size_for
-from c3d_extract.compute.cuda import SentBack, Transfers, compute_on
+from c3d_extract.compute.clip_frames import pieces_of
+from c3d_extract.compute.cuda import SentBack, SentClips, Transfers, compute_on
 from c3d_extract.compute.devices import device_errors, is_out_of_memory
 from c3d_extract.compute.forward import ClipInput, build_model, forward, input_weights
 from c3d_extract.compute.precision import DTYPES
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.compute.clip_frames import Pieces
     from c3d_extract.models.base import Backbone, CpuNetwork
     from c3d_extract.settings import Precision
     from c3d_extract.weights import Checkpoint
@@ -36,9 +38,17 @@ __all__ = ["Network", "Pending"]
 class _Part(NamedTuple):
     """Clips that ran together, and their features, which a device may still be computing."""
 
-    clips: NDArray[np.uint8]
+    clips: Sequence[Pieces]
     batch_size: int  # including padding
     sent: SentBack
+    on_device: SentClips | None  # None where the network reads the host's frames while it runs
+
+    def frames_of(self, places: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Return some of the clips, uint8 (n, L, H, W, 3)."""
+        if self.on_device is not None:
+            chosen: NDArray[np.uint8] = self.on_device.clips[torch.from_numpy(places)].cpu().numpy()
+            return chosen
+        return np.stack([np.concatenate([p.frames for p in self.clips[place]]) for place in places])
 
 
 class Pending:
@@ -52,6 +62,11 @@ class Pending:
         """Return whether `result` would return without waiting for the device."""
         with device_errors(self._network.device):
             return all(part.sent.is_done() for part in self._parts)
+
+    def is_read(self) -> bool:
+        """Return whether the clips' frames are needed no more; after `result` they are not in any case."""
+        with device_errors(self._network.device):
+            return all(part.on_device is not None and part.on_device.is_read() for part in self._parts)
 
     def result(self) -> dict[str, NDArray[np.float32]]:
         """Wait for the batch; return each layer's features, float32 (N, D), in newly allocated memory."""
@@ -114,7 +129,7 @@ class Network:
         weights = input_weights(checkpoint, layers)
         with device_errors(device):
             self._transfers = Transfers(device)
-            self._to_input = ClipInput(checkpoint.mean, preprocessing.std, device, self._transfers)
+            self._to_input = ClipInput(checkpoint.mean, preprocessing.std, device)
             self.batch_size = batch_size_for(backbone, device, precision, batch_size)
             self._model = self._build(backbone, weights)
         if not isinstance(self._model, nn.Module):
@@ -143,11 +158,7 @@ class Network:
         return redone + self._notes + self._transfers.warnings
 
     def new_batch(self) -> NDArray[np.uint8]:
-        """Return a buffer for a batch, uint8 (batch_size, *clip_shape), page-locked for a GPU.
-
-        torch caches freed page-locked memory, so that all batches after the first few reuse it. May be called
-        from any thread.
-        """
+        """Return memory for a batch, uint8 (batch_size, *clip_shape), page-locked for a GPU."""
         buffer: NDArray[np.uint8] = self._transfers.host_memory(
             (self.batch_size, *self.clip_shape), torch.uint8
         ).numpy()
@@ -164,22 +175,20 @@ class Network:
         DeviceError
             If not even one clip fits into the device's memory.
         """
-        return self.submit(clips).result()
+        return self.submit(pieces_of(clips)).result()
 
-    def submit(self, clips: NDArray[np.uint8], n: int | None = None) -> Pending:
-        """Start computing ``clips``; return at once if the device works asynchronously (CUDA).
+    def submit(self, clips: Sequence[Pieces]) -> Pending:
+        """Start computing clips; return at once if the device works asynchronously (CUDA).
 
-        ``n`` is the number of valid clips, from the first; the others are ignored. If a GPU runs out of
-        memory, ``batch_size`` is halved and the batch is tried again.
+        Their frames must not change until `Pending.is_read`. If a GPU runs out of memory, ``batch_size`` is
+        halved and the batch is tried again.
         """
-        n = len(clips) if n is None else n
         while True:
             size = self.batch_size
             with device_errors(self.device):
                 try:
-                    starts = range(0, n, size)
-                    parts = [self._start(clips[i : i + size], min(size, n - i), size) for i in starts]
-                    return Pending(self, parts)
+                    starts = range(0, len(clips), size)
+                    return Pending(self, [self._start(clips[i : i + size], size) for i in starts])
                 except RuntimeError as error:
                     if size == 1 or not is_out_of_memory(error):
                         raise
@@ -199,22 +208,16 @@ class Network:
             with device_errors(self.device):
                 torch.cuda.empty_cache()
 
-    def _start(self, clips: NDArray[np.uint8], n: int, size: int) -> _Part:
-        """Start computing at most ``size`` clips, of which the first ``n`` are valid."""
+    def _start(self, clips: Sequence[Pieces], size: int) -> _Part:
+        """Start computing at most ``size`` clips."""
         with torch.inference_mode(), compute_on(self.device, tf32=self.precision == "tf32"):
             if not isinstance(self._model, nn.Module):
-                running = self._model.start([functools.partial(self._to_input, clip) for clip in clips[:n]])
-                return _Part(clips[:n], size, SentBack(running, running.done))
-            found = self._run(self._model, self._to_input(self._padded(clips, n, size)))
-            features = {layer: value.narrow(0, 0, n) for layer, value in found.items()}
-            return _Part(clips[:n], size, self._transfers.to_host(features))
-
-    def _padded(self, clips: NDArray[np.uint8], n: int, size: int) -> NDArray[np.uint8]:
-        if len(clips) == size:
-            return clips
-        buffer: NDArray[np.uint8] = self._transfers.host_memory((size, *self.clip_shape), torch.uint8).numpy()
-        buffer[:n], buffer[n:] = clips[:n], 0
-        return buffer
+                running = self._model.start([functools.partial(self._to_input.of_pieces, c) for c in clips])
+                return _Part(clips, size, SentBack(running, running.done), None)
+            sent = self._transfers.clips_to_device(clips, (size, *self.clip_shape))
+            found = self._run(self._model, self._to_input(sent.clips))
+            features = {layer: value.narrow(0, 0, len(clips)) for layer, value in found.items()}
+            return _Part(clips, size, self._transfers.to_host(features), sent)
 
     def _run(self, model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return forward(model, x, self.layers)
@@ -228,7 +231,7 @@ class Network:
                 return features
             if self._is_checked and part.batch_size not in self._checked_sizes:
                 self._check(self._reference, part, features)
-            return self._without_overflow(self._reference, part.clips, features)
+            return self._without_overflow(self._reference, part, features)
 
     def _check(self, reference: Fp32Reference, part: _Part, features: dict[str, NDArray[np.float32]]) -> None:
         """Compare the first batch of each size with fp32, including its last clip.
@@ -236,7 +239,7 @@ class Network:
         Wrong kernels for large batches have failed at their end, and each size can use other kernels.
         """
         places = np.unique(np.linspace(0, len(part.clips) - 1, REFERENCE_BATCH).astype(np.intp))
-        expected = reference(part.clips[places])
+        expected = reference(part.frames_of(places))
         reference.release()  # it is built again if a clip overflows
         found = {layer: rows[places] for layer, rows in features.items()}
         check_error(found, expected, self.device, self.precision)
@@ -245,7 +248,7 @@ class Network:
     def _without_overflow(
         self,
         reference: Fp32Reference,
-        clips: NDArray[np.uint8],
+        part: _Part,
         features: dict[str, NDArray[np.float32]],
     ) -> dict[str, NDArray[np.float32]]:
         """Compute the clips that overflowed again in fp32; the others are not affected."""
@@ -255,7 +258,7 @@ class Network:
         if finite.all():
             return features
         places = np.flatnonzero(~finite)
-        exact = reference(clips[places])
+        exact = reference(part.frames_of(places))
         features = {layer: np.array(rows) for layer, rows in features.items()}
         for layer, rows in features.items():
             rows[places] = exact[layer]

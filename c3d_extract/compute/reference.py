@@ -63,6 +63,7 @@ class Fp32Reference:
     ) -> None:
         self._backbone, self._layers, self._weights = backbone, tuple(layers), weights
         self._to_input = to_input
+        self._input_device = device
         self._device = torch.device("cpu") if device.type == "mps" else device
         self._model: nn.Module | None = None
 
@@ -80,7 +81,8 @@ class Fp32Reference:
     def _run(self, model: nn.Module, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         buffer = np.zeros((REFERENCE_BATCH, *clips.shape[1:]), np.uint8)
         buffer[: len(clips)] = clips
-        found = forward(model, self._to_input(buffer).to(self._device), self._layers)
+        x = self._to_input(torch.from_numpy(buffer).to(self._input_device))
+        found = forward(model, x.to(self._device), self._layers)
         return {layer: value[: len(clips)].cpu().numpy() for layer, value in found.items()}
 
     def release(self) -> None:

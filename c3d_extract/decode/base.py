@@ -28,8 +28,10 @@ __all__ = [
     "Frame",
     "FrameTransform",
     "FramesDecoded",
+    "Lease",
     "Lines",
     "NextVideo",
+    "SlotsExhausted",
     "VideoFailed",
     "VideoInfo",
     "VideoRead",
@@ -165,6 +167,25 @@ class DecodeOptions:
     fps: float | None = None
 
 
+class Lease:
+    """The right to read frames in memory that a decoder will use again.
+
+    Parameters
+    ----------
+    release
+        Gives the memory back; may be called from any thread.
+    """
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self.release = release
+        self.is_held = False
+
+    def hold(self) -> Callable[[], None]:
+        """Keep the frames until the returned function is called, from any thread."""
+        self.is_held = True
+        return self.release
+
+
 @dataclass(frozen=True)
 class FramesDecoded:
     """Some consecutive frames of a video.
@@ -175,14 +196,22 @@ class FramesDecoded:
         The video's number.
     frames
         uint8 (T, *shape of the transform), 1 ≤ T ≤ `DecodeOptions.n_frames`; B, G, R. Valid until the next
-        event is requested: the memory is reused.
+        event is requested, where `lease` is held until it is released: the memory is used again.
     times_seconds
         When each is shown, increasing.
+    lease
+        Keeps the frames.
     """
 
     task: int
     frames: NDArray[np.uint8]
     times_seconds: list[float]
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class SlotsExhausted:
+    """Decoders wait: all their memory is held by whoever reads the frames."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +235,7 @@ class VideoFailed:
     seconds: float
 
 
-DecodeEvent = FramesDecoded | VideoRead | VideoFailed
+DecodeEvent = FramesDecoded | VideoRead | VideoFailed | SlotsExhausted
 
 NextVideo = tuple[int, "Path"] | VideoFailed | None
 """A task and its path; a video that failed before it could be decoded; None: ask again, none is ready yet."""
@@ -224,7 +253,8 @@ class Decoder(Protocol):
         """Decode videos, ``(task, path)`` pairs or the rest of `NextVideo`, and yield events as they occur.
 
         The events of one task are in frame order and end with VideoRead or VideoFailed; those of several
-        tasks may be interleaved. Setting ``stopped`` ends the run soon.
+        tasks may be interleaved. Setting ``stopped`` ends the run soon. When the run ends, leases that are
+        still held end too.
         """
 
     def close(self) -> None:

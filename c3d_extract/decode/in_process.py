@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from c3d_extract.decode.base import NOT_READY_SECONDS, VideoFailed
+from c3d_extract.decode.base import NOT_READY_SECONDS, FramesDecoded, Lease, VideoFailed
 from c3d_extract.decode.self_check import check_decoding
 from c3d_extract.decode.video import decode_video
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, NextVideo
 
@@ -33,6 +38,9 @@ class InProcessDecoder:
         # Decoders in other threads may share the options, but a transform's buffers are not thread-safe.
         self._options = dataclasses.replace(options, transform=copy.copy(options.transform))
         self._is_checked = False
+        self._shape = (options.n_frames, *options.transform.shape)
+        self._free: deque[NDArray[np.uint8]] = deque()  # filled by any thread that releases frames
+        self._current = np.empty(0, np.uint8)
 
     def close(self) -> None:
         """Do nothing: no process was started."""
@@ -50,13 +58,27 @@ class InProcessDecoder:
         if not self._is_checked:
             check_decoding()
             self._is_checked = True
-        buffer = np.empty((self._options.n_frames, *self._options.transform.shape), np.uint8)
         for video in videos:
             if video is None:
                 time.sleep(NOT_READY_SECONDS)
             elif isinstance(video, VideoFailed):
                 yield video
             else:
-                yield from decode_video(*video, self._options, next_buffer=lambda: buffer)
+                yield from self._decode(*video)
             if stopped is not None and stopped.is_set():
                 return
+
+    def _decode(self, task: int, path: Path) -> Iterator[DecodeEvent]:
+        for event in decode_video(task, path, self._options, next_buffer=self._next_buffer):
+            if not isinstance(event, FramesDecoded):
+                yield event
+                continue
+            lease = Lease(functools.partial(self._free.append, self._current))
+            yield dataclasses.replace(event, lease=lease)
+            if not lease.is_held:
+                lease.release()
+
+    def _next_buffer(self) -> NDArray[np.uint8]:
+        # Memory that was used before is already mapped; new memory is mapped page by page.
+        self._current = self._free.pop() if self._free else np.empty(self._shape, np.uint8)
+        return self._current

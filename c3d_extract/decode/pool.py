@@ -1,9 +1,9 @@
 """Decoder processes: frames through shared memory, a watchdog, and replacements for processes that died.
 
-Each worker owns a ring of slots in memory that it shares with the main process. It decodes one video at a
-time, writes each frame once into the current slot, and sends a short message when a slot is full; the main
-process replies when the slot has been read. So memory is bounded for videos of any length, and a worker that
-is faster than the network waits.
+All share one memory, divided into slots (``slots.py``). A worker decodes one video at a time, writes each
+frame once into the slot that it is filling, and sends a short message when the slot is full. Whoever reads
+the frames holds the slot until it is done with them; then any worker may be granted it. So memory is bounded
+for videos of any length, and workers that are faster than the network wait.
 
 A worker that crashes loses only its current video. A worker that decodes no frame for `timeout_seconds` is
 killed, its video fails, and a new worker replaces it. The time of the last frame is in shared memory. Time
@@ -27,55 +27,76 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from c3d_extract.decode.base import NOT_READY_SECONDS, FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode.base import (
+    NOT_READY_SECONDS,
+    FramesDecoded,
+    Lease,
+    SlotsExhausted,
+    VideoFailed,
+    VideoRead,
+)
 from c3d_extract.decode.process import DecoderProcess, how_it_ended
 from c3d_extract.decode.self_check import unusable_error
-from c3d_extract.decode.shared_memory import SlotMemory, anonymous_file
-from c3d_extract.decode.worker import SLOT_FREE, STOP, Ready, SlotFilled
+from c3d_extract.decode.shared_memory import Layout, SlotMemory, anonymous_file
+from c3d_extract.decode.slots import Slots
+from c3d_extract.decode.worker import STOP, Ready, Setup, SlotFilled
 from c3d_extract.errors import DecoderError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, NextVideo
 
-__all__ = ["DecodePool"]
+__all__ = ["SLOTS_PER_WORKER", "DecodePool"]
 
 _POLL_SECONDS = 0.5  # how often silent workers are checked
 _MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
 _START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
 _NO_MORE = object()
+SLOTS_PER_WORKER = 4
+"""Slots that a worker has at a time: one that it fills, three for the time until it gets more."""
+_EXHAUSTED_SECONDS = 0.02  # without a slot for any worker, until the reader is told
 _HINT = "--workers 0 decodes without processes"
 
 
 class _Worker:
     """The main process's end of one decoder process."""
 
-    def __init__(self, options: DecodeOptions) -> None:
+    def __init__(self, setup: Setup, memory: int, heartbeats: NDArray[np.float64]) -> None:
         self.task: int | None = None
         self.path = Path()
         self.is_ready = False
         self.started = time.monotonic()
+        self.number = setup.number
+        self.granted: set[int] = set()
+        self._heartbeats = heartbeats
         self._silent_seconds = 0.0
         self._last_check = self.started
         self._last_frame = 0.0
-        memory = anonymous_file(SlotMemory.n_bytes(options))
-        try:
-            self.memory = SlotMemory(memory, options)
-            self.connection, worker_end = multiprocessing.Pipe()
-            self.process = DecoderProcess(worker_end, memory)
-        finally:
-            os.close(memory)  # mapped here, and inherited by the worker
+        self.connection, worker_end = multiprocessing.Pipe()
+        self.process = DecoderProcess(worker_end, memory)
+        self._send(setup)
+
+    def _send(self, message: Setup | list[int]) -> None:
         with contextlib.suppress(OSError):  # it has already died; the next receive reports that
-            self.connection.send(options)
+            self.connection.send(message)
 
     def assign(self, task: int, path: Path) -> None:
         """Send a video to decode; OSError where the process has died."""
         self.task = task
         self.path = path
         self.started = time.monotonic()
-        self.memory.last_frame.value = self.started
+        self._heartbeats[self.number] = self.started
         self.connection.send((task, path))
+
+    def grant(self, slots: list[int]) -> None:
+        """Let it fill these slots."""
+        if slots:
+            self.granted.update(slots)
+            self._send(slots)
 
     def mark_ready(self) -> None:
         """Start the timeout: the process has started."""
@@ -90,9 +111,9 @@ class _Worker:
         """
         passed = time.monotonic() - self._last_check
         self._last_check += passed
-        last_frame = self.memory.last_frame.value
-        # A worker that waits for a free slot has filled all slots, so it has sent messages not yet read.
-        idle = self.task is None or self.connection.poll()
+        last_frame = float(self._heartbeats[self.number])
+        # Without a slot it waits for one.
+        idle = self.task is None or not self.granted or self.connection.poll()
         silent = not idle and last_frame == self._last_frame
         self._silent_seconds = self._silent_seconds + min(passed, longest_count) if silent else 0.0
         self._last_frame = last_frame
@@ -130,10 +151,25 @@ class DecodePool:
         Options for every video.
     timeout_seconds
         A worker that decodes no frame for this long (above 0) is killed, and its video fails.
+    n_slots
+        How many slots there are for `DecodeOptions.n_frames` frames each, at least four for each worker; None
+        for so many.
     """
 
-    def __init__(self, n_workers: int, options: DecodeOptions, *, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        n_workers: int,
+        options: DecodeOptions,
+        *,
+        timeout_seconds: float = 60.0,
+        n_slots: int | None = None,
+    ) -> None:
         self.n_workers = n_workers
+        n_slots = max(n_slots or 0, SLOTS_PER_WORKER * n_workers)
+        self._layout = Layout.of(options, n_slots, n_workers)
+        self._slots = Slots(n_slots)
+        self._memory: SlotMemory | None = None
+        self._descriptor = -1
         self.options = options
         self.timeout_seconds = timeout_seconds
         self._workers: list[_Worker] = []
@@ -153,6 +189,18 @@ class DecodePool:
         for worker in self._workers:
             worker.kill() if worker.task is not None else worker.stop()
         self._workers = []
+        if self._memory is not None:
+            os.close(self._descriptor)
+            self._memory = None
+        self._slots.close()
+
+    @property
+    def memory(self) -> SlotMemory:
+        """The memory that is shared with the workers."""
+        if self._memory is None:
+            self._descriptor = anonymous_file(self._layout.n_bytes)
+            self._memory = SlotMemory(self._descriptor, self._layout)
+        return self._memory
 
     def run(
         self, videos: Iterable[NextVideo], stopped: threading.Event | None = None
@@ -176,6 +224,7 @@ class DecodePool:
         finally:
             for worker in [w for w in self._workers if w.task is not None]:
                 self._remove(worker)
+            self._slots.reset(slot for worker in self._workers for slot in worker.granted)
             self._requeued.clear()
             self._running.release()
 
@@ -204,11 +253,21 @@ class DecodePool:
         return self._start_worker() if len(self._workers) < self.n_workers else None
 
     def _start_worker(self) -> _Worker:
+        memory = self.memory
+        number = min(set(range(self.n_workers)) - {worker.number for worker in self._workers})
         try:
-            self._workers.append(_Worker(self.options))
+            worker = _Worker(Setup(self.options, self._layout, number), self._descriptor, memory.heartbeats)
         except OSError as error:
             raise DecoderError(f"a decoder process cannot be started: {error}", hint=_HINT) from error
-        return self._workers[-1]
+        self._workers.append(worker)
+        return worker
+
+    def _grant(self) -> None:
+        """Grant free slots to the workers that have few."""
+        for worker in self._workers:
+            n_wanted = SLOTS_PER_WORKER - len(worker.granted)
+            if worker.task is not None and n_wanted >= SLOTS_PER_WORKER // 2:
+                worker.grant(self._slots.take(n_wanted))
 
     def _assign(self, worker: _Worker, task: int, path: Path) -> None:
         try:
@@ -218,9 +277,19 @@ class DecodePool:
             self._start_worker().assign(task, path)
 
     def _events(self, longest_wait: float) -> Iterator[DecodeEvent]:
+        self._grant()
         by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers if w.task is not None}
-        for connection in multiprocessing.connection.wait(list(by_connection), timeout=longest_wait):
-            yield from self._receive(by_connection[connection])
+        is_exhausted = not any(w.granted for w in by_connection.values()) and self._slots.wait_for_some()
+        waiting = [*by_connection, self._slots.woken]
+        timeout = min(longest_wait, _EXHAUSTED_SECONDS) if is_exhausted else longest_wait
+        ready = multiprocessing.connection.wait(waiting, timeout=timeout)
+        if is_exhausted and by_connection and not ready:
+            yield SlotsExhausted()
+        for connection in ready:
+            if connection is self._slots.woken:
+                self._slots.clear_woken()
+            else:
+                yield from self._receive(by_connection[connection])
         now = time.monotonic()
         if now < self._next_check:  # checking all workers costs as much as handling a message
             return
@@ -242,13 +311,19 @@ class DecodePool:
         if isinstance(message, Ready):
             self._check_ready(worker, message.why_unusable)
         elif isinstance(message, SlotFilled):
-            times = message.times_seconds
-            yield FramesDecoded(message.task, worker.memory.slots[message.slot, : len(times)], times)
-            with contextlib.suppress(OSError):  # it has died; the next receive reports that
-                worker.connection.send(SLOT_FREE)
+            worker.granted.discard(message.slot)
+            self._grant()
+            yield from self._filled(message)
         elif isinstance(message, VideoRead | VideoFailed):
             worker.task = None
             yield message
+
+    def _filled(self, message: SlotFilled) -> Iterator[FramesDecoded]:
+        times = message.times_seconds
+        lease = Lease(self._slots.release_of(message.slot))
+        yield FramesDecoded(message.task, self.memory.slots[message.slot, : len(times)], times, lease)
+        if not lease.is_held:
+            lease.release()
 
     def _check_ready(self, worker: _Worker, why_unusable: str | None) -> None:
         if why_unusable is not None:  # the video is not the cause: every other would fail in the same way
@@ -286,3 +361,5 @@ class DecodePool:
     def _remove(self, worker: _Worker) -> None:
         worker.kill()
         self._workers.remove(worker)
+        if worker.process.exitcode is not None:  # else it may still write into its slots
+            self._slots.give_back(worker.granted)

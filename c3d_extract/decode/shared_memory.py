@@ -1,4 +1,4 @@
-"""The memory that a decoder process shares with the main process: a ring of slots, and a heartbeat.
+"""The memory that decoders share with the main process: slots for frames, and a heartbeat of each decoder.
 
 Unlike `multiprocessing.shared_memory` it does not use ``/dev/shm``. In containers that often has 64 MB, and a
 process that writes beyond the available space is killed by SIGBUS.
@@ -6,12 +6,11 @@ process that writes beyond the available space is killed by SIGBUS.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import tempfile
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,47 +19,69 @@ from c3d_extract.errors import DecoderError
 if TYPE_CHECKING:
     from c3d_extract.decode.base import DecodeOptions
 
-__all__ = ["SlotMemory", "anonymous_file"]
+__all__ = ["Layout", "SlotMemory", "anonymous_file"]
 
-_N_SLOTS = 4  # one being written, one being read, two queued; 2.4 MB for 16 frames of 112x112
+
+class Layout(NamedTuple):
+    """Sizes of the memory.
+
+    Attributes
+    ----------
+    n_slots
+        Pieces of memory for consecutive frames of one video.
+    n_heartbeats
+        Decoders, at most.
+    slot_shape
+        Frames, rows, columns, channels.
+    """
+
+    n_slots: int
+    n_heartbeats: int
+    slot_shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, options: DecodeOptions, n_slots: int, n_heartbeats: int) -> Layout:
+        """Return the layout for frames of ``options``."""
+        return cls(n_slots, n_heartbeats, (options.n_frames, *options.transform.shape))
+
+    @property
+    def n_header_bytes(self) -> int:
+        """Bytes before the slots: whole pages, so that a GPU's driver can lock those of the slots alone."""
+        return -(-8 * self.n_heartbeats // mmap.PAGESIZE) * mmap.PAGESIZE
+
+    @property
+    def n_bytes(self) -> int:
+        """The required size of the file."""
+        return self.n_header_bytes + self.n_slots * prod(self.slot_shape)
 
 
 class SlotMemory:
-    """A decoder's memory, as one of the two processes maps it.
+    """The memory, as one of the processes maps it.
 
     Parameters
     ----------
     descriptor
-        A file of `n_bytes`; it may be closed afterwards.
-    options
-        Determine the size of a slot.
+        A file of ``layout.n_bytes``; it may be closed afterwards.
+    layout
+        The same in every process.
 
     Attributes
     ----------
-    last_frame
-        When a frame was decoded last, in seconds of `time.monotonic`, which is the same clock in every
-        process.
+    heartbeats
+        float64 (n_heartbeats): when each decoder decoded a frame last, in seconds of `time.monotonic`, which
+        is the same clock in every process.
     slots
-        uint8 (slots, frames, *shape of a frame).
+        uint8 (n_slots, *slot_shape).
     """
 
-    def __init__(self, descriptor: int, options: DecodeOptions) -> None:
+    def __init__(self, descriptor: int, layout: Layout) -> None:
         # Both views keep the mapping alive; it is unmapped when both are garbage-collected.
-        memory = mmap.mmap(descriptor, self.n_bytes(options))
-        shape = self._shape(options)
-        # Written by the decoder and read by the main process without a lock: it is one aligned store.
-        self.last_frame = ctypes.c_double.from_buffer(memory)
-        slots = np.frombuffer(memory, np.uint8, prod(shape), ctypes.sizeof(ctypes.c_double))
-        self.slots = slots.reshape(shape)
-
-    @staticmethod
-    def _shape(options: DecodeOptions) -> tuple[int, ...]:
-        return _N_SLOTS, options.n_frames, *options.transform.shape
-
-    @classmethod
-    def n_bytes(cls, options: DecodeOptions) -> int:
-        """Return the required size of the file."""
-        return ctypes.sizeof(ctypes.c_double) + prod(cls._shape(options))
+        memory = mmap.mmap(descriptor, layout.n_bytes)
+        # Written by a decoder and read by the main process without a lock: it is one aligned store.
+        self.heartbeats = np.frombuffer(memory, np.float64, layout.n_heartbeats)
+        count = layout.n_slots * prod(layout.slot_shape)
+        slots = np.frombuffer(memory, np.uint8, count, layout.n_header_bytes)
+        self.slots = slots.reshape(layout.n_slots, *layout.slot_shape)
 
 
 def anonymous_file(n_bytes: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from c3d_extract.decode.base import FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode.base import FramesDecoded, Lease, VideoFailed, VideoRead
 from c3d_extract.decode.reader import open_video
 from c3d_extract.decode.timestamps import LONGEST_GAP_SECONDS, Gaps, frame_seconds, resample, steady_times
 from c3d_extract.errors import VideoError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, VideoInfo, VideoReader
 
 __all__ = ["decode_video", "failure_reason"]
+
+_NO_LEASE = Lease(lambda: None)  # the memory is that of `next_buffer`
 
 
 def decode_video(
@@ -91,10 +93,10 @@ def _buffered(
         buffer[len(times)] = frame
         times.append(time_seconds)
         if len(times) == len(buffer):
-            yield FramesDecoded(task, buffer, times)
+            yield FramesDecoded(task, buffer, times, _NO_LEASE)
             times = []
     if times:
-        yield FramesDecoded(task, buffer[: len(times)], times)
+        yield FramesDecoded(task, buffer[: len(times)], times, _NO_LEASE)
 
 
 def failure_reason(error: Exception) -> str:

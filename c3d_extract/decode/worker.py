@@ -1,7 +1,7 @@
 """The decoder process: decodes one video at a time into slots of shared memory.
 
-Messages are pickled through a pipe. The main process sends DecodeOptions, once; then ``(task, path)`` for
-each video, ``SLOT_FREE`` for each slot that it has read, and ``STOP``. The decoder sends `Ready`, once; then
+Messages are pickled through a pipe. The main process sends `Setup`, once; then ``(task, path)`` for each
+video, lists of slots that the decoder may fill, and ``STOP``. The decoder sends `Ready`, once; then
 `SlotFilled`, VideoRead and VideoFailed.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,11 +26,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.decode.base import DecodeOptions
+    from c3d_extract.decode.shared_memory import Layout
 
-__all__ = ["SLOT_FREE", "STOP", "Ready", "SlotFilled", "main"]
+__all__ = ["STOP", "Ready", "Setup", "SlotFilled", "main"]
 
-SLOT_FREE = "slot free"
 STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a decoder needs before its first video; ``number`` is the place of its heartbeat."""
+
+    options: DecodeOptions
+    layout: Layout
+    number: int
 
 
 @dataclass(frozen=True)
@@ -72,18 +82,18 @@ def raise_oom_score() -> None:
 
 
 def _serve(connection: Connection, memory: int) -> None:
-    options = connection.recv()
-    slots = _SlotWriter(connection, SlotMemory(memory, options))
+    setup = connection.recv()
+    slots = _SlotWriter(connection, SlotMemory(memory, setup.layout), setup.number)
     # Imported only now because it imports FFmpeg: where that fails, the reason is sent to the main process.
     from c3d_extract.decode.self_check import why_unusable
 
     connection.send(Ready(why_unusable()))
     while (message := connection.recv()) != STOP:
-        if message == SLOT_FREE:
-            slots.n_free += 1
+        if isinstance(message, list):
+            slots.granted.extend(message)
         else:
             task, path = message
-            _decode(task, path, options, slots)
+            _decode(task, path, setup.options, slots)
 
 
 def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -> None:
@@ -98,35 +108,32 @@ def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -
 
 
 class _SlotWriter:
-    """The writing end of the ring: slots are filled in turn, and freed in the order they were sent."""
+    """The writing end: fills the slots that it was granted, in their order."""
 
-    def __init__(self, connection: Connection, memory: SlotMemory) -> None:
+    def __init__(self, connection: Connection, memory: SlotMemory, number: int) -> None:
         self.connection = connection
-        self.n_free = len(memory.slots)
+        self.granted: deque[int] = deque()
         self._memory = memory
-        self._current = 0
+        self._number = number
 
     def note_frame(self) -> None:
         """Record the time of a decoded frame; the main process reads it periodically."""
-        self._memory.last_frame.value = time.monotonic()
+        self._memory.heartbeats[self._number] = time.monotonic()
 
     def next(self) -> NDArray[np.uint8]:
-        """Wait for a free slot and return it; exit where the main process has ended."""
+        """Wait for a slot and return it; exit where the main process has ended."""
         try:
             self._wait_for_slot()
         except (EOFError, OSError):
             sys.exit()  # not an Exception, which would count as the failure of a video
-        slot: NDArray[np.uint8] = self._memory.slots[self._current]
+        slot: NDArray[np.uint8] = self._memory.slots[self.granted[0]]
         return slot
 
     def _wait_for_slot(self) -> None:
-        while self.n_free == 0 or self.connection.poll():
-            self.connection.recv()  # SLOT_FREE: nothing else is sent while a video is being decoded
-            self.n_free += 1
+        while not self.granted or self.connection.poll():
+            self.granted.extend(self.connection.recv())  # nothing else is sent while a video is being decoded
         self.note_frame()  # the wait does not count as silence
 
     def send_filled(self, task: int, times_seconds: list[float]) -> None:
         """Send the current slot to the main process."""
-        self.connection.send(SlotFilled(task, self._current, times_seconds))
-        self._current = (self._current + 1) % len(self._memory.slots)
-        self.n_free -= 1
+        self.connection.send(SlotFilled(task, self.granted.popleft(), times_seconds))

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
 __all__ = ["AGGREGATES", "Aggregate", "Mean", "aggregated"]
@@ -21,8 +19,8 @@ __all__ = ["AGGREGATES", "Aggregate", "Mean", "aggregated"]
 class Aggregate(Protocol):
     """Takes the clips of one video in their order and gives one vector; one for each video and layer."""
 
-    def add(self, clip: NDArray[np.float32]) -> None:
-        """Take the features of the next clip, float32 (D,); they may be overwritten afterwards."""
+    def add(self, clips: NDArray[np.float32]) -> None:
+        """Take the features of the next clips, float32 (N, D); they may be overwritten afterwards."""
 
     def result(self) -> NDArray[np.float32]:
         """Return the descriptor, float32 (D,), of the clips so far, of which there is at least one."""
@@ -39,13 +37,13 @@ class Mean:
         self._n = 0
         self._total: NDArray[np.float64] = np.zeros(0)
 
-    def add(self, clip: NDArray[np.float32]) -> None:
-        """Take the features of the next clip, float32 (D,)."""
+    def add(self, clips: NDArray[np.float32]) -> None:
+        """Take the features of the next clips, float32 (N, D)."""
         if self._n == 0:
-            self._total = clip.astype(np.float64)
-        else:
+            self._total = np.zeros(clips.shape[1])
+        for clip in clips:
             self._total += clip
-        self._n += 1
+        self._n += len(clips)
 
     def result(self) -> NDArray[np.float32]:
         """Return the average of the clips so far, float32 (D,)."""
@@ -57,9 +55,8 @@ AGGREGATES: dict[str, type[Aggregate]] = {"mean": Mean}
 """Every rule by its name."""
 
 
-def aggregated(clips: Iterable[NDArray[np.float32]], rule: str = "mean") -> NDArray[np.float32]:
-    """Return the descriptor of a video, float32 (D,), from its clips, float32 (D,) each, at least one."""
+def aggregated(clips: NDArray[np.float32], rule: str = "mean") -> NDArray[np.float32]:
+    """Return the descriptor of a video, float32 (D,), from its clips, float32 (N, D), N ≥ 1."""
     found = AGGREGATES[rule]()
-    for clip in clips:
-        found.add(clip)
+    found.add(clips)
     return found.result()

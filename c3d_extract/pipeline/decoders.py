@@ -6,11 +6,15 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
+from c3d_extract.compute.cuda import page_locked
 from c3d_extract.decode import DecodePool, InProcessDecoder
+from c3d_extract.decode.pool import SLOTS_PER_WORKER
+from c3d_extract.pipeline.feeder import QUEUED_BATCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from c3d_extract.compute.network import Network
     from c3d_extract.decode import DecodeOptions, Decoder
 
 __all__ = ["Decoders"]
@@ -27,6 +31,11 @@ class Decoders:
         Decoder processes of a run, 0 to decode in this process.
     timeout_seconds
         As `DecodePool` takes it.
+
+    Attributes
+    ----------
+    warnings
+        Why copies to a GPU are slower than expected, if they are.
     """
 
     def __init__(self, options: DecodeOptions, n_workers: int, *, timeout_seconds: float) -> None:
@@ -36,30 +45,51 @@ class Decoders:
         self._lock = threading.Lock()
         self._kept: Decoder | None = None
         self._lent: list[Decoder] = []
+        self._page_locks: dict[DecodePool, contextlib.ExitStack] = {}
+        self.warnings: list[str] = []
 
     @contextlib.contextmanager
-    def lend(self, n_videos: int) -> Iterator[Decoder]:
-        """Lend a decoder that no other run uses, with as many workers as ``n_videos`` can keep busy."""
-        decoder = self._take(max(1, min(self._n_workers, n_videos)))
+    def lend(self, n_videos: int, networks: Sequence[Network]) -> Iterator[Decoder]:
+        """Lend a decoder that no other run uses, with as many workers as ``n_videos`` can keep busy.
+
+        Its memory is enough for the batches that the networks have in flight, and page-locked for GPUs.
+        """
+        decoder = self._take(max(1, min(self._n_workers, n_videos)), networks)
         try:
             yield decoder
         finally:
             self._give_back(decoder)
 
-    def _take(self, n_workers: int) -> Decoder:
+    def _take(self, n_workers: int, networks: Sequence[Network]) -> Decoder:
         with self._lock:
             decoder, self._kept = self._kept, None
             if isinstance(decoder, DecodePool) and decoder.n_workers < n_workers:
-                decoder.close()
+                self._close(decoder)
                 decoder = None
-            decoder = decoder or self._make(n_workers)
+            decoder = decoder or self._make(n_workers, networks)
             self._lent.append(decoder)
             return decoder
 
-    def _make(self, n_workers: int) -> Decoder:
+    def _make(self, n_workers: int, networks: Sequence[Network]) -> Decoder:
         if self._n_workers == 0:
             return InProcessDecoder(self._options)
-        return DecodePool(n_workers, self._options, timeout_seconds=self._timeout_seconds)
+        # Clips that follow one another take a slot each. Batches are queued, being filled, and being read,
+        # one by each network.
+        n_batches = QUEUED_BATCHES + 1 + len(networks)
+        n_slots = n_batches * max(network.batch_size for network in networks) + SLOTS_PER_WORKER * n_workers
+        timeout = self._timeout_seconds
+        pool = DecodePool(n_workers, self._options, timeout_seconds=timeout, n_slots=n_slots)
+        if any(network.device.type == "cuda" for network in networks):
+            self._page_locks[pool] = lock = contextlib.ExitStack()
+            why_not = lock.enter_context(page_locked(pool.memory.slots))
+            if why_not is not None:
+                self.warnings.append(f"decoders' memory is not page-locked ({why_not}); copies are slower")
+        return pool
+
+    def _close(self, decoder: Decoder) -> None:
+        if isinstance(decoder, DecodePool) and decoder in self._page_locks:
+            self._page_locks.pop(decoder).close()
+        decoder.close()
 
     def _give_back(self, decoder: Decoder) -> None:
         with self._lock:
@@ -69,11 +99,11 @@ class Decoders:
             if self._kept is None:
                 self._kept = decoder
             else:
-                decoder.close()
+                self._close(decoder)
 
     def close(self) -> None:
         """End every process, lent ones too: their runs must have been stopped."""
         with self._lock:
             for decoder in (*self._lent, *([self._kept] if self._kept else [])):
-                decoder.close()
+                self._close(decoder)
             self._lent, self._kept = [], None

@@ -199,7 +199,8 @@ class Extractor:
     def warnings(self) -> list[str]:
         """What affects the numbers: GPUs of several models, clips done again in fp32, batches halved."""
         unlike = _unlike(self.devices)
-        return unlike + [warning for network in self._networks for warning in network.warnings]
+        of_networks = [warning for network in self._networks for warning in network.warnings]
+        return unlike + of_networks + self._decoders.warnings
 
     @property
     def networks(self) -> list[Network]:

@@ -9,45 +9,53 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from c3d_extract.decode import FramesDecoded, VideoFailed, VideoRead
+from c3d_extract.decode import FramesDecoded, SlotsExhausted, VideoFailed, VideoRead
+from c3d_extract.preprocess.clips import FrameBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from c3d_extract.decode import DecodeEvent, Decoder, NextVideo
+    from c3d_extract.preprocess.clips import Clip, ClipAssembler
 
-    from c3d_extract.decode import Decoder, NextVideo
-    from c3d_extract.preprocess.clips import Clip, ClipAssembler, ClipSpan
+__all__ = ["QUEUED_BATCHES", "Batch", "BatchClip", "Feeder", "VideoEnd"]
 
-__all__ = ["Batch", "ClipOwner", "Feeder", "VideoEnd"]
-
-_QUEUED_BATCHES = 2  # one running, one ready, one being filled
+QUEUED_BATCHES = 2
+"""Batches that are ready, at most; another is being filled."""
 _PUT_SECONDS = 0.2  # how often a feeder that waits for a place in the queue looks whether it was stopped
 
 
-class ClipOwner(NamedTuple):
-    """The video and the frames of the clip at one place of a batch."""
+class BatchClip(NamedTuple):
+    """A clip in a batch, and the number of its video."""
 
     task: int
-    span: ClipSpan
-    start_seconds: float
-    end_seconds: float
+    clip: Clip
+
+
+class VideoEnd(NamedTuple):
+    """The end of a video; it comes with, or after, the batch with the video's last clip."""
+
+    event: VideoRead | VideoFailed
+    n_frames: int
 
 
 @dataclass
 class Batch:
-    """Clips uint8 (N, T, H, W, 3), of which the first ``len(owners)`` are in use."""
+    """Clips that run together, and the ends of videos whose last clips are among them.
 
-    clips: NDArray[np.uint8]
-    owners: list[ClipOwner] = field(default_factory=list)
+    The clips use the decoders' memory until the batch is released.
+    """
 
+    clips: list[BatchClip] = field(default_factory=list)
+    ends: list[VideoEnd] = field(default_factory=list)
+    is_released: bool = False
 
-class VideoEnd(NamedTuple):
-    """The end of a video; it comes after the batch with the video's last clip."""
-
-    event: VideoRead | VideoFailed
-    n_frames: int
+    def release(self) -> None:
+        """Let go of the clips' frames, once."""
+        if not self.is_released:
+            self.is_released = True
+            for _, clip in self.clips:
+                clip.release()
 
 
 _Queued = Batch | VideoEnd | BaseException | None  # None: all videos are done
@@ -66,8 +74,8 @@ class Feeder(threading.Thread):
         Called with the task of each video that has been decoded.
     new_assembler
         Makes what cuts the frames of one video into clips.
-    new_buffer
-        Makes a buffer for a batch, uint8 (N, T, H, W, 3).
+    batch_size
+        Returns a buffer for a batch, uint8 (N, T, H, W, 3).
     """
 
     def __init__(
@@ -77,22 +85,22 @@ class Feeder(threading.Thread):
         *,
         release: Callable[[int], None],
         new_assembler: Callable[[], ClipAssembler],
-        new_buffer: Callable[[], NDArray[np.uint8]],
+        batch_size: Callable[[], int],
     ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
-        self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_BATCHES)
+        self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=QUEUED_BATCHES)
         self.handover_seconds = 0.0
         self._decoder = decoder
         self._videos = videos
         self._release = release
         self._new_assembler = new_assembler
-        self._new_buffer = new_buffer
+        self._batch_size = batch_size
         self._stopped = threading.Event()
         self._stop_reason: BaseException | None = None
         self._assemblers: dict[int, ClipAssembler] = {}
         self._blocked_seconds = 0.0
-        self._batch = Batch(new_buffer())
-        self._ends: list[VideoEnd] = []  # of videos with clips in the batch that is being filled
+        self._batch = Batch()
+        self._in_batch: set[int] = set()  # tasks
 
     def stop(self, reason: BaseException | None = None) -> None:
         """End the thread; ``reason`` is raised in the thread that continues to read the queue."""
@@ -134,11 +142,19 @@ class Feeder(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that reads the queue
             self._put(error)
 
-    def _take(self, event: FramesDecoded | VideoRead | VideoFailed) -> None:
+    def _take(self, event: DecodeEvent) -> None:
         if isinstance(event, FramesDecoded):
-            for clip in self._assembler(event.task).push(event.frames, event.times_seconds):
+            block = FrameBlock(event.frames, event.lease.hold())
+            for clip in self._assembler(event.task).push(block, event.times_seconds):
                 self._add(event.task, clip)
-            return
+        elif isinstance(event, SlotsExhausted):
+            # This batch's clips hold what the decoders wait for; others that run will let go of theirs.
+            if self.queue.empty():
+                self._put_batch()
+        else:
+            self._end(event)
+
+    def _end(self, event: VideoRead | VideoFailed) -> None:
         self._release(event.task)
         assembler = self._assemblers.pop(event.task, None)
         n_frames = 0
@@ -146,9 +162,11 @@ class Feeder(threading.Thread):
             for clip in assembler.finish():
                 self._add(event.task, clip)
             n_frames = assembler.n_frames
+        elif assembler is not None:
+            assembler.close()
         end = VideoEnd(event, n_frames)
-        if any(owner.task == event.task for owner in self._batch.owners):
-            self._ends.append(end)
+        if event.task in self._in_batch:
+            self._batch.ends.append(end)
         else:
             self._put(end)
 
@@ -159,18 +177,16 @@ class Feeder(threading.Thread):
         return found
 
     def _add(self, task: int, clip: Clip) -> None:
-        self._batch.clips[len(self._batch.owners)] = clip.frames
-        self._batch.owners.append(ClipOwner(task, clip.span, clip.start_seconds, clip.end_seconds))
-        if len(self._batch.owners) == len(self._batch.clips):
+        self._batch.clips.append(BatchClip(task, clip))
+        self._in_batch.add(task)
+        if len(self._batch.clips) >= self._batch_size():
             self._put_batch()
 
     def _put_batch(self) -> None:
-        if self._batch.owners:
+        if self._batch.clips:
             self._put(self._batch)
-            self._batch = Batch(self._new_buffer())
-        for end in self._ends:
-            self._put(end)
-        self._ends = []
+            self._batch = Batch()
+            self._in_batch.clear()
 
     def _put(self, item: _Queued) -> None:
         started = time.monotonic()

@@ -57,6 +57,7 @@ class Scheduler:
     def results(self) -> Iterator[Result]:
         """Yield each batch with its features, and each end of a video, until the feeder is done."""
         while True:
+            self._release_read()
             while self._in_flight and self._oldest_is_due():
                 yield self._take_oldest()
             try:
@@ -70,6 +71,12 @@ class Scheduler:
         while self._in_flight:
             yield self._take_oldest()
 
+    def _release_read(self) -> None:
+        """Let go of the frames that devices have read: decoders write the next ones there."""
+        for item, pending in self._in_flight:
+            if pending is not None and isinstance(item, Batch) and not item.is_released and pending.is_read():
+                item.release()
+
     def _oldest_is_due(self) -> bool:
         full = sum(entry.pending is not None for entry in self._in_flight) > self._depth
         pending = self._in_flight[0].pending
@@ -82,6 +89,8 @@ class Scheduler:
             return Result(item, {})
         started = time.monotonic()
         features = pending.result()
+        if isinstance(item, Batch):
+            item.release()
         self._progress.network_seconds += time.monotonic() - started
         return Result(item, features)
 
@@ -104,6 +113,6 @@ class Scheduler:
         started = time.monotonic()
         if not self._progress.startup_seconds:
             self._progress.startup_seconds = self._progress.seconds
-        pending = next(self._networks).submit(batch.clips, len(batch.owners))
+        pending = next(self._networks).submit([clip.pieces for _, clip in batch.clips])
         self._progress.network_seconds += time.monotonic() - started
         return pending

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from c3d_extract.compute.network import Network
     from c3d_extract.decode import NextVideo, VideoInfo, VideoRead
     from c3d_extract.pipeline.decoders import Decoders
-    from c3d_extract.pipeline.feeder import ClipOwner, VideoEnd
+    from c3d_extract.pipeline.feeder import BatchClip, VideoEnd
     from c3d_extract.pipeline.results import Progress
+    from c3d_extract.preprocess.clips import Clip
     from c3d_extract.settings import ResolvedSettings
     from c3d_extract.sources.source import Source
     from c3d_extract.sources.staging import Staged
@@ -58,28 +59,37 @@ class FinishedVideo(NamedTuple):
 
 
 class ClipFeatures:
-    """The clips of one batch, without those whose features are not finite."""
+    """The clips of one batch, without those whose features are not finite.
 
-    def __init__(self, owners: list[ClipOwner], places: list[int], features: LayerRows) -> None:
-        self._owners = owners
+    Parameters
+    ----------
+    clips
+        Every clip of the batch.
+    places
+        Task → places of its clips in the batch, those whose features are finite.
+    features
+        Layer → float32 (N, D), all of the batch.
+    """
+
+    def __init__(
+        self, clips: list[BatchClip], places: dict[int, NDArray[np.intp]], features: LayerRows
+    ) -> None:
+        self._clips = clips
         self._places = places
         self._features = features
 
     def by_video(self, sources: Sequence[Source]) -> Iterator[tuple[str, ClipRows]]:
         """Yield each video's name and its clips in this batch, in their order."""
-        places: dict[int, list[int]] = {}
-        for place in self._places:
-            places.setdefault(self._owners[place].task, []).append(place)
-        for task, found in places.items():
-            yield sources[task].name, self._rows(found)
+        for task, places in self._places.items():
+            yield sources[task].name, self._rows(places)
 
-    def _rows(self, places: list[int]) -> ClipRows:
-        owners = [self._owners[place] for place in places]
+    def _rows(self, places: NDArray[np.intp]) -> ClipRows:
+        clips = [self._clips[place].clip for place in places]
         return ClipRows(
-            start_frame=np.array([owner.span.start for owner in owners], np.int64),
-            end_frame=np.array([owner.span.end for owner in owners], np.int64),
-            start_seconds=np.array([owner.start_seconds for owner in owners]),
-            end_seconds=np.array([owner.end_seconds for owner in owners]),
+            start_frame=np.array([clip.span.start for clip in clips], np.int64),
+            end_frame=np.array([clip.span.end for clip in clips], np.int64),
+            start_seconds=np.array([clip.start_seconds for clip in clips]),
+            end_seconds=np.array([clip.end_seconds for clip in clips]),
             features={layer: rows[places] for layer, rows in self._features.items()},
         )
 
@@ -114,14 +124,14 @@ class Stream:
         self._progress = progress
         self._videos: dict[int, _VideoSum] = {}
         with contextlib.ExitStack() as undo:
-            decoder = undo.enter_context(decoders.lend(len(sources)))
+            decoder = undo.enter_context(decoders.lend(len(sources), self._networks))
             videos, release = _decodable(sources, scratch, undo)
             self._feeder = Feeder(
                 decoder,
                 videos,
                 release=release,
                 new_assembler=self._new_assembler,
-                new_buffer=partial(_largest_buffer, self._networks),
+                batch_size=partial(_largest_batch, self._networks),
             )
             undo.callback(self._feeder.stop)
             self._opened = undo.pop_all()
@@ -154,24 +164,33 @@ class Stream:
             feeder.check()
             progress.handover_seconds = feeder.handover_seconds
             if isinstance(item, Batch):
-                finite = self._add(item, features)
-                progress.n_clips += len(item.owners)
-                yield ClipFeatures(item.owners, finite, features)
+                progress.n_clips += len(item.clips)
+                yield ClipFeatures(item.clips, self._add(item, features), features)
+                for end in item.ends:
+                    feeder.check()
+                    yield self._finished(end)
             else:
-                progress.decode_seconds += item.event.seconds
-                source = self.sources[item.event.task]
-                yield FinishedVideo(source, self._row(source, item))
+                yield self._finished(item)
 
-    def _add(self, batch: Batch, features: LayerRows) -> list[int]:
-        """Add a batch to the videos' sums; return the places of the clips whose features are finite."""
+    def _finished(self, end: VideoEnd) -> FinishedVideo:
+        self._progress.decode_seconds += end.event.seconds
+        source = self.sources[end.event.task]
+        return FinishedVideo(source, self._row(source, end))
+
+    def _add(self, batch: Batch, features: LayerRows) -> dict[int, NDArray[np.intp]]:
+        """Add a batch to the videos' sums; return the places of each video's clips that are finite."""
         not_finite = _not_finite(features)
-        for place, owner in enumerate(batch.owners):
-            video = self._videos.setdefault(owner.task, _VideoSum())
-            if place in not_finite:
-                video.count_not_finite(not_finite[place])
-            else:
-                video.add(owner, features, place)
-        return [place for place in range(len(batch.owners)) if place not in not_finite]
+        found: dict[int, NDArray[np.intp]] = {}
+        for task, places in _places_by_task(batch).items():
+            video = self._videos.setdefault(task, _VideoSum())
+            for place in places:
+                if place in not_finite:
+                    video.count_not_finite(not_finite[place])
+            finite = [place for place in places if place not in not_finite]
+            if finite:
+                found[task] = np.array(finite)
+                video.add([batch.clips[place].clip for place in finite], features, found[task])
+        return found
 
     def _row(self, source: Source, end: VideoEnd) -> VideoRow:
         found = self._videos.pop(end.event.task, None) or _VideoSum()
@@ -211,9 +230,16 @@ def _next_video(staged: Staged | None) -> NextVideo:
     return staged.task, staged.path
 
 
-def _largest_buffer(networks: Sequence[Network]) -> NDArray[np.uint8]:
+def _largest_batch(networks: Sequence[Network]) -> int:
     # As large as the device with the most memory takes it; one that had to back off splits it.
-    return max(networks, key=lambda network: network.batch_size).new_batch()
+    return max(network.batch_size for network in networks)
+
+
+def _places_by_task(batch: Batch) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for place, (task, _) in enumerate(batch.clips):
+        found.setdefault(task, []).append(place)
+    return found
 
 
 @dataclass
@@ -225,13 +251,14 @@ class _VideoSum:
     n_clips: int = 0
     n_padded_frames: int = 0
 
-    def add(self, owner: ClipOwner, features: LayerRows, place: int) -> None:
+    def add(self, clips: Sequence[Clip], features: LayerRows, places: NDArray[np.intp]) -> None:
+        """Add the clips at these places of a batch, in their order."""
         for layer, rows in features.items():
             if layer not in self.layers:
                 self.layers[layer] = AGGREGATES["mean"]()
-            self.layers[layer].add(rows[place])
-        self.n_clips += 1
-        self.n_padded_frames += owner.span.n_padded_frames
+            self.layers[layer].add(rows[places])
+        self.n_clips += len(clips)
+        self.n_padded_frames += sum(clip.span.n_padded_frames for clip in clips)
 
     def count_not_finite(self, layers: Iterable[str]) -> None:
         """Count a clip whose features in ``layers`` are not finite; nothing is added."""

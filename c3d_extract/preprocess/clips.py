@@ -18,19 +18,20 @@ Frame indices are 0-based, ranges half-open.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from c3d_extract.settings import Short, Tail
 
-__all__ = ["Clip", "ClipAssembler", "ClipSpan", "clip_spans"]
+__all__ = ["Clip", "ClipAssembler", "ClipSpan", "FrameBlock", "Piece", "clip_spans"]
 
 
 class ClipSpan(NamedTuple):
@@ -75,31 +76,82 @@ def _tail_span(n_frames: int, length: int, *, next_start: int, stride: int, tail
     return ClipSpan(next_start if tail == "pad" else n_frames - length, n_frames, length)
 
 
+class FrameBlock:
+    """Consecutive frames of a video, in memory that is used again when nothing needs them any more.
+
+    Parameters
+    ----------
+    frames
+        uint8 (T, H, W, 3).
+    release
+        Called when the last user of the frames is done, by that user's thread.
+    """
+
+    __slots__ = ("_lock", "_n_users", "_release", "frames")
+
+    def __init__(self, frames: NDArray[np.uint8], release: Callable[[], None] = lambda: None) -> None:
+        self.frames = frames
+        self._release = release
+        self._n_users = 1
+        self._lock = threading.Lock()
+
+    def retain(self) -> None:
+        """Count one more user."""
+        with self._lock:
+            self._n_users += 1
+
+    def release(self) -> None:
+        """Count one user less."""
+        with self._lock:
+            self._n_users -= 1
+            is_free = self._n_users == 0
+        if is_free:
+            self._release()
+
+
+class Piece(NamedTuple):
+    """The frames ``[start, end)`` of a block."""
+
+    block: FrameBlock
+    start: int
+    end: int
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """uint8 (end - start, H, W, 3)."""
+        return self.block.frames[self.start : self.end]
+
+
 class Clip(NamedTuple):
-    """One clip.
+    """One clip; it uses its blocks until it is released.
 
     Attributes
     ----------
     span
         Which frames of the video it has.
-    frames
-        uint8 (L, H, W, 3).
+    pieces
+        Its frames, L together, in their order; those that are repeated are in several.
     start_seconds, end_seconds
         Times of its first and of its last frame that is not padding.
     """
 
     span: ClipSpan
-    frames: NDArray[np.uint8]
+    pieces: tuple[Piece, ...]
     start_seconds: float
     end_seconds: float
+
+    def release(self) -> None:
+        """Let go of the frames."""
+        for piece in self.pieces:
+            piece.block.release()
 
 
 @dataclass
 class ClipAssembler:
-    """Cuts a stream of frames into clips, holding those that later clips need: ``length`` frames at most.
+    """Cuts a stream of frames into clips, holding the blocks that later clips need.
 
     `push` takes the frames of one video in order, `finish` ends the video; both yield clips,
-    exactly those of `clip_spans`.
+    exactly those of `clip_spans`. No frame is copied.
     """
 
     length: int
@@ -110,27 +162,19 @@ class ClipAssembler:
     def __post_init__(self) -> None:
         self.n_frames = 0
         self._next_start = 0
-        self._held = np.empty(0, np.uint8)  # the last frames that came
-        self._held_times: list[float] = []
+        self._held: deque[_Held] = deque()
 
-    def push(self, frames: NDArray[np.uint8], times_seconds: list[float]) -> Iterator[Clip]:
-        """Take frames uint8 (T, H, W, 3), T ≥ 1, and their times; yield the clips that are now whole.
-
-        The clips' frames may be views: use them before the next call.
-        """
-        # Clips that do not overlap are views of what came, without a copy: at a GPU's rate copies count.
-        window = np.concatenate([self._held, frames]) if len(self._held) else frames
-        times = self._held_times + times_seconds
-        self.n_frames += len(frames)
-        first = self.n_frames - len(window)  # the frame of the video that window[0] is
+    def push(self, block: FrameBlock, times_seconds: list[float]) -> Iterator[Clip]:
+        """Take a block of T ≥ 1 frames and their times; yield the clips that are now whole."""
+        self._held.append(_Held(self.n_frames, block, times_seconds))
+        self.n_frames += len(times_seconds)
         while self._next_start + self.length <= self.n_frames:
             span = ClipSpan(self._next_start, self._next_start + self.length, self.length)
-            start, end = span.start - first, span.end - first
-            yield Clip(span, window[start:end], times[start], times[end - 1])
+            yield self._clip(span, self._pieces(span.start, span.end))
             self._next_start += self.stride
-        kept = max(self._first_needed() - first, 0)
-        # A copy: a view would keep all pushed frames alive, and these are overwritten by the decoder.
-        self._held, self._held_times = window[kept:].copy(), times[kept:]
+        needed = self._first_needed()
+        while self._held and self._held[0].end <= needed:
+            self._held.popleft().block.release()
 
     def _first_needed(self) -> int:
         """Return the first frame that a later clip can begin with."""
@@ -139,17 +183,36 @@ class ClipAssembler:
         return self._next_start
 
     def finish(self) -> Iterator[Clip]:
-        """Yield what the policies make of the frames that are left."""
-        is_short = self.n_frames < self.length
+        """Yield what the policies make of the frames that are left, and let go of all blocks."""
         for span in self._last_spans():
-            first = self.n_frames - len(self._held)
-            start, end = span.start - first, span.end - first
-            positions = np.arange(self.length)
-            if is_short and self.short == "loop":
-                picked = start + positions % (end - start)
+            pieces = self._pieces(span.start, span.end)
+            if self.n_frames < self.length and self.short == "loop":
+                n_whole, rest = divmod(self.length, self.n_frames)
+                pieces = [*pieces * n_whole, *self._pieces(span.start, span.start + rest)]
             else:
-                picked = start + np.minimum(positions, end - start - 1)
-            yield Clip(span, self._held[picked], self._held_times[start], self._held_times[end - 1])
+                pieces += self._pieces(span.end - 1, span.end) * span.n_padded_frames
+            yield self._clip(span, pieces)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all blocks."""
+        while self._held:
+            self._held.popleft().block.release()
+
+    def _clip(self, span: ClipSpan, pieces: list[Piece]) -> Clip:
+        for piece in pieces:
+            piece.block.retain()
+        return Clip(span, tuple(pieces), self._time(span.start), self._time(span.end - 1))
+
+    def _pieces(self, start: int, end: int) -> list[Piece]:
+        return [
+            Piece(held.block, max(start - held.start, 0), min(end, held.end) - held.start)
+            for held in self._held
+            if held.start < end and start < held.end
+        ]
+
+    def _time(self, frame: int) -> float:
+        return next(held.times[frame - held.start] for held in self._held if frame < held.end)
 
     def _last_spans(self) -> list[ClipSpan]:
         if self.n_frames < self.length:
@@ -160,3 +223,15 @@ class ClipAssembler:
             self.n_frames, self.length, next_start=self._next_start, stride=self.stride, tail=self.tail
         )
         return [] if last is None else [last]
+
+
+class _Held(NamedTuple):
+    """A block whose frames begin with the video's frame ``start``."""
+
+    start: int
+    block: FrameBlock
+    times: list[float]
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.times)

@@ -6,7 +6,7 @@ import contextlib
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from c3d_extract import FeatureFile
 from c3d_extract.compute.batch_size import rounding_factors
-from c3d_extract.compute.cuda import Transfers
+from c3d_extract.compute.clip_frames import FramePlan, pieces_of
+from c3d_extract.compute.cuda import Transfers, page_locked
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.reference import Fp32Reference
 from c3d_extract.errors import DeviceError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D
 from c3d_extract.pipeline import Extractor
+from c3d_extract.preprocess.clips import FrameBlock, Piece
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -244,7 +246,7 @@ def test_gpus_of_several_models_are_recorded_and_warned_of(
 
 
 @pytest.fixture
-def page_locked(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Give out ordinary memory where page-locked memory is asked for, and list it."""
     given: list[torch.Tensor] = []
     empty = torch.empty
@@ -269,30 +271,82 @@ def on_fake_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
         def query(self) -> bool:
             return True
 
+    stream = SimpleNamespace(wait_stream=lambda _other: None)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: None)
-    monkeypatch.setattr(Transfers, "to_device", lambda _self, host: host)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _self, _stream: None)
     net.device = torch.device("cuda", 0)
     net._transfers = Transfers(net.device)
-    net._transfers._copies = cast("Any", "a stream")
+    net._transfers._device = CPU  # where the tensors really are
     return net
+
+
+def test_on_a_gpu_each_frame_is_sent_once_and_clips_are_cut_there(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = clips[:3].reshape(-1, *clips.shape[2:])
+    blocks = [FrameBlock(frames[:16]), FrameBlock(frames[16:40]), FrameBlock(frames[40:48])]
+    overlapping = [
+        (Piece(blocks[0], 0, 16),),
+        (Piece(blocks[0], 8, 16), Piece(blocks[1], 0, 8)),
+        (Piece(blocks[1], 20, 24), Piece(blocks[2], 0, 8), *[Piece(blocks[2], 7, 8)] * 4),
+    ]
+    expected = np.stack([np.concatenate([piece.frames for piece in clip]) for clip in overlapping])
+    net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
+    sent = net._transfers.clips_to_device(overlapping, (4, *net.clip_shape))
+    np.testing.assert_array_equal(sent.clips[:3].numpy(), expected)
+    assert not sent.clips[3].any()
+    assert FramePlan.of(overlapping).n_frames == 16 + 24 + 8
+    assert not FramePlan.of(overlapping).is_in_order
+    following = pieces_of(clips[:3])
+    assert FramePlan.of(following).is_in_order
+    sent = net._transfers.clips_to_device(following, (4, *net.clip_shape))
+    np.testing.assert_array_equal(sent.clips[:3].numpy(), clips[:3])
+    assert not sent.clips[3].any()
+    features = net.submit(overlapping).result()
+    alone = network(checkpoint, 4)(expected)
+    for layer in LAYERS:
+        np.testing.assert_array_equal(features[layer], alone[layer])
 
 
 def test_features_from_a_gpu_hold_no_page_locked_memory(
     checkpoint: Checkpoint,
     clips: NDArray[np.uint8],
     monkeypatch: pytest.MonkeyPatch,
-    page_locked: list[torch.Tensor],
+    pinned: list[torch.Tensor],
 ) -> None:
     expected = network(checkpoint, 4)(clips[:3])
     net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
     found = net(clips[:3])
-    assert len(page_locked) == 1 + len(LAYERS)  # a batch that was filled up, and each layer's features
+    assert len(pinned) == len(LAYERS)  # each layer's features
     for layer in LAYERS:
         np.testing.assert_array_equal(found[layer], expected[layer])
-        assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in page_locked)
+        assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in pinned)
+
+
+@pytest.mark.parametrize("status", [0, 2])
+def test_decoders_memory_is_locked_while_it_is_used(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    def register(*given: int) -> int:
+        calls.append(("lock", *given))
+        return status
+
+    cudart = SimpleNamespace(
+        cudaHostRegister=register,
+        cudaHostUnregister=lambda *given: calls.append(("unlock", *given)),
+        cudaGetErrorString=lambda _: "out of memory",
+    )
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append(("wait",)))
+    memory = np.zeros((2, 3), np.uint8)
+    with page_locked(memory) as why_not:
+        assert why_not == (None if status == 0 else "cudaHostRegister: out of memory")
+        assert calls == [("lock", memory.ctypes.data, 6, 1)]
+    assert calls[1:] == ([("wait",), ("unlock", memory.ctypes.data)] if status == 0 else [])
 
 
 def test_without_page_locked_memory_the_run_goes_on_and_says_so(
@@ -311,7 +365,8 @@ def test_without_page_locked_memory_the_run_goes_on_and_says_so(
     assert net.new_batch().shape == (4, *net.clip_shape)  # as the feeder's thread asks for it
     np.testing.assert_array_equal(net(clips)["fc6"], expected["fc6"])
     assert net.batch_size == 4  # it was not the GPU's memory
-    assert net.warnings == ["cuda:0: no page-locked memory (CUDA error: out of memory); copies are slower"]
+    (warning,) = net.warnings
+    assert warning.endswith(": no page-locked memory (CUDA error: out of memory); copies are slower")
 
 
 def test_each_size_of_batch_is_held_against_fp32(
@@ -330,9 +385,9 @@ def test_each_size_of_batch_is_held_against_fp32(
 
     monkeypatch.setattr(Network, "_run", small_batches_are_wrong)
     net(clips[:4])
-    before = net.submit(clips[:4])
+    before = net.submit(pieces_of(clips[:4]))
     memory = 2
-    after = net.submit(clips[:4])
+    after = net.submit(pieces_of(clips[:4]))
     before.result()  # of the larger size still, which was checked
     memory = 4
     with pytest.raises(DeviceError, match="fp32 is off by 10"):
@@ -459,10 +514,12 @@ def gpu_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     compute, copies = _Stream("compute", log), _Stream("copies", log)
 
     class Event:
-        def __init__(self, *, blocking: bool) -> None:
-            assert blocking  # else waiting for it takes a core from the decoders
+        def __init__(self, *, blocking: bool = False) -> None:
+            self.blocking = blocking
 
         def record(self, stream: _Stream) -> None:
+            # Else waiting for it takes a core from the decoders; nobody waits for copies.
+            assert self.blocking == (stream is compute)
             log.append(f"event on {stream.name}")
 
         def query(self) -> bool:
@@ -509,9 +566,10 @@ def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
     net = Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision=precision)  # type: ignore[arg-type]
     assert net.batch_size == 64
     gpu_log.clear()
-    (part,) = net.submit(np.zeros((64, *net.clip_shape), np.uint8))._parts
+    (part,) = net.submit(pieces_of(np.zeros((64, *net.clip_shape), np.uint8)))._parts
     assert gpu_log == [
         "uint8 to cuda on copies",
+        "event on copies",
         "compute waits for copies",
         "kept for compute",
         *["float32 to cpu on compute"] * len(LAYERS),

@@ -22,6 +22,7 @@ from c3d_extract.decode import (
     FramesDecoded,
     InProcessDecoder,
     PyAVReader,
+    SlotsExhausted,
     VideoFailed,
     VideoRead,
 )
@@ -75,6 +76,7 @@ def run(pool: Decoder, paths: list[Path], on_event: Callable[[Event], None] | No
     crops: dict[int, list[NDArray[np.uint8]]] = {task: [] for task in range(len(paths))}
     ends: dict[int, VideoRead | VideoFailed] = {}
     for event in pool.run(list(enumerate(paths))):
+        assert not isinstance(event, SlotsExhausted), "frames were let go of"
         assert event.task not in ends, "nothing comes after a video's end"
         if isinstance(event, FramesDecoded):
             assert 1 <= len(event.frames) <= 16
@@ -436,7 +438,7 @@ def test_videos_that_are_not_ready_are_asked_for_again(short: list[Path], in_pro
     videos: list[NextVideo] = [None, (0, short[4]), None, failed, None, None, (2, short[5]), None, None]
     decoder: Decoder = InProcessDecoder(OPTIONS) if in_process else DecodePool(2, OPTIONS)
     try:
-        ends = [event for event in decoder.run(videos) if not isinstance(event, FramesDecoded)]
+        ends = [event for event in decoder.run(videos) if isinstance(event, VideoRead | VideoFailed)]
     finally:
         decoder.close()
     assert {event.task: type(event) for event in ends} == {0: VideoRead, 1: VideoFailed, 2: VideoRead}
@@ -456,7 +458,7 @@ def test_a_video_that_is_not_ready_holds_up_no_other(long: Path, short: list[Pat
     ends = []
     with DecodePool(2, OPTIONS) as pool:
         for event in pool.run(videos()):
-            if not isinstance(event, FramesDecoded):
+            if isinstance(event, VideoRead | VideoFailed):
                 ends.append(event.task)
                 first_is_read.set()
     assert ends == [0, 1]
@@ -476,3 +478,48 @@ def test_while_nothing_is_ready_a_pool_hardly_works_and_can_be_stopped() -> None
         timer.start()
         assert list(pool.run(never(), stopped)) == []
     assert 1 < n_asked <= 60
+
+
+def test_frames_that_are_held_stay_and_other_decoders_use_what_is_free(long: Path, short: list[Path]) -> None:
+    held: list[tuple[NDArray[np.uint8], NDArray[np.uint8], Callable[[], None]]] = []
+    with DecodePool(2, OPTIONS, n_slots=8) as pool:
+        for event in pool.run(list(enumerate([long, *short]))):
+            if isinstance(event, FramesDecoded) and event.task == 0 and len(held) < 4:
+                held.append((event.frames, event.frames.copy(), event.lease.hold()))
+            assert not isinstance(event, SlotsExhausted), "four slots are enough for the rest"
+        assert len(held) == 4
+        for frames, before, _ in held:
+            assert (frames == before).all()
+
+
+def test_whoever_holds_all_frames_is_told_and_decoding_goes_on_once_they_are_released(long: Path) -> None:
+    frames: list[NDArray[np.uint8]] = []
+    held: list[Callable[[], None]] = []
+    n_told = 0
+
+    def release(leases: list[Callable[[], None]]) -> None:
+        for lease in leases:
+            lease()
+
+    with DecodePool(1, OPTIONS, n_slots=4) as pool:
+        for event in pool.run([(0, long)]):
+            if isinstance(event, FramesDecoded):
+                frames.append(event.frames.copy())
+                held.append(event.lease.hold())
+            elif isinstance(event, SlotsExhausted) and held:
+                n_told += 1
+                assert len(held) == 4
+                # By another thread, as the network's: the pool wakes up from its sleep.
+                threading.Timer(0.05, release, [held]).start()
+                held = []
+        assert (np.concatenate(frames) == plain_crops(long)).all()
+        assert n_told >= N_LONG // 16 // 4
+        assert run(pool, [long])[0][1].n_decoded == N_LONG, "what is still held does not bind the next run"
+
+
+def test_a_killed_decoder_gives_its_slots_back(long: Path, short: list[Path]) -> None:
+    with DecodePool(1, OPTIONS, n_slots=4) as pool:
+        for _ in range(3):
+            run(pool, [long], lambda _: os.kill(pid_of(pool), signal.SIGKILL) if pool._workers else None)
+        done = run(pool, short)
+    assert all(isinstance(end, VideoRead) for _, end in done.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from c3d_extract.decode import DecodeOptions
-from c3d_extract.decode.shared_memory import SlotMemory, anonymous_file
+from c3d_extract.decode.shared_memory import Layout, SlotMemory, anonymous_file
 from c3d_extract.errors import DecoderError
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
@@ -30,16 +31,18 @@ def test_kernels_without_anonymous_files_get_a_temporary_one(
 ) -> None:
     monkeypatch.setattr(os, "memfd_create", _refuse(refusal))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    n_bytes = SlotMemory.n_bytes(OPTIONS)
-    descriptor = anonymous_file(n_bytes)
-    assert os.fstat(descriptor).st_size == n_bytes
-    one, other = SlotMemory(descriptor, OPTIONS), SlotMemory(descriptor, OPTIONS)
+    layout = Layout.of(OPTIONS, n_slots=5, n_heartbeats=3)
+    assert layout.n_header_bytes % mmap.PAGESIZE == 0
+    descriptor = anonymous_file(layout.n_bytes)
+    assert os.fstat(descriptor).st_size == layout.n_bytes
+    one, other = SlotMemory(descriptor, layout), SlotMemory(descriptor, layout)
     os.close(descriptor)
     one.slots[-1, -1] = 7
-    one.last_frame.value = 1.5
+    one.heartbeats[2] = 1.5
     assert (other.slots[-1, -1] == 7).all()
-    assert not other.slots[0].any()
-    assert other.last_frame.value == 1.5
+    assert other.slots.shape == (5, 16, 112, 112, 3)
+    assert not other.slots[:-1].any()
+    assert other.heartbeats.tolist() == [0, 0, 1.5]
     assert not list(tmp_path.iterdir()), "it never has a name"
 
 

@@ -24,7 +24,7 @@ def test_the_mean_is_numpys_in_float64(clips: np.ndarray) -> None:
 
 
 def test_a_clip_may_be_overwritten_once_it_was_added() -> None:
-    buffer, mean = np.array([1, 2], np.float32), Mean()
+    buffer, mean = np.array([[1, 2]], np.float32), Mean()
     mean.add(buffer)
     buffer[:] = 3, 4
     mean.add(buffer)
@@ -32,10 +32,24 @@ def test_a_clip_may_be_overwritten_once_it_was_added() -> None:
     assert mean.result().dtype == np.float32
 
 
+@given(
+    arrays(np.float32, array_shapes(min_dims=2, max_dims=2), elements=st.floats(-1e6, 1e6, width=32)),
+    st.integers(1, 9),
+)
+def test_the_mean_does_not_depend_on_the_batches(clips: np.ndarray, size: int) -> None:
+    total = np.zeros(clips.shape[1])
+    for clip in clips:
+        total = total + clip
+    mean = Mean()
+    for start in range(0, len(clips), size):
+        mean.add(clips[start : start + size])
+    assert (mean.result() == (total / len(clips)).astype(np.float32)).all()
+
+
 def test_another_rule_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Last:
-        def add(self, clip: np.ndarray) -> None:
-            self.clip = clip.copy()
+        def add(self, clips: np.ndarray) -> None:
+            self.clip: np.ndarray = clips[-1].copy()
 
         def result(self) -> np.ndarray:
             return self.clip

@@ -144,7 +144,7 @@ def test_an_extractor_closed_by_another_thread_ends_a_run_that_waits(
 
 
 def test_a_pool_of_decoders_takes_one_run_at_a_time(extractor: Extractor, videos: Path) -> None:
-    with extractor._decoders.lend(1) as pool:
+    with extractor._decoders.lend(1, extractor.networks) as pool:
         going = pool.run([(0, videos / "long.mp4")])
         next(going)
         with pytest.raises(DecoderError, match="used by two runs at a time"):

@@ -15,7 +15,14 @@ import pytest
 import torch
 
 from c3d_extract import Extractor
-from c3d_extract.decode import DecodeOptions, DecodePool, FramesDecoded, InProcessDecoder, VideoFailed
+from c3d_extract.decode import (
+    DecodeOptions,
+    DecodePool,
+    FramesDecoded,
+    InProcessDecoder,
+    VideoFailed,
+    VideoRead,
+)
 from c3d_extract.errors import UsageError
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
@@ -163,7 +170,7 @@ def events(decoder: Decoder, paths: Sequence[Path]) -> list[Any]:
             found.append((event.task, event.frames.tobytes(), event.times_seconds))
         elif isinstance(event, VideoFailed):
             found.append((event.task, event.reason))
-        else:
+        elif isinstance(event, VideoRead):
             facts = event.info, event.n_decoded, event.n_decode_errors, event.trouble
             found.append((event.task, *facts))
     return found

@@ -12,18 +12,21 @@ from conftest import MEAN
 
 from c3d_extract import Extractor
 from c3d_extract.compute.network import Network
-from c3d_extract.pipeline.feeder import Batch
+from c3d_extract.pipeline.feeder import Batch, BatchClip
 from c3d_extract.pipeline.results import Progress
 from c3d_extract.pipeline.scheduler import Scheduler
-from c3d_extract.pipeline.stream import _largest_buffer
+from c3d_extract.pipeline.stream import _largest_batch
+from c3d_extract.preprocess.clips import ClipAssembler, FrameBlock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pytest
     import torch
     from numpy.typing import NDArray
 
+    from c3d_extract.compute.clip_frames import Pieces
     from c3d_extract.compute.network import Pending
     from c3d_extract.pipeline.feeder import Feeder
 
@@ -31,9 +34,13 @@ if TYPE_CHECKING:
 class _Pending:
     """A batch on a device that is done with it when it is told so."""
 
-    def __init__(self, clips: NDArray[np.uint8]) -> None:
-        self.clips = clips
+    def __init__(self, clips: Sequence[Pieces]) -> None:
+        self.clips = np.stack([pieces[0].frames for pieces in clips])
         self.is_done = threading.Event()
+        self.has_read = False
+
+    def is_read(self) -> bool:
+        return self.has_read
 
     def done(self) -> bool:
         return self.is_done.is_set()
@@ -48,10 +55,7 @@ class _Network:
         self.batch_size = batch_size
         self.submitted: queue.Queue[_Pending] = queue.Queue()
 
-    def new_batch(self) -> NDArray[np.uint8]:
-        return np.zeros((self.batch_size, 1), np.uint8)
-
-    def submit(self, clips: NDArray[np.uint8], _n: int) -> Pending:
+    def submit(self, clips: Sequence[Pieces]) -> Pending:
         pending = _Pending(clips)
         self.submitted.put(pending)
         return cast("Pending", pending)
@@ -61,8 +65,10 @@ def _feeder(queued: queue.Queue[Any]) -> Feeder:
     return cast("Feeder", SimpleNamespace(queue=queued))
 
 
-def _batch(value: int) -> Batch:
-    return Batch(np.array([[value]], np.uint8))
+def _batch(value: int, release: Callable[[], None] = lambda: None) -> Batch:
+    block = FrameBlock(np.full((1, 1, 1, 3), value, np.uint8), release)
+    (clip,) = ClipAssembler(1, 1, "drop", "pad").push(block, [0.0])
+    return Batch([BatchClip(0, clip)])
 
 
 def test_a_batch_that_comes_while_another_runs_is_started_at_once_and_results_keep_their_order() -> None:
@@ -71,7 +77,7 @@ def test_a_batch_that_comes_while_another_runs_is_started_at_once_and_results_ke
 
     def consume() -> None:
         results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
-        found.extend(float(result.features["fc6"][0, 0]) for result in results)
+        found.extend(float(result.features["fc6"].flat[0]) for result in results)
 
     consumer = threading.Thread(target=consume, daemon=True)
     consumer.start()
@@ -97,16 +103,44 @@ def test_a_result_is_taken_while_no_batch_comes() -> None:
         network.submitted.get().is_done.set()
 
     threading.Timer(0.05, finish).start()
-    assert next(results).features["fc6"][0, 0] == 7
+    assert next(results).features["fc6"].flat[0] == 7
     assert progress.network_seconds > 0.02
     assert progress.waiting_seconds < 0.02
 
 
 def test_batches_are_as_large_as_the_device_with_most_memory_takes_them() -> None:
     networks = [_Network(2), _Network(8), _Network(4)]
-    assert len(_largest_buffer(cast("list[Network]", networks))) == 8
+    assert _largest_batch(cast("list[Network]", networks)) == 8
     networks[1].batch_size = 1
-    assert len(_largest_buffer(cast("list[Network]", networks))) == 4
+    assert _largest_batch(cast("list[Network]", networks)) == 4
+
+
+def test_frames_are_let_go_of_as_soon_as_the_device_has_read_them() -> None:
+    network, queued, freed = _Network(), queue.Queue[Any](), threading.Event()
+    results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
+    consumer = threading.Thread(target=lambda: list(results), daemon=True)
+    consumer.start()
+    queued.put(_batch(1, freed.set))
+    pending = network.submitted.get(timeout=5)
+    assert not freed.wait(0.05), "it has not read them yet"
+    pending.has_read = True
+    assert freed.wait(5), "though it is not done"
+    pending.is_done.set()
+    queued.put(None)
+    consumer.join(5)
+
+
+def test_frames_are_let_go_of_with_the_result_where_the_network_reads_them_itself() -> None:
+    network, queued, freed = _Network(), queue.Queue[Any](), threading.Event()
+    results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
+    queued.put(_batch(1, freed.set))
+
+    def finish() -> None:
+        network.submitted.get().is_done.set()
+
+    threading.Timer(0.02, finish).start()
+    next(results)
+    assert freed.is_set()
 
 
 def test_a_device_that_backs_off_leaves_the_other_its_batches(
@@ -128,9 +162,9 @@ def test_a_device_that_backs_off_leaves_the_other_its_batches(
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return run(self, model, x)
 
-        def counted(self: Network, clips: NDArray[np.uint8], n: int) -> Pending:
+        def counted(self: Network, clips: Sequence[Pieces]) -> Pending:
             given.append(len(clips))
-            return submit(self, clips, n)
+            return submit(self, clips)
 
         monkeypatch.setattr(Network, "_run", small_memory)
         monkeypatch.setattr(Network, "submit", counted)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from c3d_extract.preprocess.clips import Clip, ClipAssembler, ClipSpan, clip_spans
+from c3d_extract.preprocess.clips import Clip, ClipAssembler, ClipSpan, FrameBlock, clip_spans
 from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES, Short, Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 frame_counts = st.integers(0, 130)
 lengths = st.sampled_from([16, 16, 1, 8, 32])
@@ -41,22 +49,29 @@ def naive_clips(n_frames: int, length: int, stride: int, tail: Tail, short: Shor
     return clips
 
 
-def assembled(pushes: list[int], length: int, stride: int, tail: Tail, short: Short) -> list[Clip]:
-    """Push frames whose pixels are their numbers, as many at a time as ``pushes`` says."""
-    assembler = ClipAssembler(length, stride, tail, short)
-    clips, number = [], 0
+def blocks(pushes: list[int]) -> Iterator[tuple[FrameBlock, list[float]]]:
+    """Yield frames whose pixels are their numbers, as many at a time as ``pushes`` says; freed: 255."""
+    number = 0
     for size in pushes:
         numbers = np.arange(number, number + size)
-        frames = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (size, 2, 2, 3))
-        times = [0.5 * int(n) for n in numbers]
-        clips += [c._replace(frames=c.frames.copy()) for c in assembler.push(frames.copy(), times)]
+        frames = np.broadcast_to(numbers.astype(np.uint8)[:, None, None, None], (size, 2, 2, 3)).copy()
+        yield FrameBlock(frames, functools.partial(frames.fill, 255)), [0.5 * int(n) for n in numbers]
         number += size
+
+
+def assembled(pushes: list[int], length: int, stride: int, tail: Tail, short: Short) -> list[Clip]:
+    assembler = ClipAssembler(length, stride, tail, short)
+    clips = [clip for block, times in blocks(pushes) for clip in assembler.push(block, times)]
     clips += list(assembler.finish())
-    assert assembler.n_frames == number
+    assert assembler.n_frames == sum(pushes)
     return clips
 
 
-@given(st.lists(st.integers(1, 33), max_size=12), lengths, strides, tails, shorts)
+def frames_of(clip: Clip) -> NDArray[np.uint8]:
+    return np.concatenate([piece.frames for piece in clip.pieces])
+
+
+@given(st.lists(st.integers(1, 33), max_size=7), lengths, strides, tails, shorts)
 @settings(max_examples=200, deadline=None)
 def test_the_assembler_gives_the_naive_loops_frames_however_they_are_pushed(
     pushes: list[int], length: int, stride: int, tail: Tail, short: Short
@@ -64,8 +79,9 @@ def test_the_assembler_gives_the_naive_loops_frames_however_they_are_pushed(
     n_frames = sum(pushes)
     clips = assembled(pushes, length, stride, tail, short)
     expected = naive_clips(n_frames, length, stride, tail, short)
-    assert [clip.frames[:, 0, 0, 0].tolist() for clip in clips] == [[n % 256 for n in c] for c in expected]
-    assert all((clip.frames == clip.frames[:, :1, :1, :1]).all() for clip in clips)
+    found = [frames_of(clip) for clip in clips]
+    assert [frames[:, 0, 0, 0].tolist() for frames in found] == expected
+    assert all((frames == frames[:, :1, :1, :1]).all() for frames in found)
     assert [clip.span for clip in clips] == clip_spans(
         n_frames, length, stride=stride, tail=tail, short=short
     )
@@ -117,24 +133,37 @@ def test_examples_worked_by_hand(
 
 def test_a_short_video_is_padded_looped_or_refused() -> None:
     padded, looped = (assembled([5], 16, 16, "drop", short)[0] for short in ("pad", "loop"))
-    assert padded.frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3] + [4] * 12
-    assert looped.frames[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
+    assert frames_of(padded)[:, 0, 0, 0].tolist() == [0, 1, 2, 3] + [4] * 12
+    assert frames_of(looped)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] * 3 + [0]
     assert assembled([5], 16, 16, "drop", "fail") == []
 
 
-@given(st.lists(st.integers(1, 33), min_size=1, max_size=12), lengths, strides, tails)
+@given(st.lists(st.integers(1, 33), min_size=1, max_size=12), lengths, strides, tails, shorts)
 @settings(max_examples=100, deadline=None)
-def test_the_assembler_holds_one_clips_frames_at_most_and_none_for_clips_that_follow_one_another(
-    pushes: list[int], length: int, stride: int, tail: Tail
+def test_frames_are_held_while_a_clip_needs_them_and_no_longer(
+    pushes: list[int], length: int, stride: int, tail: Tail, short: Short
 ) -> None:
-    assembler = ClipAssembler(length, stride, tail, "pad")
-    for size in pushes:
-        list(assembler.push(np.zeros((size, 2, 2, 3), np.uint8), [0.0] * size))
-        assert len(assembler._held) <= length
-        assert assembler._held.base is None, "a view would keep the pushed frames alive"
-    following = ClipAssembler(length, length, "pad", "pad")
-    frames = np.zeros((length, 2, 2, 3), np.uint8)
-    for _ in range(3):
-        (clip,) = following.push(frames, [0.0] * length)
-        assert clip.frames.base is frames, "not copied on the way"
-        assert len(following._held) == 0
+    freed: list[int] = []
+    assembler = ClipAssembler(length, stride, tail, short)
+    clips = []
+    for number, (block, times) in enumerate(blocks(pushes)):
+        block._release = functools.partial(freed.append, number)
+        clips += list(assembler.push(block, times))
+        assert len(assembler._held) <= length + 1, "a block holds a frame at least"
+    clips += list(assembler.finish())
+    ends = np.cumsum(pushes)
+    for clip in clips:
+        needed = set(np.searchsorted(ends, range(clip.span.start, clip.span.end), side="right").tolist())
+        assert not needed & set(freed)
+        clip.release()
+    assert sorted(freed) == list(range(len(pushes))), "each once"
+
+
+def test_a_video_that_fails_lets_go_of_its_frames() -> None:
+    freed: list[int] = []
+    assembler = ClipAssembler(16, 16, "drop", "pad")
+    assert not list(
+        assembler.push(FrameBlock(np.zeros((3, 2, 2, 3), np.uint8), lambda: freed.append(1)), [0, 1, 2])
+    )
+    assembler.close()
+    assert freed == [1]
