@@ -286,12 +286,13 @@ def _introduce(options: Options, extractor: Extractor) -> None:
         f"{printable(checkpoint.name)} ({variant}{colour}, "
         f"mean {printable(checkpoint.mean_name)}) "
         f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, "
-        + _decoders(extractor.workers)
+        + _decoders(extractor.workers, is_auto=options.workers == "auto")
     )
 
 
-def _decoders(n: int) -> str:
-    return "decoding in this process" if n == 0 else "1 decoder" if n == 1 else f"{n} decoders"
+def _decoders(n: int, *, is_auto: bool) -> str:
+    up_to = "up to " if is_auto else ""
+    return "decoding in this process" if n == 0 else "1 decoder" if n == 1 else f"{up_to}{n} decoders"
 
 
 def _run(options: Options, extraction: Extraction, bar: RunBar) -> list[Outcome]:

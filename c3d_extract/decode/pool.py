@@ -151,6 +151,9 @@ class DecodePool:
         Options for every video.
     timeout_seconds
         A worker that decodes no frame for this long (above 0) is killed, and its video fails.
+    n_first
+        Workers at first, None for all; another is started whenever the reader waited for decoders for more
+        than half of the last second.
     n_slots
         How many slots there are for `DecodeOptions.n_frames` frames each, at least four for each worker; None
         for so many.
@@ -162,9 +165,13 @@ class DecodePool:
         options: DecodeOptions,
         *,
         timeout_seconds: float = 60.0,
+        n_first: int | None = None,
         n_slots: int | None = None,
     ) -> None:
         self.n_workers = n_workers
+        self._n_allowed = n_workers if n_first is None else min(n_first, n_workers)
+        self._seconds_behind = 0.0
+        self._n_checks_behind = 0
         n_slots = max(n_slots or 0, SLOTS_PER_WORKER * n_workers)
         self._layout = Layout.of(options, n_slots, n_workers)
         self._slots = Slots(n_slots)
@@ -250,7 +257,7 @@ class DecodePool:
         for worker in self._workers:
             if worker.task is None:
                 return worker
-        return self._start_worker() if len(self._workers) < self.n_workers else None
+        return self._start_worker() if len(self._workers) < self._n_allowed else None
 
     def _start_worker(self) -> _Worker:
         memory = self.memory
@@ -282,7 +289,10 @@ class DecodePool:
         is_exhausted = not any(w.granted for w in by_connection.values()) and self._slots.wait_for_some()
         waiting = [*by_connection, self._slots.woken]
         timeout = min(longest_wait, _EXHAUSTED_SECONDS) if is_exhausted else longest_wait
+        began = time.monotonic()
         ready = multiprocessing.connection.wait(waiting, timeout=timeout)
+        if not is_exhausted and any(w.is_ready for w in by_connection.values()):
+            self._seconds_behind += time.monotonic() - began
         if is_exhausted and by_connection and not ready:
             yield SlotsExhausted()
         for connection in ready:
@@ -293,6 +303,7 @@ class DecodePool:
         now = time.monotonic()
         if now < self._next_check:  # checking all workers costs as much as handling a message
             return
+        self._allow_more(now)
         self._next_check = now + _POLL_SECONDS
         longest_count = max(2 * _POLL_SECONDS, self.timeout_seconds / 10)
         for worker in list(self._workers):
@@ -301,6 +312,15 @@ class DecodePool:
                 yield self._fail(worker, f"no frame for {self.timeout_seconds:g} s")
             elif not worker.is_ready and silent > max(_START_SECONDS, self.timeout_seconds):
                 self._start_failed(worker, f"not ready after {silent:.0f} s")
+
+    def _allow_more(self, now: float) -> None:
+        """Allow another worker where readers waited for decoders at two checks, one after the other."""
+        passed = now - self._next_check + _POLL_SECONDS
+        self._n_checks_behind = self._n_checks_behind + 1 if self._seconds_behind > passed / 2 else 0
+        self._seconds_behind = 0.0
+        if self._n_checks_behind == 2:
+            self._n_checks_behind = 0
+            self._n_allowed = min(self._n_allowed + 1, self.n_workers)
 
     def _receive(self, worker: _Worker) -> Iterator[DecodeEvent]:
         try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,6 @@ from c3d_extract.sources.find import Source
 from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from c3d_extract.distributed.run_folder import RunFolder
     from c3d_extract.strict_json import JSON
 
@@ -186,8 +185,8 @@ def plan_run(
     found = read_plan(place)
     _check_unsigned(videos)
     while found is None:
-        parts = [b"".join(map(_line, part)) for part in _cut(videos, part_size, max_part_bytes)]
-        planned = _described(place, place.place_plan(parts), identity, with_clips=with_clips, mixed=mixed)
+        files = _PlanFiles(_cut(videos, part_size, max_part_bytes))
+        planned = _described(place, place.place_plan(files), identity, with_clips=with_clips, mixed=mixed)
         # Unless another process has done so: what parts were begun with never changes.
         place.create("run.json", json.dumps(planned.to_json(), indent=1).encode())
         found = read_plan(place)
@@ -255,6 +254,19 @@ def _cut(videos: Sequence[Source], part_size: int, max_part_bytes: int) -> list[
     parts += [current] if current else []
     # By name where sizes are equal: every process that plans the same videos plans the same parts.
     return sorted(filter(None, parts), key=lambda part: (-sum(v.size_bytes for v in part), part[0].name))
+
+
+class _PlanFiles(Sequence[bytes]):
+    """The content of the plan's files, made when it is asked for: a million videos take 200 MB."""
+
+    def __init__(self, parts: list[list[Source]]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        return b"".join(map(_line, self._parts[number]))
 
 
 def _described(folder: RunFolder, plan: str, identity: RunIdentity, *, with_clips: bool, mixed: bool) -> Plan:

@@ -221,7 +221,10 @@ class RemoteFolder:
 
     def place_plan(self, parts: Sequence[bytes]) -> str:
         """Write the parts under a name that follows from their content: a prefix cannot be renamed."""
-        name = f"plan/{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}"
+        digest = hashlib.sha256()
+        for content in parts:
+            digest.update(content)
+        name = f"plan/{digest.hexdigest()[:16]}"
         done = self.times(name)
         for number, content in enumerate(parts):
             if f"{number:06d}.jsonl" not in done:

@@ -29,8 +29,8 @@ class Decoders:
         What is done to every video.
     n_workers
         Decoder processes of a run, 0 to decode in this process.
-    timeout_seconds
-        As `DecodePool` takes it.
+    timeout_seconds, n_first
+        As `DecodePool` takes them.
 
     Attributes
     ----------
@@ -38,10 +38,13 @@ class Decoders:
         Why copies to a GPU are slower than expected, if they are.
     """
 
-    def __init__(self, options: DecodeOptions, n_workers: int, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, options: DecodeOptions, n_workers: int, *, timeout_seconds: float, n_first: int | None = None
+    ) -> None:
         self._options = options
         self._n_workers = n_workers
         self._timeout_seconds = timeout_seconds
+        self._n_first = n_first
         self._lock = threading.Lock()
         self._kept: Decoder | None = None
         self._lent: list[Decoder] = []
@@ -77,8 +80,13 @@ class Decoders:
         # one by each network.
         n_batches = QUEUED_BATCHES + 1 + len(networks)
         n_slots = n_batches * max(network.batch_size for network in networks) + SLOTS_PER_WORKER * n_workers
-        timeout = self._timeout_seconds
-        pool = DecodePool(n_workers, self._options, timeout_seconds=timeout, n_slots=n_slots)
+        pool = DecodePool(
+            n_workers,
+            self._options,
+            timeout_seconds=self._timeout_seconds,
+            n_first=self._n_first,
+            n_slots=n_slots,
+        )
         if any(network.device.type == "cuda" for network in networks):
             self._page_locks[pool] = lock = contextlib.ExitStack()
             why_not = lock.enter_context(page_locked(pool.memory.slots))

@@ -65,7 +65,8 @@ class Extractor:
     device, precision, batch_size, workers, timeout_seconds
         Where and how fast; ``None`` and ``auto`` choose by the machine. ``device`` may name several,
         ``cuda:0,cuda:1``, or ``all`` CUDA devices: each holds the network, and batches go to them in turn.
-        ``workers`` are the decoder processes of each run. 0 decodes in this process: a video that crashes
+        ``workers`` are the decoder processes of each run; where ``auto`` chooses, their number grows while
+        the network waits for them. 0 decodes in this process: a video that crashes
         the decoder then ends this process, and ``timeout_seconds`` ends nothing. That is chosen by itself
         in a daemonic process, such as the workers of a multiprocessing Pool and of a DataLoader.
     """
@@ -94,7 +95,9 @@ class Extractor:
         self.device = self.devices[0]
         self.precision = common_precision(precision, self.devices)
         self._batch_size = batch_size
-        self.workers = suitable_workers(self.device.type) if workers is None or workers == "auto" else workers
+        # On a CPU decoders and network share the cores: what remains for decoders shows while they run.
+        self._first_workers = suitable_workers(self.device.type) if workers in {None, "auto"} else None
+        self.workers = _most_workers(self.device.type) if workers is None or workers == "auto" else workers
         self._timeout_seconds = timeout_seconds
         self._closed = False
         self._begin()
@@ -108,7 +111,9 @@ class Extractor:
             self.settings.max_pixels,
             self.settings.fps,
         )
-        self._decoders = Decoders(options, self.workers, timeout_seconds=self._timeout_seconds)
+        self._decoders = Decoders(
+            options, self.workers, timeout_seconds=self._timeout_seconds, n_first=self._first_workers
+        )
         self._streams: list[Stream] = []  # of runs in progress
         # Networks are built once, and a stream is started only while the Extractor is not closed. The lock is
         # held for that alone, never while a stream runs.
@@ -375,7 +380,7 @@ def _one_thread_after_fork() -> None:
 
 
 def suitable_workers(device_type: str, cores: int | None = None) -> int:
-    """Return how many decoder processes a device wants; 0 where this process may not have any.
+    """Return how many decoder processes a device wants at first; 0 where this process may not have any.
 
     ``cores`` are those that the device and they may use, where these are not this process's share.
     """
@@ -383,10 +388,19 @@ def suitable_workers(device_type: str, cores: int | None = None) -> int:
     # times over. A GPU waits for decoders: all cores but one, which copies and launches.
     if not may_start_processes():
         return 0
-    if cores is None:
-        # torchrun says how many processes it started on this machine; they share the cores.
-        cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    cores = _own_cores() if cores is None else cores
     return max(1, cores // 8) if device_type == "cpu" else max(1, cores - 1)
+
+
+def _most_workers(device_type: str) -> int:
+    """Return how many decoder processes there may be, where there are more as they are needed."""
+    n_first = suitable_workers(device_type)
+    return max(n_first, _own_cores()) if n_first and device_type == "cpu" else n_first
+
+
+def _own_cores() -> int:
+    # torchrun says how many processes it started on this machine; they share the cores.
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def library_versions() -> dict[str, str]:

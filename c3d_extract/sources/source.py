@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Source", "mtime_ns"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One video to read.
 

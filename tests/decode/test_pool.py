@@ -523,3 +523,17 @@ def test_a_killed_decoder_gives_its_slots_back(long: Path, short: list[Path]) ->
             run(pool, [long], lambda _: os.kill(pid_of(pool), signal.SIGKILL) if pool._workers else None)
         done = run(pool, short)
     assert all(isinstance(end, VideoRead) for _, end in done.values())
+
+
+@pytest.mark.parametrize("reader", ["fast", "slow"])
+def test_there_are_more_decoders_where_the_reader_waits_for_them(
+    long: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.02)
+    with DecodePool(2, OPTIONS, n_first=1) as pool:
+        events = pool.run(list(enumerate([long] * 8)))
+        assert isinstance(next(events), FramesDecoded)
+        assert len(pool._workers) == 1
+        for _ in events:
+            time.sleep(0.01 if reader == "slow" else 0)
+        assert len(pool._workers) == (2 if reader == "fast" else 1)
