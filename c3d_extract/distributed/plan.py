@@ -286,7 +286,7 @@ _OPTIONAL = ("address", "etag", "offset", "error")  # written where they are not
 def _line(video: Source) -> bytes:
     values: dict[str, Any] = {"name": video.name}
     if video.address is None:
-        values["path"] = os.fspath(video.path)
+        values["path"] = video.file
     values |= {"size_bytes": video.size_bytes, "mtime_ns": video.mtime_ns}
     values |= {key: getattr(video, key) for key in _OPTIONAL if getattr(video, key) is not None}
     # Bytes of a path that are no UTF-8 become escapes, which JSON reads back.

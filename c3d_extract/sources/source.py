@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import os
-    from pathlib import Path
+from pathlib import Path
 
 __all__ = ["Source", "mtime_ns"]
 
@@ -20,9 +17,9 @@ class Source:
     ----------
     name
         Its name in the output, unique in a run.
-    path
-        The file, the folder of numbered images, or the archive. A path cannot hold an address: `location` is
-        what messages show.
+    file
+        Path of the file, of the folder of numbered images, or of the archive; kept as a text, since a million
+        paths take a third of a gigabyte.
     size_bytes, mtime_ns
         Size and modification time, which tell whether it has changed; 0 where it cannot be examined. A
         member of an archive has its own size and the archive's time.
@@ -35,13 +32,21 @@ class Source:
     """
 
     name: str
-    path: Path
+    file: str | os.PathLike[str]
     size_bytes: int
     mtime_ns: int
     address: str | None = None
     etag: str | None = None
     offset: int | None = None
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", os.fspath(self.file))
+
+    @property
+    def path(self) -> Path:
+        """``file`` as a path, which cannot hold an address: `location` is what messages show."""
+        return Path(self.file)
 
     @property
     def location(self) -> Path | str:

@@ -290,7 +290,7 @@ def test_processes_that_plan_at_once_have_one_plan(
 def test_a_plan_has_every_video_once_and_keeps_its_bounds(
     sizes: list[int], part_size: int, max_bytes: int
 ) -> None:
-    videos = [Source(f"{i:03d}", None, size, 0) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
+    videos = [Source(f"{i:03d}", "", size, 0) for i, size in enumerate(sizes)]
     parts = _cut(videos, part_size, max_bytes)
     assert sorted(video.name for part in parts for video in part) == [video.name for video in videos]
     totals = [sum(video.size_bytes for video in part) for part in parts]
