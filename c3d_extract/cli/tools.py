@@ -13,6 +13,7 @@ COMMANDS = {
     "info": ("c3d_extract.cli.info", "Say what is in a feature, clip or basis file."),
     "pca": ("c3d_extract.cli.pca", "Fit a PCA basis on a feature file, or apply one."),
     "merge": ("c3d_extract.cli.merge", "Merge the parts of a run into one feature file."),
+    "export": ("c3d_extract.cli.export", "Write features in the layouts that other people's code loads."),
     "classify": ("c3d_extract.cli.classify", "Evaluate features with a linear classifier."),
     "predict": ("c3d_extract.cli.predict", "Name each video's class with a saved classifier."),
     "aslan": ("c3d_extract.cli.aslan", "Tell pairs of the same action from others."),

@@ -17,6 +17,8 @@
 - ``store.py`` `RunStore`: one run's output
 - ``derive.py`` files made from finished files
 - ``describe.py`` contents of a file, as plain values
+- ``parquet_tables.py`` files as Parquet tables
+- ``export/`` files in the layouts that other people's code loads
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from c3d_extract.output.schema import Kind
     from c3d_extract.strict_json import JSON
 
-__all__ = ["apply_basis", "fit_basis"]
+__all__ = ["apply_basis", "fit_basis", "refuse_projected", "settings_of_rows"]
 
 
 def fit_basis(
@@ -33,11 +33,11 @@ def fit_basis(
     """
     _check_output(output, "pca", overwrite=overwrite, source=features)
     with FeatureFile(features) as file:
-        _refuse_projected(file)
+        refuse_projected(file)
         factories = {layer: partial(file.blocks, layer) for layer in layers or file.layers}
         for layer in factories:
             file.size_of(layer)  # raises for an unknown layer, before any work
-        provenance = {"settings": _settings(file), "weights": file.attributes.get("weights", {})}
+        provenance = {"settings": settings_of_rows(file), "weights": file.attributes.get("weights", {})}
         basis = fit(factories, n_components, name=output.name, provenance=provenance)
     save_basis(output, basis)
     return basis
@@ -50,10 +50,10 @@ def apply_basis(features: Path, basis_path: Path, output: Path, *, overwrite: bo
     """
     basis = load_basis(basis_path)
     with FeatureFile(features) as file:
-        _refuse_projected(file)
+        refuse_projected(file)
         kind: Kind = "features" if file.kind == "features" else "clips"
         _check_output(output, kind, overwrite=overwrite, source=features)
-        settings, weights = _settings(file), file.attributes.get("weights", {})
+        settings, weights = settings_of_rows(file), file.attributes.get("weights", {})
         check_basis(basis, {layer: file.size_of(layer) for layer in file.layers}, weights, settings)
         copied = {name: value for name, value in file.attributes.items() if name not in NOT_COPIED}
         own: dict[str, JSON] = {"pca_basis": basis.name, "pca_sha256": basis.sha256}
@@ -74,13 +74,14 @@ def _projected(file: FeatureFile, basis: PcaBasis) -> Iterator[TableRow]:
             yield TableRow(row.video, row.scalars, [part[i] for part in parts])
 
 
-def _settings(file: FeatureFile) -> dict[str, JSON]:
+def settings_of_rows(file: FeatureFile) -> dict[str, JSON]:
     """Return the settings that apply to the rows of this file: clips are never normalised."""
     settings = dict(file.attributes.get("settings", {}))
     return {**settings, "l2": bool(settings.get("l2")) and file.kind == "features"}
 
 
-def _refuse_projected(file: FeatureFile) -> None:
+def refuse_projected(file: FeatureFile) -> None:
+    """Raise `PcaError` where the rows of a file are projected already."""
     if "pca_sha256" in file.attributes:
         reason = f"its rows are projected already, with {file.attributes.get('pca_basis')}"
         raise PcaError(reason, subject=file.path, hint="use a file made without --pca")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.hdf5 import errors_as, numbers_in, open_hdf5
-from c3d_extract.output.basis_file import load_basis
+from c3d_extract.output.basis_file import load_own_basis
 from c3d_extract.output.schema import FORMAT_VERSION, TableRow, columns_of
 from c3d_extract.output.table import FORMAT, ROWS_AT_ONCE
 from c3d_extract.output.validation import check_rows, own_attributes, table_columns
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureFile", "kind_of", "read_attributes"]
 
 _SCALARS_AT_ONCE = 2**12
+_MAX_CROPS = 2**8  # of one clip
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
@@ -46,7 +47,7 @@ def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
     hint = "only files of c3d-extract are replaced: move it away, or choose another name"
     try:
         if kind == "pca":
-            return dict(load_basis(path).provenance)
+            return dict(load_own_basis(path).provenance)
         with FeatureFile(path) as file:
             attributes = file.attributes
     except (StoreError, PcaError) as error:
@@ -129,6 +130,27 @@ class FeatureFile:
             for name, row in zip(self._names(start, end), values, strict=True):
                 yield name, dict(zip(self._columns, row, strict=True))
 
+    def between(self, name: str, start: int, end: int) -> NDArray[Any]:
+        """Return the rows from ``start`` up to ``end`` of a column (n) or a layer (n, D)."""
+        return self._read(name, start, end)
+
+    def ranges(self) -> Iterator[tuple[str, int, int]]:
+        """Yield (video, start, end) of each video, whose rows are those from ``start`` up to ``end``."""
+        video, first = None, 0
+        for start in range(0, len(self), _SCALARS_AT_ONCE):
+            for row, name in enumerate(self._names(start, start + _SCALARS_AT_ONCE), start):
+                if name != video:
+                    if video is not None:
+                        yield video, first, row
+                    video, first = name, row
+        if video is not None:
+            yield video, first, len(self)
+
+    @property
+    def has_crops(self) -> bool:
+        """Whether there is a row for each of several crops of a clip, numbered by the column ``crop``."""
+        return "crop" in self._file
+
     def columns_between(self, start: int, end: int) -> dict[str, list[str] | NDArray[Any]]:
         """Return the rows from ``start`` up to ``end``: the names, every column (N), every layer (N, D)."""
         others = {name: self._read(name, start, end) for name in [*self._columns, *self.layers]}
@@ -169,8 +191,12 @@ class FeatureFile:
     def _row_names(self) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
         for start in range(0, len(self), _SCALARS_AT_ONCE):
             part = slice(start, start + _SCALARS_AT_ONCE)
-            frames = self._datasets["start_frame"][part] if self.kind == "clips" else None
-            yield self._datasets["video"][part], frames
+            yield self._datasets["video"][part], self._positions(part) if self.kind == "clips" else None
+
+    def _positions(self, part: slice) -> NDArray[Any]:
+        """Return the values by which the rows of one video are sorted, int64 (n): first frame, then crop."""
+        frames: NDArray[Any] = self._datasets["start_frame"][part]
+        return frames * _MAX_CROPS + numbers_in(self._file, "crop")[part] if self.has_crops else frames
 
     def _names(self, start: int, end: int) -> Iterator[str]:
         return (name.decode() for name in self._read("video", start, end))

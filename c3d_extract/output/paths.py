@@ -13,7 +13,7 @@ from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.output.journal import SIDE_FILES
 from c3d_extract.output.lock import has_locks, partial_path
 
-__all__ = ["OutputPaths"]
+__all__ = ["OutputPaths", "check_local"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # what Path leaves of ``s3://``
 _KINDS: dict[int | None, str] = {
@@ -84,7 +84,9 @@ class OutputPaths:
         No file is opened: opening a FIFO would block.
         """
         for path in filter(None, (self.features, self.clips)):
-            _check_local(path)
+            check_local(
+                path, hint="write to a disk and copy it; -o RUN --shard 0/1 keeps a run in parts there"
+            )
         if len({os.path.realpath(path) for path in self.every}) < len(self.every):
             raise UsageError("--clips needs a file of its own", subject=self.clips, hint="name another")
         other = self._same_report
@@ -123,11 +125,10 @@ def _followed(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path  # resolve() raises on a link cycle
 
 
-def _check_local(path: Path) -> None:
-    """Raise where a path was an address: files are extended and locked, which object stores cannot do."""
+def check_local(path: Path, *, hint: str = "write to a disk and copy it") -> None:
+    """Raise where a path was an address: object stores cannot extend, lock or rename files."""
     first = path.parts[0] if path.parts else ""
     if _SCHEME.fullmatch(first) and not Path(first).exists():
-        hint = "write to a disk and copy it; -o RUN --shard 0/1 keeps a run in parts there"
         raise UsageError("an output file cannot be in an object store", subject=path, hint=hint)
 
 
