@@ -39,6 +39,7 @@ from c3d_extract.cli.options import (
     precision_option,
     quiet_option,
 )
+from c3d_extract.cli.preset import plan_preset, refuse_other_formats
 from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
 
@@ -55,6 +56,7 @@ Examples:
   c3d-extract videos/ -o feats.h5
   c3d-extract --layer fc6 --pca 10              every video below this folder
   c3d-extract test/ -o test.h5 --pca-from train.pca.h5
+  c3d-extract videos/ --preset npy -o arrays/   see c3d-tools export --list
   c3d-extract videos/ --weights motion-mini     a small network that comes with the tool
 
 \b
@@ -130,6 +132,12 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
 @click.option("--pca-from", metavar="FILE", help="Project with a saved basis (train → test).")
 @click.option("--clips", metavar="FILE", help="Also write one row per clip, with frames and seconds.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="Extract what other code takes and write -o, a folder or file, in its layout; c3d-tools export "
+    "--list lists them. The run's own files are beside it: -o with .h5 and .clips.h5 appended.",
+)
 @device_option(several=True)
 @precision_option("auto is the fastest within 1 % of fp32.")
 @click.option(
@@ -215,6 +223,9 @@ def command(**arguments: Any) -> None:
     PATHS are files, folders (searched recursively) and quoted patterns; without any, the current folder.
     """
     options = Options(**arguments)
+    refuse_other_formats(options)
+    planned = None if options.preset is None else plan_preset(options)
+    options = options if planned is None else planned.options
     inputs, settings = read_inputs(options), settings_of(options)
     _check_parts_options(options)
     if options.dry_run:
@@ -229,7 +240,12 @@ def command(**arguments: Any) -> None:
         from c3d_extract.cli.ray import run_ray
 
         sys.exit(run_ray(options, settings, inputs))
-    sys.exit(_extract(options, settings, inputs))
+    if planned is not None and not options.quiet:
+        planned.introduce()
+    code = _extract(options, settings, inputs)
+    if planned is not None:
+        planned.export()
+    sys.exit(code)
 
 
 def _check_parts_options(options: Options) -> None:

@@ -54,6 +54,7 @@ class Options:
     pca: int | None
     pca_from: str | None
     clips: str | None
+    preset: str | None
     device: str
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     batch_size: int | None
