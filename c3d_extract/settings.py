@@ -43,6 +43,9 @@ class _Defaults(Protocol):
     @property
     def default_stride(self) -> int: ...
 
+    @property
+    def fps(self) -> float | None: ...
+
 
 @dataclass(frozen=True)
 class ExtractSettings:
@@ -59,9 +62,9 @@ class ExtractSettings:
         How to treat the frames after the last whole clip, and videos shorter than a clip; see
         `c3d_extract.preprocess.clips`.
     fps
-        Frames per second to resample to by time, or None to take frames as they are decoded. Gaps of more
-        than 60 s are not filled and make the video `partial`; one that would become more than 90,000
-        frames, and 60 for each of its own, fails.
+        Frames per second to resample to by time, or ``source`` to take frames as they are decoded. None takes
+        the network's own (C3D: frames as they are decoded). Gaps of more than 60 s are not filled and make
+        the video `partial`; one that would become more than 90,000 frames, and 60 for each of its own, fails.
     l2
         Whether each video's average is L2-normalised (the paper's last step).
     pca
@@ -76,7 +79,7 @@ class ExtractSettings:
     stride: int | None = None
     tail: Tail = "drop"
     short: Short = "pad"
-    fps: float | None = None
+    fps: float | Literal["source"] | None = None
     l2: bool = False
     pca: int | None = None
     strict: bool = False
@@ -90,9 +93,13 @@ class ExtractSettings:
         for option, value in counts.items():
             if value is not None and value < 1:
                 raise UsageError(f"must be at least 1, not {value}", subject=option)
-        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
+        fps = self.fps
+        if isinstance(fps, str):
+            if fps != "source":
+                raise UsageError(f"must be a number or source, not {fps!r}", subject="--fps")
+        elif fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
             raise UsageError(
-                f"must be above 0 and at most 1000 frames a second, not {self.fps:g}", subject="--fps"
+                f"must be above 0 and at most 1000 frames a second, not {fps:g}", subject="--fps"
             )
         if self.tail not in TAIL_POLICIES:
             raise UsageError(
@@ -104,19 +111,24 @@ class ExtractSettings:
             )
 
     def for_backbone(self, backbone: _Defaults) -> ResolvedSettings:
-        """Return these settings with the network's own layer and stride where none was given."""
+        """Return these settings with the network's own layer, stride and frame rate where none was given."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["layers"] = self.layers or (backbone.default_layer,)
         values["stride"] = self.stride or backbone.default_stride
+        values["fps"] = None if self.fps == "source" else self.fps or backbone.fps
         return ResolvedSettings(**values)
 
 
 @dataclass(frozen=True)
 class ResolvedSettings(ExtractSettings):
-    """The settings of a run whose network is known: nothing is left to a default."""
+    """The settings of a run whose network is known: nothing is left to a default.
+
+    ``fps`` is None where frames are taken as they are decoded.
+    """
 
     layers: tuple[str, ...] = ()
     stride: int = 0
+    fps: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, layers as a list."""

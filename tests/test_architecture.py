@@ -28,6 +28,7 @@ OWNERS = {
     "rich": {"cli"},
     "PIL": {"decode"},
     "ray": {"distributed"},
+    "torchvision": {"models"},
 }
 """Library → the folders, or modules of the root, that may import it."""
 

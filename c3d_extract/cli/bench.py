@@ -45,7 +45,7 @@ def command(
     how = choose_precision(precision, where)
     checkpoint = _checkpoint(weights, mean)
     if not as_json:
-        note(f"Measuring {checkpoint.architecture.name} on {where} in {how}; under two minutes …")
+        note(f"Measuring {checkpoint.backbone.name} on {where} in {how}; under two minutes …")
     findings: dict[str, Any] = {
         "device": device_name(where),
         "precision": how,
@@ -80,7 +80,7 @@ def _random_c3d() -> Checkpoint:
         path=Path(),
         sha256="",
         layout="",
-        architecture=architecture,
+        backbone=architecture,
         preprocessing=architecture.preprocessing,
         mean=np.full((3, 1, 1, 1), 100, np.float32),
         mean_name="100,100,100",
@@ -96,7 +96,7 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
 
     layers = (checkpoint.backbone.default_layer,)
     suited = Network(checkpoint, layers, device=device, precision=precision).batch_size
-    flop = 2 * sum(checkpoint.architecture.multiply_adds().values())
+    flop = checkpoint.backbone.operations()
     rows = []
     for size in sorted({1, max(1, suited // 2), suited}):
         rate = _clips_per_second(checkpoint, device, precision, size)
@@ -165,7 +165,7 @@ def _frames_a_second(checkpoint: Checkpoint, video: Path, n_frames: int, workers
     from c3d_extract.decode import DecodeOptions, DecodePool, VideoRead
     from c3d_extract.preprocess.resize import FrameSampler
 
-    options = DecodeOptions(FrameSampler(checkpoint.preprocessing), checkpoint.architecture.clip[0])
+    options = DecodeOptions(FrameSampler(checkpoint.preprocessing), checkpoint.backbone.clip[0])
     with DecodePool(workers, options) as pool:
         for _ in pool.run((i, video) for i in range(workers)):
             pass  # processes start, files come into the cache

@@ -15,6 +15,7 @@ from c3d_extract.errors import FetchError
 
 if TYPE_CHECKING:
     from c3d_extract.cli.extract_options import Inputs, Options
+    from c3d_extract.models.base import Backbone
     from c3d_extract.output import RunIdentity, RunStore, State
     from c3d_extract.settings import ExtractSettings, ResolvedSettings
     from c3d_extract.sources.find import Found, Source
@@ -70,7 +71,6 @@ def _identity(
 ) -> tuple[RunIdentity | None, ResolvedSettings]:
     """Return the run's identity, None where the weights are not here; and its settings."""
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.models.registry import default_backbone
     from c3d_extract.output import check_n_components
 
     try:
@@ -85,7 +85,17 @@ def _identity(
             return identity, extractor.settings
     except FetchError as error:
         note(f"Note: {error.reason}; earlier runs are taken to have had the same settings")
-        return None, settings.for_backbone(default_backbone())
+        return None, settings.for_backbone(_backbone_of(options.weights))
+
+
+def _backbone_of(weights: str) -> Backbone:
+    """Return the network of registered weights, which may not be here."""
+    from c3d_extract.models.registry import default_backbone
+    from c3d_extract.models.torchvision import published
+    from c3d_extract.weights import find_entry
+
+    is_c3d = find_entry(weights).layout != "torchvision"
+    return default_backbone() if is_c3d else published()[weights].network
 
 
 def _open_store(options: Options, identity: RunIdentity | None, settings: ResolvedSettings) -> RunStore:

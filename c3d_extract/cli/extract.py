@@ -73,6 +73,14 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
         raise click.BadParameter(f"{value!r} is neither a whole number nor auto.", param=option) from None
 
 
+def _number_or_source(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    del context
+    try:
+        return value if value in {None, "source"} else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor source.", param=option) from None
+
+
 @click.command(
     epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -99,8 +107,8 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
     "--layer",
     multiple=True,
     metavar="NAME",
-    help="conv5b, pool5, fc6, fc7 (after ReLU), fc8, prob; repeatable.  [default: the network's descriptor; "
-    "C3D: fc6]",
+    help="Of C3D: conv5b, pool5, fc6, fc7 (after ReLU), fc8, prob; repeatable.  [default: the network's "
+    "descriptor; C3D: fc6]",
 )
 @click.option(
     "--stride",
@@ -124,9 +132,10 @@ def _number_or_auto(context: click.Context, option: click.Parameter, value: str)
 )
 @click.option(
     "--fps",
-    type=float,
-    help="Resample by time to so many frames per second; gaps over 60 s are reported and not filled.  "
-    "[default: as decoded]",
+    callback=_number_or_source,
+    metavar="F|source",
+    help="Resample by time to so many frames per second; gaps over 60 s are reported and not filled. source "
+    "takes frames as decoded.  [default: the network's; C3D: source]",
 )
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
@@ -300,10 +309,16 @@ def _introduce(options: Options, extractor: Extractor) -> None:
     variant = "".join(f"{name} {value}, " for name, value in checkpoint.backbone.variant.items())
     note(
         f"{printable(checkpoint.name)} ({variant}{colour}, "
-        f"mean {printable(checkpoint.mean_name)}) "
+        f"mean {printable(checkpoint.mean_name)}), {_clips(extractor)}, "
         f"on {', '.join(map(str, extractor.devices))} in {extractor.precision}, "
         + _decoders(extractor.workers, is_auto=options.workers == "auto")
     )
+
+
+def _clips(extractor: Extractor) -> str:
+    fps = extractor.settings.fps
+    rate = "as decoded" if fps is None else f"at {fps:g} a second"
+    return f"{extractor.checkpoint.backbone.clip[0]} frames a clip {rate}"
 
 
 def _decoders(n: int, *, is_auto: bool) -> str:

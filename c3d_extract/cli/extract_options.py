@@ -49,7 +49,7 @@ class Options:
     stride: int | None
     tail: Literal["drop", "pad", "back"]
     short: Literal["pad", "loop", "fail"]
-    fps: float | None
+    fps: float | Literal["source"] | None
     l2: bool
     pca: int | None
     pca_from: str | None

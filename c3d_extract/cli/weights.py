@@ -21,7 +21,7 @@ from c3d_extract.cli.options import (
 )
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, unverified_note
-from c3d_extract.weights.registry import find_entry, load_registry
+from c3d_extract.weights.registry import find_entry, load_registry, registered_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ def command() -> None:
 def list_command(*, as_json: bool, debug: bool) -> None:
     """List the registered checkpoints: what is here, what can be fetched, size, licence."""
     del debug
-    entries = list(load_registry().checkpoints.values())
+    entries = list(registered_entries().values())
     if as_json:
         put_json([entry.to_json() | {"state": _state(entry)} for entry in entries])
         return
@@ -90,6 +90,8 @@ def _state(entry: RegistryEntry) -> str:
 def _size(entry: RegistryEntry) -> str:
     if entry.file.size is not None:
         return _megabytes(entry.file.size)
+    if "size_mib" in entry.facts:
+        return f"~{_megabytes(entry.facts['size_mib'] * 2**20)}"
     if entry.embedded:
         path = local_path(entry)
         return "-" if path is None else _megabytes(path.stat().st_size)
@@ -97,7 +99,7 @@ def _size(entry: RegistryEntry) -> str:
     return f"~{_megabytes(4 * (77_995_776 + 4097 * (entry.n_classes or 0)))}"
 
 
-def _megabytes(n_bytes: int) -> str:
+def _megabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:.{0 if n_bytes > 10e6 else 1}f} MB"
 
 
@@ -117,8 +119,8 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     if as_json:
         put_json(values)
         return
-    file = values.pop("file")
-    for key, value in values.items():
+    file, facts = values.pop("file"), values.pop("facts", {})
+    for key, value in (values | facts).items():
         _put(key, value)
     for key, value in file.items():
         _put(f"file {key}", value)
@@ -147,6 +149,8 @@ def _own_description(name: str) -> dict[str, Any]:
 
 def _put(key: str, value: Any) -> None:
     key = key.replace("_", " ")
+    if isinstance(value, dict):
+        value = ", ".join(f"{name} {part:,}" for name, part in value.items())
     numbers = isinstance(value, (list, tuple)) and value and not isinstance(value[0], str)
     values = value if isinstance(value, (list, tuple)) and not numbers else [value]
     for i, one in enumerate(values):

@@ -20,7 +20,8 @@ Shape = tuple[int, ...]
 class Backbone(Protocol):
     """A network that turns a clip of frames into feature vectors.
 
-    It describes the network and holds no weights. `Architecture` implements it for C3D.
+    It describes the network and holds no weights. `Architecture` implements it for C3D, `VideoNetwork` for
+    torchvision's.
     """
 
     @property
@@ -74,6 +75,9 @@ class Backbone(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return its description as JSON values."""
+
+    def operations(self) -> int:
+        """Return the floating-point operations of one clip; a multiply-add counts as two."""
 
     def peak_elements(self) -> int:
         """Return the peak number of elements that one clip needs in GPU memory."""

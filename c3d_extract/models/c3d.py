@@ -94,6 +94,10 @@ class Architecture(C3DShapes):
                 why = "this checkpoint has no fc8" if no_fc8 else f"unknown layer of {self.name}"
                 raise UsageError(f"{why}; known: {known}", subject=f"--layer {layer}")
 
+    def operations(self) -> int:
+        """Return the floating-point operations of one clip; a multiply-add counts as two."""
+        return 2 * sum(self.multiply_adds().values())
+
     def peak_elements(self) -> int:
         """Return the number of elements of conv1a's input and output, doubled for cuDNN's workspace."""
         frames, rows, columns = self.clip

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["check_basis", "load_basis", "load_own_basis", "save_basis"]
 
 COMPARED = (
-    *("weights", "mean", "pool5", "colour", "resize", "crop", "std"),
+    *("weights", "mean", "pool5", "colour", "preprocessing", "resize", "crop", "std"),
     *("stride", "tail", "short", "fps", "l2"),
 )
 """What two features must share to be projected with one basis; see `check_basis`."""
@@ -188,6 +188,10 @@ def _made_with(weights: dict[str, JSON], settings: dict[str, JSON]) -> dict[str,
     parts = how if isinstance(how, dict) else {}
     found = {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
     found |= {name: weights[name] for name in ("pool5", "colour") if name in weights} | settings
+    # Only networks of another kind than C3D name their preprocessing, and only C3D has a pool5.
+    found["preprocessing"] = weights.get("preprocessing", "as C3D's")
+    if "preprocessing" in weights:
+        found["pool5"] = "none"
     sums = {name: weights.get(f"{name}_sha256") for name in ("weights", "mean")}
     found |= {name: value for name, value in sums.items() if value}
     made = {name: found[name] for name in COMPARED if name in found}

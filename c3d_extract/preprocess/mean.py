@@ -40,7 +40,7 @@ def fit_mean(
     full, cropped = preprocessing.resize, preprocessing.crop
     if array.ndim != 4 or array.shape[0] != 3 or array.shape[1] not in {1, n_frames}:
         raise WeightsError(_expected_shapes(mean.shape, preprocessing, n_frames))
-    if array.shape[2:] == full:
+    if array.shape[2:] == full and not preprocessing.keeps_aspect:
         top, left = preprocessing.offset
         array = array[:, :, top : top + cropped[0], left : left + cropped[1]]
     elif array.shape[2:] not in {cropped, (1, 1)}:

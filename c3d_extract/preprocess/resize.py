@@ -1,14 +1,18 @@
-"""Resize and crop frames as OpenCV does, to the bit.
+"""Resize and crop frames as OpenCV or torchvision does, to the bit.
 
 OpenCV's 8-bit bilinear resize works in fixed point. `FrameSampler` does the same arithmetic, on the pixels
-that the crop needs and no others, so that pixels are equal and not merely close.
+that the crop needs and no others, so that pixels are equal and not merely close. For networks of torchvision
+it does torch's arithmetic instead (``resize_float.py``).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+from c3d_extract.preprocess.axes import Axis, line_pairs, of_needed_lines
+from c3d_extract.preprocess.resize_float import FloatSampling, float_axis
 
 try:
     from c3d_extract import _kernels
@@ -27,16 +31,7 @@ _MAX_CACHED_SIZES = (
 )
 
 
-class _Axis(NamedTuple):
-    """Where each output line samples the source: two source lines and their weights in 1/2048."""
-
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
-    weight_first: NDArray[np.int32]
-    weight_second: NDArray[np.int32]
-
-
-def _make_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int, is_columns: bool) -> _Axis:
+def _make_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int, is_columns: bool) -> Axis:
     """Return the sampling of lines ``start`` to ``start + n_cropped`` of the resized frame."""
     # OpenCV's cv::resize (resize.cpp), INTER_LINEAR, 8 bit: half-pixel centres, float32 fractions, weights
     # rounded to 1/2048 (INTER_RESIZE_COEF_BITS = 11). Beyond the borders it takes a column with the weights 1
@@ -50,26 +45,13 @@ def _make_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int, is_
     weight_second = np.rint(fraction * np.float32(2048)).astype(np.int32)
     weight_first = np.rint((np.float32(1) - fraction) * np.float32(2048)).astype(np.int32)
     last = n_source - 1
-    return _Axis(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight_first, weight_second)
-
-
-def _line_pairs(axis: _Axis) -> NDArray[np.intp]:
-    """Return the lines that an axis needs, ascending, in pairs (2k, 2k + 1)."""
-    blocks = np.unique(np.concatenate([axis.first, axis.second]) // 2)
-    return (2 * blocks[:, None] + np.arange(2)).ravel()
-
-
-def _of_needed_lines(axis: _Axis) -> _Axis:
-    """Return the axis for a frame that holds only the lines of `_line_pairs`."""
-    lines = _line_pairs(axis)
-    first, second = np.searchsorted(lines, axis.first), np.searchsorted(lines, axis.second)
-    return axis._replace(first=first, second=second)
+    return Axis(np.clip(first, 0, last), np.clip(first + 1, 0, last), weight_first, weight_second)
 
 
 class _CompiledSampling:
     """Samples frames of one size with ``_kernels.c``."""
 
-    def __init__(self, rows: _Axis, columns: _Axis, shape: tuple[int, ...]) -> None:
+    def __init__(self, rows: Axis, columns: Axis, shape: tuple[int, ...]) -> None:
         self._rows, self._columns = np.stack(rows).astype(np.int32), np.stack(columns).astype(np.int32)
         self._pixel_strides = shape[2], 1
 
@@ -86,7 +68,7 @@ class _NumPySampling:
     NumPy gathers whole pixels that way several times faster than it gathers channels.
     """
 
-    def __init__(self, rows: _Axis, columns: _Axis, shape: tuple[int, ...]) -> None:
+    def __init__(self, rows: Axis, columns: Axis, shape: tuple[int, ...]) -> None:
         n_lines, _, n_channels = shape
         self._n_columns, self._n_rows = len(columns.first), len(rows.first)
         both_rows = np.concatenate([rows.first, rows.second])
@@ -140,8 +122,13 @@ class _NumPySampling:
         return upper
 
 
+_Sampling = _CompiledSampling | _NumPySampling | FloatSampling
+
+
 class FrameSampler:
     """Resizes and crops frames exactly as ``cv2.resize(frame, (171, 128))[8:120, 29:141]`` does.
+
+    Or exactly as torchvision does, for preprocessing whose ``resampling`` says so.
 
     A `c3d_extract.decode.base.FrameTransform`: pickled or copied, it is its settings alone. Tables that
     depend on the frame size are kept for the last few sizes, so that a stream that changes its size midway
@@ -150,7 +137,7 @@ class FrameSampler:
     Parameters
     ----------
     preprocessing
-        Defines ``resize`` and ``crop``; colour and scale are the network's part.
+        Defines the resize and the crop; colour and scale are the network's part.
     """
 
     compiled = _kernels is not None
@@ -158,8 +145,9 @@ class FrameSampler:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
-        self._axes: dict[tuple[int, int], tuple[_Axis, _Axis]] = {}
-        self._samplings: dict[tuple[int, ...], _CompiledSampling | _NumPySampling] = {}
+        self._axes: dict[tuple[int, int], tuple[Axis, Axis]] = {}
+        self._is_float = preprocessing.resampling == "torchvision"
+        self._samplings: dict[tuple[int, ...], _Sampling] = {}
 
     def __reduce__(self) -> tuple[type[Self], tuple[Preprocessing]]:
         return type(self), (self.preprocessing,)
@@ -189,19 +177,19 @@ class FrameSampler:
         They come in pairs (2k, 2k + 1), which share their chroma in most videos.
         """
         rows, columns = self._axes_of(height, width)
-        return _line_pairs(rows), _line_pairs(columns)
+        return line_pairs(rows), line_pairs(columns)
 
-    def tables(self, height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return how rows and columns of the crop are sampled, int32 (4, n) each.
+    def tables(self, height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+        """Return how rows and columns of the crop are sampled, int32 (4, n) each; None for torchvision's way.
 
         First and second line of a frame of this size, and their weights in 1/2048.
         """
+        if self._is_float:
+            return None
         rows, columns = self._axes_of(height, width)
         return np.stack(rows).astype(np.int32), np.stack(columns).astype(np.int32)
 
-    def _sampling(
-        self, shape: tuple[int, ...], size: tuple[int, int] | None
-    ) -> _CompiledSampling | _NumPySampling:
+    def _sampling(self, shape: tuple[int, ...], size: tuple[int, int] | None) -> _Sampling:
         height, width = size or (shape[0], shape[1])
         key = (height, width, *shape)
         sampling = self._samplings.get(key)
@@ -210,20 +198,34 @@ class FrameSampler:
                 self._samplings.clear()
             rows, columns = self._axes_of(height, width)
             if size is not None:
-                rows, columns = _of_needed_lines(rows), _of_needed_lines(columns)
-            kind = _CompiledSampling if self.compiled else _NumPySampling
-            sampling = self._samplings[key] = kind(rows, columns, shape)
+                rows, columns = of_needed_lines(rows), of_needed_lines(columns)
+            sampling = self._samplings[key] = self._kind(rows, columns, shape)
         return sampling
 
-    def _axes_of(self, height: int, width: int) -> tuple[_Axis, _Axis]:
+    @property
+    def _kind(self) -> type[_Sampling]:
+        if self._is_float:
+            return FloatSampling
+        return _CompiledSampling if self.compiled else _NumPySampling
+
+    def _axes_of(self, height: int, width: int) -> tuple[Axis, Axis]:
         axes = self._axes.get((height, width))
         if axes is None:
             if len(self._axes) >= _MAX_CACHED_SIZES:
                 self._axes.clear()
-            (rows, columns), (top, left) = self.preprocessing.resize, self.preprocessing.offset
-            n_rows, n_columns = self.preprocessing.crop
-            axes = self._axes[height, width] = (
-                _make_axis(height, rows, start=top, n_cropped=n_rows, is_columns=False),
-                _make_axis(width, columns, start=left, n_cropped=n_columns, is_columns=True),
-            )
+            axes = self._axes[height, width] = self._new_axes(height, width)
         return axes
+
+    def _new_axes(self, height: int, width: int) -> tuple[Axis, Axis]:
+        (n_rows, n_columns), preprocessing = self.preprocessing.crop, self.preprocessing
+        rows, columns = resized = preprocessing.resized(height, width)
+        top, left = preprocessing.offset_in(resized)
+        if self._is_float:
+            return (
+                float_axis(height, rows, start=top, n_cropped=n_rows),
+                float_axis(width, columns, start=left, n_cropped=n_columns),
+            )
+        return (
+            _make_axis(height, rows, start=top, n_cropped=n_rows, is_columns=False),
+            _make_axis(width, columns, start=left, n_cropped=n_columns, is_columns=True),
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from c3d_extract.errors import WeightsError
+from c3d_extract.models.c3d import Architecture
 from c3d_extract.weights.means import mean_sha256
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.models.base import Backbone
-    from c3d_extract.models.c3d import Architecture
     from c3d_extract.preprocess.spec import Preprocessing
 
 __all__ = ["Checkpoint"]
@@ -33,8 +34,8 @@ class Checkpoint:
         The file, and its hash.
     layout
         How the file named its tensors.
-    architecture
-        Description of the network; ``n_classes`` is None where the file has no fc8.
+    backbone
+        The network that the tensors belong to.
     preprocessing
         Preprocessing of frames.
     mean
@@ -42,7 +43,7 @@ class Checkpoint:
     mean_name
         The registered mean, the file's name, or the three numbers.
     state
-        float32, contiguous; names and shapes as in `Architecture.state_shapes`.
+        float32, contiguous; names and shapes as in `Backbone.state_shapes`.
     labels
         Class names in order, if available.
     licence
@@ -57,7 +58,7 @@ class Checkpoint:
     path: Path
     sha256: str
     layout: str
-    architecture: Architecture
+    backbone: Backbone
     preprocessing: Preprocessing
     mean: NDArray[np.float32]
     mean_name: str
@@ -68,9 +69,20 @@ class Checkpoint:
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def backbone(self) -> Backbone:
-        """The network that the tensors belong to."""
-        return self.architecture
+    def architecture(self) -> Architecture:
+        """Description of a network of C3D's family, for what is done with those alone.
+
+        ``n_classes`` is None where the file has no fc8.
+
+        Raises
+        ------
+        WeightsError
+            For any other network.
+        """
+        if not isinstance(self.backbone, Architecture):
+            why = f"is a {self.backbone.name}, and this is for C3D and its family alone"
+            raise WeightsError(why, subject=self.name)
+        return self.backbone
 
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for features to be comparable, as a flat dict of JSON values."""
@@ -79,7 +91,7 @@ class Checkpoint:
             "weights_sha256": self.sha256,
             "architecture": self.backbone.name,
             **self.backbone.variant,
-            "colour": self.preprocessing.colour,
+            **self.preprocessing.identity(),
             "mean": self.mean_name,
             "mean_sha256": mean_sha256(self.mean),
         }

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
-from c3d_extract.errors import WeightsError
+from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.files import read_text_lines
+from c3d_extract.models.torchvision import published
 from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.weights.checkpoint import Checkpoint
 from c3d_extract.weights.conventions import Conventions, assumed_conventions, registered_conventions
@@ -18,16 +20,17 @@ from c3d_extract.weights.layouts.detect import open_contents
 from c3d_extract.weights.layouts.native import read_header
 from c3d_extract.weights.locate import locate
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101
-from c3d_extract.weights.registry import load_registry
+from c3d_extract.weights.registry import load_registry, published_entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.models.c3d import Architecture, Pool5
+    from c3d_extract.models.base import Backbone
+    from c3d_extract.models.c3d import Pool5
+    from c3d_extract.models.torchvision import VideoNetwork
     from c3d_extract.preprocess.spec import Colour, Preprocessing
     from c3d_extract.weights.fetch import FetchProgress
     from c3d_extract.weights.layouts.contents import Contents
@@ -49,12 +52,13 @@ class _Wanted(NamedTuple):
 class _Described(NamedTuple):
     """A checkpoint before its mean is looked up."""
 
-    architecture: Architecture
+    backbone: Backbone
     preprocessing: Preprocessing
     mean: str | NamedMean
     sports1m: bool
     notes: list[str]
     name: str | None = None
+    n_classes: int | None = None
     labels: list[str] | None = None
     licence: str | None = None
     extra: dict[str, Any] = {}  # noqa: RUF012  # never changed
@@ -94,7 +98,7 @@ def load_checkpoint(
     Raises
     ------
     WeightsError
-        If the file is not available, is not a C3D network, or lacks required information.
+        If the file is not available, is not a network we know, or lacks required information.
     UsageError
         If the network lacks one of the layers.
     """
@@ -102,11 +106,15 @@ def load_checkpoint(
     entry, wanted = located.entry, _Wanted(layers, mean, pool5, colour)
     order = fc6_order or (entry.fc6_order if entry else None)
     with open_contents(located.path, order) as contents:
-        described = _describe(contents, entry, wanted)
+        if contents.network is not None:
+            located = located._replace(entry=_entry_of_published(contents.network, located.sha256))
+            described = _describe_published(contents.network, located, wanted)
+        else:
+            described = _describe(contents, entry, wanted)
         if layers is not None:
-            layers = layers or (described.architecture.default_layer,)
-            described.architecture.check_layers(layers)
-        shapes = described.architecture.state_shapes(layers)
+            layers = layers or (described.backbone.default_layer,)
+            described.backbone.check_layers(layers)
+        shapes = described.backbone.state_shapes(layers)
         state = read_state(contents, shapes, located.path.stat().st_size)
     named = described.mean if mean is None else mean
     if not isinstance(named, NamedMean):
@@ -121,19 +129,19 @@ def _assembled(
     mean: NamedMean,
     state: dict[str, torch.Tensor],
 ) -> Checkpoint:
-    entry, architecture = located.entry, described.architecture
-    fitted = fit_mean(mean.array, described.preprocessing, architecture.clip[0])
+    entry, backbone = located.entry, described.backbone
+    fitted = fit_mean(mean.array, described.preprocessing, backbone.clip[0])
     return Checkpoint(
         name=entry.name if entry else described.name or located.path.name,
         path=located.path,
         sha256=located.sha256,
         layout=contents.layout,
-        architecture=architecture,
+        backbone=backbone,
         preprocessing=described.preprocessing,
         mean=fitted,
         mean_name=mean.name,
         state=state,
-        labels=described.labels or _labels(entry, architecture.n_classes),
+        labels=described.labels or _labels(entry, described.n_classes),
         licence=entry.licence if entry else described.licence,
         notes=[*located.notes, *contents.notes, *described.notes, *_mean_warning(described, fitted)],
         record=(entry.to_json() if entry else {}) | described.extra,
@@ -151,8 +159,14 @@ def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) 
     architecture = c3d_architecture(contents.shapes, wanted.pool5 or conventions.pool5)
     if entry is not None and not entry.file.hash_known:
         _check_against(entry, contents.layout, n_classes)
+    assumptions = _assumptions(conventions, wanted)
     return _Described(
-        architecture, preprocessing, conventions.mean, conventions.sports1m, _assumptions(conventions, wanted)
+        architecture,
+        preprocessing,
+        conventions.mean,
+        conventions.sports1m,
+        assumptions,
+        n_classes=architecture.n_classes,
     )
 
 
@@ -164,6 +178,37 @@ def _check_against(entry: RegistryEntry, layout: str, n_classes: int | None) -> 
         raise WeightsError(
             f"has {n_classes or 'no'} classes, but {entry.name} has {entry.n_classes or 'none'}"
         )
+
+
+def _entry_of_published(network: VideoNetwork, sha256: str) -> RegistryEntry | None:
+    """Return torchvision's record of a file with this hash; there are a few files of each network."""
+    return next(
+        (
+            published_entries()[name]
+            for name, weights in published().items()
+            if weights.network == network and sha256.startswith(weights.sha256)
+        ),
+        None,
+    )
+
+
+def _describe_published(network: VideoNetwork, located: Located, wanted: _Wanted) -> _Described:
+    """Describe a network by torchvision's record of this file, else of the network's default weights."""
+    if wanted.pool5 is not None:
+        raise UsageError(f"is for C3D, and this is a {network.name}", subject="--pool5")
+    record = published()[located.entry.name if located.entry else network.name]
+    assumed = (
+        f"not a file of torchvision's: taken for a {network.name} with the preprocessing that it documents"
+    )
+    return _Described(
+        network,
+        _coloured(record.preprocessing, wanted.colour),
+        NamedMean(np.array(record.mean), record.mean_name),
+        sports1m=False,
+        notes=[] if located.entry else [assumed],
+        n_classes=network.layer_size("logits"),
+        labels=record.labels if located.entry else None,
+    )
 
 
 def _describe_native(contents: Contents, wanted: _Wanted) -> _Described:
@@ -183,6 +228,7 @@ def _describe_native(contents: Contents, wanted: _Wanted) -> _Described:
         sports1m=header.mean_name == "sports1m",
         notes=[],
         name=header.name,
+        n_classes=architecture.n_classes,
         labels=header.labels,
         licence=header.licence,
         extra=header.extra,

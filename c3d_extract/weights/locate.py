@@ -9,7 +9,7 @@ from c3d_extract.errors import WeightsError
 from c3d_extract.weights.fetch import check_file, fetch_file, local_path, sha256_of, unverified_note
 from c3d_extract.weights.layouts.contents import c3d_architecture
 from c3d_extract.weights.layouts.detect import open_contents
-from c3d_extract.weights.registry import data_folder, find_entry, load_registry
+from c3d_extract.weights.registry import data_folder, find_entry, load_registry, published_entries
 
 if TYPE_CHECKING:
     from c3d_extract.weights.fetch import FetchProgress
@@ -59,9 +59,12 @@ def locate(source: str | Path, *, offline: bool = False, progress: FetchProgress
     if str(source) in load_registry().checkpoints:
         return _locate_entry(find_entry(str(source)), offline=offline, progress=progress)
     if not path.is_file():
+        is_name = len(path.parts) == 1 and not path.suffix
+        if is_name and str(source) in published_entries():
+            return _locate_entry(find_entry(str(source)), offline=offline, progress=progress)
         if path.is_dir():
             raise WeightsError("a folder, not a checkpoint", subject=path)
-        if len(path.parts) > 1 or path.suffix:
+        if not is_name:
             raise WeightsError("no such checkpoint file", subject=path)
         find_entry(str(source))
     try:

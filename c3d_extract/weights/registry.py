@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from c3d_extract.errors import WeightsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from c3d_extract.models.c3d import Pool5
+    from c3d_extract.models.torchvision import Published
     from c3d_extract.preprocess.spec import Colour
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "data_folder",
     "find_entry",
     "load_registry",
+    "published_entries",
+    "registered_entries",
 ]
 
 Fc6Order = Literal["chw", "hwc"]
@@ -90,6 +95,8 @@ class RegistryEntry:
         Whether the file is distributed with this package and contains its own description.
     sources, unknown
         The source of each fact; facts that are not known.
+    facts
+        What else is known, by name: of torchvision's networks their clip, layers, cost and accuracy.
     """
 
     name: str
@@ -110,6 +117,7 @@ class RegistryEntry:
     embedded: bool = False
     sources: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is known, as JSON values."""
@@ -117,7 +125,7 @@ class RegistryEntry:
 
 
 def _without_unknown(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in fields if value not in (None, (), False)}
+    return {key: value for key, value in fields if value not in (None, (), {}, False)}
 
 
 @dataclass(frozen=True)
@@ -165,9 +173,56 @@ def _frozen(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
+@cache
+def published_entries() -> dict[str, RegistryEntry]:
+    """Return torchvision's own records of video networks as entries, by name; this imports torch.
+
+    Raises
+    ------
+    WeightsError
+        If torchvision cannot be imported.
+    """
+    from c3d_extract.models.torchvision import published
+
+    return {name: _published_entry(weights) for name, weights in published().items()}
+
+
+def registered_entries() -> dict[str, RegistryEntry]:
+    """Return every entry by name, torchvision's too; this imports torch."""
+    return load_registry().checkpoints | published_entries()
+
+
+def _published_entry(weights: Published) -> RegistryEntry:
+    network, preprocessing = weights.network, weights.preprocessing
+    facts = {"clip": list(network.clip), "fps": network.fps} | weights.facts
+    facts["layers"] = {layer: network.layer_size(layer) for layer in network.layers}
+    facts["preprocessing"] = preprocessing.identity()["preprocessing"]
+    licence = (
+        f"terms of {weights.trained_on} (torchvision says no more of its weights; its code is BSD-3-Clause)"
+    )
+    return RegistryEntry(
+        name=weights.name,
+        title=f"torchvision's {network.name}",
+        file=RemoteFile(weights.file, mirrors=(weights.url,), sha256=weights.sha256, licence=licence),
+        layout="torchvision",
+        trained_on=weights.trained_on,
+        licence=licence,
+        n_classes=len(weights.labels),
+        colour=preprocessing.colour,
+        mean=weights.mean_name,
+        crop=preprocessing.crop,
+        std=preprocessing.std,
+        sources=("torchvision's own record of these weights",),
+        facts=facts,
+    )
+
+
 def find_entry(name: str) -> RegistryEntry:
     """Return the entry of that name; if there is none, raise WeightsError with similar names."""
     known = load_registry().checkpoints
+    if name in known:
+        return known[name]
+    known = registered_entries()
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

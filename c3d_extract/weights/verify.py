@@ -161,6 +161,7 @@ def _ways_to_load(
     source: str | Path, fc6_order: Fc6Order | None, how: dict[str, Any]
 ) -> Iterator[tuple[Fc6Order | None, Checkpoint]]:
     first = load_checkpoint(source, fc6_order=fc6_order or "chw", **how)
+    _ = first.architecture  # refuses other networks before anything is read or run
     if first.layout not in CHANNELS_LAST_LAYOUTS:
         yield None, first
         return

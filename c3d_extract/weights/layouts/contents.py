@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.models.c3d import Pool5
+    from c3d_extract.models.torchvision import VideoNetwork
     from c3d_extract.weights.registry import Fc6Order
 
 __all__ = [
@@ -68,9 +69,11 @@ class Contents:
     layout
         Name of the layout, as in the registry.
     sources
-        Tensors under the model's names (``conv1a.weight``, …, ``fc8.bias``).
+        Tensors under the model's names (C3D: ``conv1a.weight``, …, ``fc8.bias``).
     header
         The description inside a file of this package.
+    network
+        The network, where it is not of C3D's family.
     notes
         Remarks about this file for the user.
     """
@@ -79,6 +82,7 @@ class Contents:
     sources: Mapping[str, TensorSource]
     header: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
+    network: VideoNetwork | None = None
 
     @property
     def shapes(self) -> dict[str, Shape]:

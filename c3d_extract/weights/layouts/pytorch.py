@@ -26,6 +26,7 @@ from c3d_extract.weights.layouts.contents import (
     one_line,
 )
 from c3d_extract.weights.layouts.pickles import check_pickle
+from c3d_extract.weights.layouts.torchvision import find_video_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,18 +139,30 @@ def _check_legacy(path: Path) -> None:
 
 
 def contents_of_state(loaded: Any) -> Contents:
-    """Find C3D's tensors in a loaded object: a state dict, or a dict that contains one."""
+    """Find the tensors of C3D or of a network of torchvision in a state dict, or a dict that contains one."""
     matches = [match for state in _mappings(loaded) for match in _matches(state)]
     best = max(matches, key=lambda match: len(match.names), default=None)
     if best is None or len(best.names) < 4:
+        other = _contents_of_video_network(loaded)
+        if other is not None:
+            return other
         first = (
             ", ".join(str(key)[:40] for key in list(loaded)[:4])
             if isinstance(loaded, Mapping)
             else type(loaded)
         )
-        raise WeightsError(f"no tensors under the names of a known C3D layout; it holds {first}")
+        raise WeightsError(f"no tensors of a known C3D layout or of torchvision's networks; it holds {first}")
     sources = {name: _source(name, best.state[stored]) for stored, name in best.names.items()}
     return Contents(best.layout, sources, notes=_leftovers(best))
+
+
+def _contents_of_video_network(loaded: Any) -> Contents | None:
+    found = find_video_network(_mappings(loaded))
+    if found is None:
+        return None
+    sources = {name: _source(name, tensor) for name, tensor in found.tensors.items()}
+    notes = (f"ignored {found.n_ignored} tensors that are not the network's",) if found.n_ignored else ()
+    return Contents("torchvision", sources, notes=notes, network=found.network)
 
 
 def _mappings(loaded: Any) -> Iterator[Mapping[str, Any]]:
