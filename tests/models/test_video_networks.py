@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -204,3 +205,24 @@ def test_a_part_of_a_network_is_refused_and_another_network_is_none() -> None:
             recognise(changed)
     assert recognise({"conv1.weight": (64, 3, 3, 3, 3)}) is None
     assert recognise({"stem.0.weight": (64, 3, 7, 7)}) is None, "a network of images"
+
+
+def test_the_table_in_the_documentation_is_that_of_the_records() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text("utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| `" in line
+    ]
+    assert [row[0] for row in rows[1:]] == list(published())
+    for row in rows[1:]:
+        weights = published()[row[0]]
+        network, facts = weights.network, weights.facts
+        assert row[1:] == [
+            " x ".join(map(str, network.clip)),
+            f"{network.fps:g}",
+            network.default_layer,
+            str(network.layer_size(network.default_layer)),
+            f"{network.operations() / 1e9:.0f}",
+            f"{facts['parameters'] / 1e6:.1f} M",
+            f"{facts['accuracy']['acc@1']} %",
+            f"{facts['size_mib']:.0f} MiB",
+        ]
