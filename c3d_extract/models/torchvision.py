@@ -288,6 +288,9 @@ class VideoModel(nn.Module):
         family = self._family = _FAMILIES[network.name]
         self.model = network.build_torchvision()
         _define_window_indices(self.model)
+        pool = self.model.get_submodule(family.descriptor_module)
+        if isinstance(pool, nn.AvgPool3d):
+            setattr(self.model, family.descriptor_module, _InFp32(pool))
         if not _needs_head(layers):
             setattr(self.model, family.head, nn.Identity())
         self._running = threading.local()  # runs in several threads share the network
@@ -323,6 +326,19 @@ class VideoModel(nn.Module):
     ) -> Any:
         """Load what `state_dict` returns."""
         return self.model.load_state_dict(dict(state_dict), strict, assign)
+
+
+class _InFp32(nn.Module):
+    """Computes a module in fp32: a CPU has no AvgPool3d in bfloat16 (S3D)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the module's output in the type of ``x``."""
+        output: Tensor = self.module(x.float())
+        return output.to(x.dtype)
 
 
 def _define_window_indices(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torchvision
 from torchvision.models import get_model_weights, list_models
 
 from c3d_extract.compute.forward import build_model
+from c3d_extract.compute.reference import HALF_ERROR_BOUND
 from c3d_extract.errors import WeightsError
 from c3d_extract.models.torchvision import NETWORKS, VideoNetwork, published, recognise
 
@@ -55,13 +56,15 @@ def random_model(name: str) -> nn.Module:
     return model.eval()
 
 
-def features(name: str, model: nn.Module, clips: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def features(
+    name: str, model: nn.Module, clips: Tensor, layers: Sequence[str], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """What our network computes with the weights of torchvision's."""
     network = VideoNetwork(name, N_CLASSES)
     weights = {key: floats(model)[key] for key in network.state_shapes(layers)}
-    ours = build_model(network, layers, weights, dtype=torch.float32, device=CPU)
+    ours = build_model(network, layers, weights, dtype=dtype, device=CPU)
     with torch.inference_mode():
-        found: dict[str, Tensor] = ours(clips, layers)
+        found: dict[str, Tensor] = ours(clips.to(dtype), layers)
     return found
 
 
@@ -138,6 +141,16 @@ def test_layers_are_those_of_torchvisions_own_model(name: str) -> None:
     with torch.inference_mode():
         x = descriptor[:, :, None, None, None] if name == "s3d" else descriptor
         assert relative(head(x).flatten(1), logits) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "s3d", "mvit_v2_s", "swin3d_t"])
+def test_half_precision_runs_on_a_cpu_and_rounds_no_more_than_is_allowed(name: str) -> None:
+    model, layers = random_model(name), (NETWORKS[name].default_layer, "logits")
+    clips = torch.randn(1, 3, *SMALLEST[name], generator=torch.Generator().manual_seed(1))
+    exact = features(name, model, clips, layers)
+    rounded = features(name, model, clips, layers, torch.bfloat16)
+    for layer in layers:
+        assert relative(rounded[layer].float(), exact[layer]) < HALF_ERROR_BOUND
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "s3d", "mvit_v2_s", "swin3d_b"])
