@@ -24,7 +24,8 @@ WITHOUT_ITS_NEEDS = {"opencv-python-headless"}
 
 def lowest(requirements: list[str]) -> dict[str, str]:
     """Return name → the lowest version allowed."""
-    bounds = (re.match(r"([A-Za-z0-9._-]+(?:\[\w+\])?)>=([0-9.]+)", requirement) for requirement in requirements)
+    pattern = re.compile(r"([A-Za-z0-9._-]+(?:\[\w+\])?)>=([0-9.]+)")
+    bounds = map(pattern.match, requirements)
     return {bound[1]: bound[2] for bound in bounds if bound}
 
 
