@@ -56,7 +56,13 @@ def test_crops_equal_torchvisions_to_the_bit(
     if max(height, width) > 64 * min(height, width):
         height = width = max(height, width)  # torchvision would resize the whole of a very long frame
     frame = noise(height, width, seed)
-    np.testing.assert_array_equal(FrameSampler(preprocessing)(frame), torchvisions_crop(frame, preprocessing))
+    ours, theirs = FrameSampler(preprocessing)(frame), torchvisions_crop(frame, preprocessing)
+    if torch.__version__ < "2.7":  # sums in another order, which rounds a value in 10,000 to the next level
+        difference = np.abs(ours.astype(int) - theirs)
+        assert difference.max() <= 1
+        assert np.count_nonzero(difference) <= 1 + difference.size / 1000
+    else:
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_torchs_other_kernel_differs_by_one_level_in_one_of_a_thousand_values_at_most() -> None:
