@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _PACKAGES = ("c3d-extract", "torch", "torchvision", "av", "h5py", "numpy", "safetensors", "click", "rich")
-_OPTIONAL = ("scikit-learn", "matplotlib")
+_OPTIONAL = ("scikit-learn", "matplotlib", "fsspec", "s3fs", "pyarrow", "ray")
 # cuDNN 9.8 to 9.14: 3-D convolutions in half precision are up to four times slower and can be silently
 # wrong (pytorch#163539, #166122, #166643); repaired in 9.15. The bounds are those of torch's own guard,
 # `ConvParams::use_cudnn` in aten/src/ATen/native/Convolution.cpp, which spares channels_last_3d.
@@ -60,7 +60,7 @@ def _packages(problems: list[str]) -> dict[str, str]:
             found[name] = "not installed (optional)" if name in _OPTIONAL else "missing"
             if name in _PACKAGES:
                 problems.append(f"{name} is not installed: pip install {name}")
-    if int(found["av"].partition(".")[0]) < 17:
+    if found["av"] != "missing" and int(found["av"].partition(".")[0]) < 17:
         problems.append(f"av {found['av']} converts 10-bit videos to other pixels: pip install -U 'av>=17'")
     return found
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from c3d_extract.cli import doctor
 from c3d_extract.cli.doctor import _cudnn, command
 from c3d_extract.preprocess.resize import FrameSampler
 
@@ -19,6 +21,20 @@ def test_it_finds_what_a_run_needs() -> None:
     assert torch.__version__.startswith(found["packages"]["torch"])
     assert "threads" in found["devices"]["cpu"]
     assert found["would use"]["precision"] in {"fp32", "bf16", "fp16"}
+
+
+def test_a_package_that_is_missing_is_a_problem_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_av(name: str) -> str:
+        if name == "av":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor, "version", without_av)
+    result = CliRunner().invoke(command, ["--json"])
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert found["packages"]["av"] == "missing"
+    assert "av is not installed: pip install av" in found["problems"]
 
 
 def test_a_gpu_that_does_not_work_is_a_problem_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
