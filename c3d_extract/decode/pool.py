@@ -1,9 +1,9 @@
 """Decoder processes: frames through shared memory, a watchdog, and replacements for processes that died.
 
 All share one memory, divided into slots (``slots.py``). A worker decodes one video at a time, writes each
-frame once into the slot that it is filling, and sends a short message when the slot is full. Whoever reads
-the frames holds the slot until it is done with them; then any worker may be granted it. So memory is bounded
-for videos of any length, and workers that are faster than the network wait.
+frame once into the slot that it is filling, and sends a short message when a few slots are full. Whoever
+reads the frames holds a slot until it is done with them; then any worker may be granted it. So memory is
+bounded for videos of any length, and workers that are faster than the network wait.
 
 A worker that crashes loses only its current video. A worker that decodes no frame for `timeout_seconds` is
 killed, its video fails, and a new worker replaces it. The time of the last frame is in shared memory. Time
@@ -39,7 +39,7 @@ from c3d_extract.decode.process import DecoderProcess, how_it_ended
 from c3d_extract.decode.self_check import unusable_error
 from c3d_extract.decode.shared_memory import Layout, SlotMemory, anonymous_file
 from c3d_extract.decode.slots import Slots
-from c3d_extract.decode.worker import STOP, Ready, Setup, SlotFilled
+from c3d_extract.decode.worker import STOP, Ready, Setup, SlotsFilled
 from c3d_extract.errors import DecoderError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ _POLL_SECONDS = 0.5  # how often silent workers are checked
 _MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
 _START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
 _NO_MORE = object()
-SLOTS_PER_WORKER = 4
-"""Slots that a worker has at a time: one that it fills, three for the time until it gets more."""
+SLOTS_PER_WORKER = 8
+"""Slots that a worker has at a time: those of one message, and as many for the time until it gets more."""
 _EXHAUSTED_SECONDS = 0.02  # without a slot for any worker, until the reader is told
 _HINT = "--workers 0 decodes without processes"
 
@@ -155,8 +155,8 @@ class DecodePool:
         Workers at first, None for all; another is started whenever the reader waited for decoders for more
         than half of the last second.
     n_slots
-        How many slots there are for `DecodeOptions.n_frames` frames each, at least four for each worker; None
-        for so many.
+        How many slots there are, for `DecodeOptions.n_frames` frames each; at least eight for each worker,
+        and so many where it is None.
     """
 
     def __init__(
@@ -330,20 +330,20 @@ class DecodePool:
             return
         if isinstance(message, Ready):
             self._check_ready(worker, message.why_unusable)
-        elif isinstance(message, SlotFilled):
-            worker.granted.discard(message.slot)
+        elif isinstance(message, SlotsFilled):
+            worker.granted.difference_update(message.slots)
             self._grant()
             yield from self._filled(message)
         elif isinstance(message, VideoRead | VideoFailed):
             worker.task = None
             yield message
 
-    def _filled(self, message: SlotFilled) -> Iterator[FramesDecoded]:
-        times = message.times_seconds
-        lease = Lease(self._slots.release_of(message.slot))
-        yield FramesDecoded(message.task, self.memory.slots[message.slot, : len(times)], times, lease)
-        if not lease.is_held:
-            lease.release()
+    def _filled(self, message: SlotsFilled) -> Iterator[FramesDecoded]:
+        for slot, times in zip(message.slots, message.times_seconds, strict=True):
+            lease = Lease(self._slots.release_of(slot))
+            yield FramesDecoded(message.task, self.memory.slots[slot, : len(times)], times, lease)
+            if not lease.is_held:
+                lease.release()
 
     def _check_ready(self, worker: _Worker, why_unusable: str | None) -> None:
         if why_unusable is not None:  # the video is not the cause: every other would fail in the same way

@@ -2,7 +2,7 @@
 
 Messages are pickled through a pipe. The main process sends `Setup`, once; then ``(task, path)`` for each
 video, lists of slots that the decoder may fill, and ``STOP``. The decoder sends `Ready`, once; then
-`SlotFilled`, VideoRead and VideoFailed.
+`SlotsFilled`, VideoRead and VideoFailed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from c3d_extract.decode.base import DecodeOptions
     from c3d_extract.decode.shared_memory import Layout
 
-__all__ = ["STOP", "Ready", "Setup", "SlotFilled", "main"]
+__all__ = ["STOP", "Ready", "Setup", "SlotsFilled", "main"]
 
 STOP = "stop"
+_SLOTS_PER_MESSAGE = 4  # each message wakes the main process up
+_LONGEST_DELAY_SECONDS = 0.1  # of a filled slot, while the next ones are being filled
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class SlotFilled:
-    """A slot holds the next frames of a video, as many as there are times."""
+class SlotsFilled:
+    """Slots hold the next frames of a video, as many as there are times for each."""
 
     task: int
-    slot: int
-    times_seconds: list[float]
+    slots: list[int]
+    times_seconds: list[list[float]]
 
 
 def main(parent: int, connection: int, memory: int) -> None:
@@ -102,8 +104,9 @@ def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -
     events = decode_video(task, path, options, next_buffer=slots.next, on_frame=slots.note_frame)
     for event in events:
         if isinstance(event, FramesDecoded):
-            slots.send_filled(task, event.times_seconds)
+            slots.add_filled(task, event.times_seconds)
         else:
+            slots.send(task)
             slots.connection.send(event)
 
 
@@ -115,6 +118,8 @@ class _SlotWriter:
         self.granted: deque[int] = deque()
         self._memory = memory
         self._number = number
+        self._filled: list[tuple[int, list[float]]] = []
+        self._first_filled = 0.0
 
     def note_frame(self) -> None:
         """Record the time of a decoded frame; the main process reads it periodically."""
@@ -134,6 +139,18 @@ class _SlotWriter:
             self.granted.extend(self.connection.recv())  # nothing else is sent while a video is being decoded
         self.note_frame()  # the wait does not count as silence
 
-    def send_filled(self, task: int, times_seconds: list[float]) -> None:
-        """Send the current slot to the main process."""
-        self.connection.send(SlotFilled(task, self.granted.popleft(), times_seconds))
+    def add_filled(self, task: int, times_seconds: list[float]) -> None:
+        """Note that the current slot is full; send it now, or with the next ones."""
+        if not self._filled:
+            self._first_filled = time.monotonic()
+        self._filled.append((self.granted.popleft(), times_seconds))
+        is_late = time.monotonic() - self._first_filled > _LONGEST_DELAY_SECONDS
+        if is_late or not self.granted or len(self._filled) == _SLOTS_PER_MESSAGE:
+            self.send(task)
+
+    def send(self, task: int) -> None:
+        """Send the filled slots to the main process."""
+        if self._filled:
+            slots, times = zip(*self._filled, strict=True)
+            self.connection.send(SlotsFilled(task, list(slots), list(times)))
+            self._filled = []

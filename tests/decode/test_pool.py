@@ -26,6 +26,7 @@ from c3d_extract.decode import (
     VideoFailed,
     VideoRead,
 )
+from c3d_extract.decode.pool import SLOTS_PER_WORKER
 from c3d_extract.decode.timestamps import resample, steady_times
 from c3d_extract.decode.video import failure_reason
 from c3d_extract.preprocess.resize import FrameSampler
@@ -482,11 +483,11 @@ def test_while_nothing_is_ready_a_pool_hardly_works_and_can_be_stopped() -> None
 
 def test_frames_that_are_held_stay_and_other_decoders_use_what_is_free(long: Path, short: list[Path]) -> None:
     held: list[tuple[NDArray[np.uint8], NDArray[np.uint8], Callable[[], None]]] = []
-    with DecodePool(2, OPTIONS, n_slots=8) as pool:
+    with DecodePool(2, OPTIONS) as pool:
         for event in pool.run(list(enumerate([long, *short]))):
             if isinstance(event, FramesDecoded) and event.task == 0 and len(held) < 4:
                 held.append((event.frames, event.frames.copy(), event.lease.hold()))
-            assert not isinstance(event, SlotsExhausted), "four slots are enough for the rest"
+            assert not isinstance(event, SlotsExhausted), "the other slots are enough for the rest"
         assert len(held) == 4
         for frames, before, _ in held:
             assert (frames == before).all()
@@ -501,24 +502,24 @@ def test_whoever_holds_all_frames_is_told_and_decoding_goes_on_once_they_are_rel
         for lease in leases:
             lease()
 
-    with DecodePool(1, OPTIONS, n_slots=4) as pool:
+    with DecodePool(1, OPTIONS) as pool:
         for event in pool.run([(0, long)]):
             if isinstance(event, FramesDecoded):
                 frames.append(event.frames.copy())
                 held.append(event.lease.hold())
             elif isinstance(event, SlotsExhausted) and held:
                 n_told += 1
-                assert len(held) == 4
+                assert len(held) == SLOTS_PER_WORKER
                 # By another thread, as the network's: the pool wakes up from its sleep.
                 threading.Timer(0.05, release, [held]).start()
                 held = []
         assert (np.concatenate(frames) == plain_crops(long)).all()
-        assert n_told >= N_LONG // 16 // 4
+        assert n_told >= N_LONG // 16 // SLOTS_PER_WORKER
         assert run(pool, [long])[0][1].n_decoded == N_LONG, "what is still held does not bind the next run"
 
 
 def test_a_killed_decoder_gives_its_slots_back(long: Path, short: list[Path]) -> None:
-    with DecodePool(1, OPTIONS, n_slots=4) as pool:
+    with DecodePool(1, OPTIONS) as pool:
         for _ in range(3):
             run(pool, [long], lambda _: os.kill(pid_of(pool), signal.SIGKILL) if pool._workers else None)
         done = run(pool, short)
