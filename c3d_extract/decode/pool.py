@@ -279,9 +279,12 @@ class DecodePool:
     def _assign(self, worker: _Worker, task: int, path: Path) -> None:
         try:
             worker.assign(task, path)
-        except OSError:  # it died while idle, so the video is not the cause
-            self._remove(worker)
-            self._start_worker().assign(task, path)
+        except OSError:  # it has died, of which the video is not the cause
+            if worker.is_ready:
+                self._remove(worker)
+                self._requeued.append((task, path))
+            else:
+                self._start_failed(worker, worker.exit_reason())
 
     def _events(self, longest_wait: float) -> Iterator[DecodeEvent]:
         self._grant()

@@ -198,7 +198,7 @@ def _published_entry(weights: Published) -> RegistryEntry:
     facts["layers"] = {layer: network.layer_size(layer) for layer in network.layers}
     facts["preprocessing"] = preprocessing.identity()["preprocessing"]
     licence = (
-        f"terms of {weights.trained_on} (torchvision says no more of its weights; its code is BSD-3-Clause)"
+        f"its data's terms ({weights.trained_on}; torchvision says no more of its weights; its code is BSD-3)"
     )
     return RegistryEntry(
         name=weights.name,

@@ -52,7 +52,7 @@ def test_a_run_whose_messages_are_lost_goes_on(
     assert not done.stderr
 
 
-@pytest.mark.parametrize(("words", "code"), [("weights show x", 1), ("weights --nope", 2)])
+@pytest.mark.parametrize(("words", "code"), [("info none.h5", 2), ("weights --nope", 2)])
 def test_an_error_nobody_hears_still_has_its_exit_code(words: str, code: int) -> None:
     heard = shell(f"c3d {words}")
     assert heard.returncode == code
@@ -61,7 +61,7 @@ def test_an_error_nobody_hears_still_has_its_exit_code(words: str, code: int) ->
         assert shell(f"c3d {words} {stderr}").returncode == code
 
 
-@pytest.mark.parametrize("words", ["weights list", "weights show sports1m --json", "--help"])
+@pytest.mark.parametrize("words", ["archs", "weights show sports1m --json", "--help"])
 def test_a_result_that_cannot_be_written_is_one_line(words: str) -> None:
     full, closed = shell(f"c3d {words} >/dev/full"), shell(f"c3d {words} >&-")
     assert (full.returncode, closed.returncode) == (1, 1)
@@ -69,7 +69,7 @@ def test_a_result_that_cannot_be_written_is_one_line(words: str) -> None:
     assert closed.stderr == "Error: stdout: cannot be written: Bad file descriptor\n"
 
 
-@pytest.mark.parametrize("words", ["weights list", "weights show sports1m", "--help"])
+@pytest.mark.parametrize("words", ["archs", "weights show sports1m", "--help"])
 def test_a_reader_that_leaves_is_told_nothing(words: str) -> None:
     done = shell(f"c3d {words} | head -n 1 | wc -l; exit ${{PIPESTATUS[0]}}")
     assert done.stdout.strip() == "1"

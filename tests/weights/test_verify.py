@@ -30,7 +30,7 @@ from c3d_extract.weights import load_checkpoint, load_registry, verify
 from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.goldens import KnownClip, known_clips, read_goldens, sample_frames
-from c3d_extract.weights.registry import RegistryEntry, RemoteFile
+from c3d_extract.weights.registry import RegistryEntry, RemoteFile, registered_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -298,7 +298,7 @@ def test_a_file_of_no_known_hash_that_is_no_network_is_not_kept(
     folder, address = served
     torch.save({"conv1.weight": torch.zeros(3)}, folder / "net")
     register(monkeypatch, RemoteFile("net.pth", (f"{address}/net",)))
-    with pytest.raises(FetchError, match="no tensors under the names"):
+    with pytest.raises(FetchError, match="no tensors of a known C3D layout"):
         load_checkpoint("served")
     assert list(online.iterdir()) == []
 
@@ -316,14 +316,16 @@ def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run("list")
     assert code == 0
-    assert all(name in out for name in load_registry().checkpoints)
+    assert all(name in out for name in registered_entries())
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "…" not in out
 
 
 def test_list_and_show_as_json() -> None:
     listed = json.loads(run("list", "--json")[1])
-    assert [record["name"] for record in listed] == list(load_registry().checkpoints)
+    names = [record["name"] for record in listed]
+    assert names == list(registered_entries())
+    assert names[: len(load_registry().checkpoints)] == list(load_registry().checkpoints)
     shown = json.loads(run("show", "sports1m", "--json")[1])
     assert shown["file"]["sha256"].startswith("de192a0b")
     assert shown["pool5"] == "ceil"
