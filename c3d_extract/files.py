@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.errors import C3DError
 
-__all__ = ["FileLog", "is_temporary_name", "read_text_lines", "replacing", "writing_output"]
+__all__ = ["DISK_FULL", "FileLog", "is_temporary_name", "read_text_lines", "replacing", "writing_output"]
 
 # The name cannot be guessed, so no file or link of that name was put there by another user; and it is short,
 # so that it is valid whatever the length of the file's own name (at most 255 bytes on most file systems).
@@ -34,7 +34,8 @@ _NO_FOLDER_SYNC = {
     errno.EACCES,
     errno.EPERM,
 }
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors that say there is no room for a file."""
 
 
 class FileLog(Protocol):
@@ -90,7 +91,7 @@ def writing_output(path: Path, log: FileLog | None = None) -> Iterator[BinaryIO]
         with replacing(path, log) as file:
             yield file
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise StoreError("the disk is full", subject=path, hint="free space and run again") from error
         reason = f"cannot be written ({error.strerror or error})"
         raise StoreError(reason, subject=path, hint="run again") from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 from c3d_extract.errors import RemoteError, UsageError
+from c3d_extract.files import DISK_FULL
 
 if TYPE_CHECKING:
     import os
@@ -46,7 +47,7 @@ _SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}  # S3,
 _TRIES = 4  # on top of those of the store's own library
 _FIRST_PAUSE_SECONDS = 0.5
 _CHUNK = 1 << 26  # bytes that are held in memory while part of an object is fetched
-_LOCAL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_LOCAL_DISK = DISK_FULL | {errno.EROFS}
 _TEMPORARY_STATUSES = {408, 425, 429}  # HTTP's 4xx that may pass (RFC 9110, 6585)
 
 
@@ -223,7 +224,7 @@ def create_object(address: str, content: bytes) -> bool:
             fs.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
-        except NotImplementedError:
+        except NotImplementedError:  # fsspec's answer where a store has no such request
             if fs.exists(path):
                 return False
             fs.pipe_file(path, content)
@@ -269,19 +270,19 @@ def _without_user(address: str) -> str:
 
 def _tried(address: str, request: Callable[[], T]) -> T:
     """Make a request, again where it may help; RemoteError where it fails for good."""
-    pause = _FIRST_PAUSE_SECONDS
-    for attempt in range(1, _TRIES + 1):
+    pause, n_left = _FIRST_PAUSE_SECONDS, _TRIES
+    while True:
+        n_left -= 1
         try:
             return request()
         except Exception as error:  # each store's library has exceptions of its own
             if isinstance(error, OSError) and error.errno in _LOCAL_DISK:
                 raise
-            if attempt == _TRIES or not _may_pass(error):
+            if not n_left or not _may_pass(error):
                 raise _explained(address, error) from error
         # Many processes that were refused at the same time must not come again at the same time.
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - not for secrets
         pause *= 2
-    raise AssertionError
 
 
 def _status(error: Exception) -> int | None:

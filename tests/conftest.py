@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from c3d_extract import object_store
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from s3_server import S3
 
 os.environ["C3D_OFFLINE"] = "1"  # no test reaches for a network
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores
@@ -34,6 +37,24 @@ class UnsyncedConnection(sqlite3.Connection):
 
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *values)
+
+
+@pytest.fixture(scope="module")
+def s3_server_of_module() -> Iterator[S3]:
+    from s3_server import s3_server  # here, since few tests need what it imports
+
+    with s3_server() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(s3_server_of_module: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """A bucket without objects on a server without faults, with all counts at zero; tries follow at once."""
+    monkeypatch.setattr(object_store, "_FIRST_PAUSE_SECONDS", 0.01)
+    s3_server_of_module.clear()
+    s3_server_of_module.server.requests.clear()
+    yield s3_server_of_module
+    s3_server_of_module.server.fault = lambda _: None
 
 
 @pytest.fixture(scope="session", autouse=True)

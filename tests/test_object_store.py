@@ -10,7 +10,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3_server import S3, s3_server
 
 from c3d_extract import object_store
 from c3d_extract.errors import RemoteError, UsageError
@@ -30,20 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """The server without faults and with all counts at zero; tries follow at once."""
-    monkeypatch.setattr(object_store, "_FIRST_PAUSE_SECONDS", 0.01)
-    server.server.requests.clear()
-    yield server
-    server.server.fault = lambda _: None
+    from s3_server import S3
 
 
 def failing(times: int, status: str, code: str) -> Any:

@@ -136,8 +136,7 @@ class Driver:
         self._retries = retries
         self._deadline_seconds = deadline_seconds
         self._say = say
-        done = plan.folder.times("parts")
-        todo = [n for n in range(len(plan.parts)) if plan.output(n).rpartition("/")[2] not in done]
+        todo = sorted(set(range(len(plan.parts))) - plan.finished().keys())
         self._todo = deque((number, False) for number in todo)  # number, video by video
         self._tasks: dict[Hashable, _Task] = {}
         self._reasons: dict[int, list[str]] = {}

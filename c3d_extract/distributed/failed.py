@@ -52,7 +52,8 @@ def read_failed(plan: Plan) -> list[FailedPart]:
     """
     names = sorted(plan.folder.times(_FOLDER))
     found = [_read(plan, f"{_FOLDER}/{name}") for name in names if name.endswith(".json")]
-    return [part for part in found if not plan.is_done(part.number)]
+    finished = plan.finished() if found else {}
+    return [part for part in found if part.number not in finished]
 
 
 def _read(plan: Plan, name: str) -> FailedPart:

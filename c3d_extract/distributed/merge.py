@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from c3d_extract.compute.batch_size import rounding_factors
-from c3d_extract.distributed.plan import read_plan
+from c3d_extract.distributed.plan import existing_plan
 from c3d_extract.errors import MismatchError, StoreError
 from c3d_extract.output import (
     FeatureFile,
@@ -94,10 +94,7 @@ def merge_parts(
         Where there are fewer videos than components, or fewer dimensions.
     """
     options = options or MergeOptions()
-    plan = read_plan(folder)
-    if plan is None:
-        hint = "c3d-extract … -o RUN/ --shard i/n makes one"
-        raise StoreError("holds no planned run", subject=folder, hint=hint)
+    plan = existing_plan(folder)
     stored = StoreOptions(output, clips=options.clips, pca=options.pca, l2=options.l2)
     paths = stored.paths()
     paths.check()
@@ -147,8 +144,7 @@ def _merged_identity(plan: Plan, devices: list[str], options: MergeOptions) -> R
 def _finished_parts(plan: Plan, options: MergeOptions) -> list[int]:
     """Return the parts that are done."""
     numbers = range(len(plan.parts))
-    files = plan.folder.times("parts")
-    done = [number for number in numbers if plan.output(number).rpartition("/")[2] in files]
+    done = sorted(plan.finished())
     missing = sorted(set(numbers) - set(done))
     if missing and not options.allow_missing:
         named = ", ".join(map(str, missing[:_NAMED_PARTS])) + (", …" if len(missing) > _NAMED_PARTS else "")

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from c3d_extract.distributed.run_folder import RunFolder
     from c3d_extract.strict_json import JSON
 
-__all__ = ["MAX_PART_BYTES", "PART_SIZE", "Plan", "PlannedPart", "plan_run", "read_plan"]
+__all__ = ["MAX_PART_BYTES", "PART_SIZE", "Plan", "PlannedPart", "existing_plan", "plan_run", "read_plan"]
 
 FORMAT, VERSION = "c3d-extract run", 1
 PART_SIZE = 4096
 """Videos of a part at most; their fc6 of C3D takes 67 MB."""
+_PARTS = "parts"  # the folder of the parts' files
 MAX_PART_BYTES = 1 << 36
 """Bytes of a part's videos at most, 64 GiB; a larger video has a part to itself."""
 
@@ -84,19 +85,25 @@ class Plan:
 
     def output(self, number: int) -> str:
         """Return the name of a part's feature file; the part is done when it exists."""
-        return f"parts/{number:06d}.h5"
+        return f"{_PARTS}/{number:06d}.h5"
 
     def clips(self, number: int) -> str | None:
         """Return the name of a part's clip file, None where there are none."""
-        return f"parts/{number:06d}.clips.h5" if self.with_clips else None
+        return f"{_PARTS}/{number:06d}.clips.h5" if self.with_clips else None
 
     def report(self, number: int) -> str:
         """Return the name of a part's report."""
-        return f"parts/{number:06d}.report.jsonl"
+        return f"{_PARTS}/{number:06d}.report.jsonl"
 
     def is_done(self, number: int) -> bool:
         """Return whether a part is finished."""
         return self.folder.exists(self.output(number))
+
+    def finished(self) -> dict[int, float]:
+        """Return, by one listing, the numbers of the parts that are done, and when in s since 1970."""
+        times = self.folder.times(_PARTS)
+        names = {number: self.output(number).removeprefix(f"{_PARTS}/") for number in range(len(self.parts))}
+        return {number: times[name] for number, name in names.items() if name in times}
 
     def scratch_name(self, number: int) -> str:
         """Return the name of a part's folder on scratch: no other run has it, of the same videos neither."""
@@ -227,6 +234,15 @@ def read_plan(folder: str | os.PathLike[str] | RunFolder) -> Plan | None:
     if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
         raise StoreError("is the plan of another version", subject=place.address("run.json"))
     return found
+
+
+def existing_plan(folder: str | os.PathLike[str]) -> Plan:
+    """Return the plan of a run; StoreError where there is none, or it is damaged."""
+    plan = read_plan(folder)
+    if plan is None:
+        hint = "c3d-extract … -o RUN/ --shard i/n makes one"
+        raise StoreError("holds no planned run", subject=folder, hint=hint)
+    return plan
 
 
 def _opened(folder: str | os.PathLike[str] | RunFolder) -> RunFolder:

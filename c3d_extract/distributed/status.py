@@ -6,8 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.distributed.failed import read_failed
-from c3d_extract.distributed.plan import read_plan
-from c3d_extract.errors import StoreError
+from c3d_extract.distributed.plan import existing_plan
 from c3d_extract.output import read_report
 
 if TYPE_CHECKING:
@@ -30,21 +29,17 @@ def describe_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     StoreError
         Where the folder holds no run, or a report cannot be read.
     """
-    plan = read_plan(folder)
-    if plan is None:
-        hint = "c3d-extract … -o RUN/ --shard i/n makes one"
-        raise StoreError("holds no planned run", subject=folder, hint=hint)
+    plan = existing_plan(folder)
     numbers = range(len(plan.parts))
-    files = plan.folder.times("parts")
-    times = {number: files.get(plan.output(number).rpartition("/")[2]) for number in numbers}
-    done = sorted((time, number) for number, time in times.items() if time is not None)
+    finished = plan.finished()
+    done = sorted((time, number) for number, time in finished.items())
     statuses: Counter[str] = Counter()
     with plan.folder.copies() as local:
         for _, number in done:
             statuses.update(line["status"] for line in read_report(local(plan.report(number))))
     n_videos, n_done = sum(part.n_videos for part in plan.parts), sum(statuses.values())
     rate = _rate([(time, plan.parts[number].n_videos) for time, number in done])
-    missing: list[JSON] = [number for number in numbers if times[number] is None]
+    missing: list[JSON] = [number for number in numbers if number not in finished]
     return {
         "folder": plan.folder.address(),
         "kind": "run",

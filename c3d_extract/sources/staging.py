@@ -9,7 +9,6 @@ decoded. What is fetched ahead is bounded in bytes.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from c3d_extract.errors import C3DError, StoreError, UsageError, VideoError
+from c3d_extract.files import DISK_FULL
 from c3d_extract.object_store import StoredObject, fetch_object
 from c3d_extract.sources.kinds import VIDEO_SUFFIXES
 from c3d_extract.sources.scratch import ScratchFolder
@@ -38,7 +38,6 @@ N_THREADS = 8
 
 _LEAST_BYTES = 1 << 16  # that a video counts for: it bounds the number of files, and unknown sizes
 _COPY_BYTES = 1 << 20
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _JOIN_SECONDS = 1.0  # at the end; a thread that waits for a server for longer ends with the process
 
 
@@ -208,7 +207,7 @@ class Staging:
         except C3DError as error:
             return Staged(begun.task, path, error.reason)
         except OSError as error:  # of the local disk; others are errors of ours by now
-            if error.errno in _DISK_FULL and self._put_back(begun):
+            if error.errno in DISK_FULL and self._put_back(begun):
                 return None
             raise self._not_written(error) from error
         except Exception as error:  # noqa: BLE001 - an unexpected error fails this video only

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import MEAN
-from s3_server import S3, s3_server
 
-from c3d_extract import Extractor, FeatureFile, object_store
+from c3d_extract import Extractor, FeatureFile
 from c3d_extract.cli.extract import command as extract
 from c3d_extract.cli.info import command as info
 from c3d_extract.cli.merge import command as merge_command
@@ -30,18 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    monkeypatch.setattr(object_store, "_FIRST_PAUSE_SECONDS", 0.01)
-    yield server
-    server.server.fault = lambda _: None
+    from s3_server import S3
 
 
 @pytest.fixture(scope="module")

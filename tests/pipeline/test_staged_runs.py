@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import LENGTHS, MEAN
-from s3_server import S3, s3_server
 from tar_samples import pack, pack_folder
 
 from c3d_extract import Extractor, FeatureFile, read_report
@@ -29,6 +28,8 @@ from c3d_extract.sources.find import find_videos
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from s3_server import S3
 
 
 @pytest.fixture(scope="module")
@@ -160,21 +161,13 @@ def test_a_full_scratch_disk_ends_the_run_and_the_next_one_goes_on(
         assert len(file) == 6
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
 @pytest.fixture
-def s3(server: S3, videos: Path) -> Iterator[S3]:
-    """A bucket with the videos below v/, and a server without faults."""
-    server.clear()
+def s3(s3: S3, videos: Path) -> S3:
+    """The bucket with the videos below v/."""
     for name in LENGTHS:
-        server.put(f"v/{name}", (videos / name).read_bytes())
-    server.server.requests.clear()
-    yield server
-    server.server.fault = lambda _: None
+        s3.put(f"v/{name}", (videos / name).read_bytes())
+    s3.server.requests.clear()
+    return s3
 
 
 def test_objects_have_the_features_of_the_files_for_one_get_each(

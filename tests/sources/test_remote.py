@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3_server import S3, s3_server
 from source_samples import names, reasons, touch
 from staging_samples import contents
 from tar_samples import BLOCK, pack
@@ -23,21 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as found:
-        yield found
-
-
-@pytest.fixture
-def s3(server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """A bucket without objects on a server without faults; tries follow at once."""
-    monkeypatch.setattr(object_store, "_FIRST_PAUSE_SECONDS", 0.01)
-    server.clear()
-    server.server.requests.clear()
-    yield server
-    server.server.fault = lambda _: None
+    from s3_server import S3
 
 
 @pytest.fixture
