@@ -25,7 +25,7 @@ from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.write import write_video
 from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.results import Progress
-from c3d_extract.pipeline.stream import FinishedVideo, Stream, StreamParts
+from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.sources.source import Source
@@ -55,7 +55,7 @@ def run(videos: list[Path], decoders: Decoders, batch_size: int, stride: int) ->
     used, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     with Stream(parts, sources, progress) as stream:
         stream.start()
-        ends = [item for item in stream if isinstance(item, FinishedVideo)]
+        ends = [end for item in stream if not isinstance(item, ClipFeatures) for end in item]
     now = resource.getrusage(resource.RUSAGE_SELF)
     assert all(end.row.status == "ok" for end in ends)
     seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime

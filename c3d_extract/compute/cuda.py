@@ -156,5 +156,9 @@ class Transfers:
         # Blocking: the waiting thread sleeps instead of polling, so that decoders can use its core.
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
-        # Cloned into ordinary memory: page-locked memory is scarce, and users may keep features.
-        return SentBack(lambda: {k: v.clone() for k, v in sent.items()}, event.query, event)
+        # Copied into ordinary memory: page-locked memory is scarce, and users may keep features. By NumPy,
+        # since torch copies with all cores, which then poll for work for some milliseconds while decoders
+        # need them.
+        return SentBack(
+            lambda: {k: torch.from_numpy(v.numpy().copy()) for k, v in sent.items()}, event.query, event
+        )

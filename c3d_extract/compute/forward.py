@@ -42,7 +42,8 @@ def build_model(
 ) -> nn.Module:
     """Return the network on ``device``, in ``dtype``, ready for inference; weights are shared if possible."""
     with torch.device("meta"):  # allocate no memory for weights that are replaced below
-        model = backbone.build(layers)
+        faster = backbone.cuda_network(layers) if device.type == "cuda" else None
+        model = backbone.build(layers) if faster is None else faster
     model.load_state_dict(weights, assign=True)
     model = model.to(device, dtype).to(memory_format=memory_format(device))
     return model.eval().requires_grad_(False)

@@ -96,6 +96,12 @@ class Backbone(Protocol):
             The layers that will be requested; later ones are not built. None builds all.
         """
 
+    def cuda_network(self, layers: Sequence[str]) -> nn.Module | None:
+        """Return a faster implementation for NVIDIA GPUs, or None where `build`'s is as fast.
+
+        It takes and returns what `build`'s does, and has tensors of the same names and shapes.
+        """
+
     def cpu_network(
         self,
         layers: Sequence[str],

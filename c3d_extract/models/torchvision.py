@@ -252,6 +252,10 @@ class VideoNetwork:
         """Build the network with random weights; see `VideoModel`."""
         return VideoModel(self, layers)
 
+    def cuda_network(self, layers: Sequence[str]) -> None:
+        """Return None: torch's own modules are used."""
+        del layers
+
     def cpu_network(self, *_: object, **__: object) -> None:
         """Return None: torch's own modules are used."""
         return

@@ -41,7 +41,7 @@ from c3d_extract.output.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from numpy.typing import NDArray
@@ -310,19 +310,25 @@ class Journal:
             self._begin()
             self._db.executemany(insert, [(*values, _digest(*values)) for values in clips])
 
-    def commit(self, row: VideoRow, *, with_clips: bool) -> None:
-        """Store one finished video with the last ``row.n_clips`` clips appended for it, durably."""
-        blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
-        n_clips = row.n_clips if with_clips and row.status != "failed" else 0
+    def commit(self, rows: Sequence[VideoRow], *, with_clips: bool) -> None:
+        """Store finished videos, each with the last ``n_clips`` clips appended for it, durably.
+
+        In one transaction: each waits for the disk, which takes longer than all else.
+        """
         with self._errors():
             self._begin()
-            kept = self._keep_clips(row.video, n_clips)
-            columns = (_to_sql(column, getattr(row, name)) for name, column in JOURNAL_COLUMNS.items())
-            values = (*columns, blob, *kept)
-            marks = ", ".join("?" * (len(values) + 1))
-            insert = f"INSERT OR REPLACE INTO videos VALUES ({marks})"  # noqa: S608 - only question marks
-            self._db.execute(insert, (*values, _digest(*values)))
+            for row in rows:
+                self._insert(row, row.n_clips if with_clips and row.status != "failed" else 0)
             self._db.execute("COMMIT")
+
+    def _insert(self, row: VideoRow, n_clips: int) -> None:
+        blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
+        kept = self._keep_clips(row.video, n_clips)
+        columns = (_to_sql(column, getattr(row, name)) for name, column in JOURNAL_COLUMNS.items())
+        values = (*columns, blob, *kept)
+        marks = ", ".join("?" * (len(values) + 1))
+        insert = f"INSERT OR REPLACE INTO videos VALUES ({marks})"  # noqa: S608 - only question marks
+        self._db.execute(insert, (*values, _digest(*values)))
 
     def _keep_clips(self, video: str, n_clips: int) -> tuple[int, bytes]:
         """Delete all but the last ``n_clips`` clips of a video; return the last one's id and their digest."""

@@ -212,19 +212,20 @@ class RunStore:
             features = self._checked(rows.features, leading=(len(rows.start_frame),))
             self._journal.append_clips(video, replace(rows, features=features))
 
-    def commit(self, row: VideoRow) -> None:
-        """Store a finished video; it is on disk when this returns, unless not ``durable``.
+    def commit(self, *rows: VideoRow) -> None:
+        """Store finished videos; all are on disk when this returns, unless not ``durable``.
 
-        The last ``row.n_clips`` clips appended for it become its clips; earlier ones, of an attempt that
+        The last ``n_clips`` clips appended for each become its clips; earlier ones, of an attempt that
         failed, are deleted.
         """
+        self._journal.commit([self._storable(row) for row in rows], with_clips=self.paths.clips is not None)
+
+    def _storable(self, row: VideoRow) -> VideoRow:
         if "\0" in row.video:
             raise StoreError("a video's name contains a NUL character", subject=ascii(row.video))
         features = {} if row.status == "failed" else self._checked(row.features, leading=())
         error = row.error and row.error.encode(errors="backslashreplace").decode()  # it may quote any bytes
-        self._journal.commit(
-            replace(row, features=features, error=error), with_clips=self.paths.clips is not None
-        )
+        return replace(row, features=features, error=error)
 
     def finish(self, *, complete: bool, skipped: Sequence[tuple[str, str]] = ()) -> Summary:
         """Write the files; with ``complete``, then delete the journal and close the store.

@@ -249,7 +249,7 @@ class Extractor:
                 if isinstance(item, ClipFeatures):
                     clips += [rows for _, rows in item.by_video([source])]
                 else:
-                    row = item.row
+                    row = item[0].row
         if row is None or row.status == "failed":
             raise VideoError(row.error or "failed" if row else "failed", subject=path)
         return features_of(clips, outcome_of(source, row))

@@ -22,6 +22,7 @@ __all__ = ["QUEUED_BATCHES", "Batch", "BatchClip", "Feeder", "VideoEnd"]
 
 QUEUED_BATCHES = 2
 """Batches that are ready, at most; another is being filled."""
+_QUEUED_ITEMS = 1024  # ends of videos that failed or whose last clips were in earlier batches are small
 _PUT_SECONDS = 0.2  # how often a feeder that waits for a place in the queue looks whether it was stopped
 
 
@@ -88,7 +89,8 @@ class Feeder(threading.Thread):
         batch_size: Callable[[], int],
     ) -> None:
         super().__init__(name="c3d-feeder", daemon=True)
-        self.queue: queue.Queue[_Queued] = queue.Queue(maxsize=QUEUED_BATCHES)
+        self._queue: queue.Queue[_Queued] = queue.Queue(maxsize=_QUEUED_ITEMS)
+        self._places = threading.Semaphore(QUEUED_BATCHES)
         self.handover_seconds = 0.0
         self._decoder = decoder
         self._videos = videos
@@ -103,7 +105,7 @@ class Feeder(threading.Thread):
         self._in_batch: set[int] = set()  # tasks
 
     def stop(self, reason: BaseException | None = None) -> None:
-        """End the thread; ``reason`` is raised in the thread that continues to read the queue."""
+        """End the thread; ``reason`` is raised in the thread that calls `next`."""
         # The reason is set before anything is taken off the queue: a reader that finds a batch missing asks
         # `check` and learns why.
         self._stop_reason = self._stop_reason or reason
@@ -114,12 +116,23 @@ class Feeder(threading.Thread):
         self._empty_queue()  # what was being put while the queue was emptied
         if self._stop_reason is not None:
             with contextlib.suppress(queue.Full):  # another thread has put its own reason
-                self.queue.put_nowait(self._stop_reason)
+                self._queue.put_nowait(self._stop_reason)
 
     def _empty_queue(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self.queue.get_nowait()
+                self._queue.get_nowait()
+
+    def next(self, timeout: float | None) -> _Queued:
+        """Take the next item; `queue.Empty` where there is none for this many seconds."""
+        item = self._queue.get(timeout=timeout)
+        if isinstance(item, Batch):
+            self._places.release()
+        return item
+
+    def is_empty(self) -> bool:
+        """Return whether nothing is ready."""
+        return self._queue.empty()
 
     def check(self) -> None:
         """Raise the reason for which another thread stopped this one: batches may be missing since then."""
@@ -149,7 +162,7 @@ class Feeder(threading.Thread):
                 self._add(event.task, clip)
         elif isinstance(event, SlotsExhausted):
             # This batch's clips hold what the decoders wait for; others that run will let go of theirs.
-            if self.queue.empty():
+            if self._queue.empty():
                 self._put_batch()
         else:
             self._end(event)
@@ -184,14 +197,22 @@ class Feeder(threading.Thread):
 
     def _put_batch(self) -> None:
         if self._batch.clips:
+            self._wait(lambda: self._places.acquire(timeout=_PUT_SECONDS))
             self._put(self._batch)
             self._batch = Batch()
             self._in_batch.clear()
 
     def _put(self, item: _Queued) -> None:
-        started = time.monotonic()
-        while not self._stopped.is_set():
+        def is_put() -> bool:
             with contextlib.suppress(queue.Full):
-                self.queue.put(item, timeout=_PUT_SECONDS)
-                break
+                self._queue.put(item, timeout=_PUT_SECONDS)
+                return True
+            return False
+
+        self._wait(is_put)
+
+    def _wait(self, is_done: Callable[[], bool]) -> None:
+        started = time.monotonic()
+        while not self._stopped.is_set() and not is_done():
+            pass
         self._blocked_seconds += time.monotonic() - started

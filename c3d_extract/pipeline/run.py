@@ -134,7 +134,9 @@ class Extraction:
                 yield self._skip(source, status)
                 continue
             if source.name in self._refused:
-                yield self._commit(FinishedVideo(source, failed_row(source, self._refused[source.name])))
+                yield from self._commit(
+                    [FinishedVideo(source, failed_row(source, self._refused[source.name]))]
+                )
                 continue
             todo.append(source)
             changed = self._store.has_changed(source.name, source.size_bytes, source.mtime_ns)
@@ -167,20 +169,22 @@ class Extraction:
                     self._append_clips(item, todo)
                     self._report_progress(self.progress)
                 else:
-                    yield self._commit(item)
-                    self._check_error(item)
+                    yield from self._commit(item)
 
     def _append_clips(self, clips: ClipFeatures, todo: list[Source]) -> None:
         if self._with_clips:
             for video, rows in clips.by_video(todo):
                 self._store.append_clips(video, rows)
 
-    def _commit(self, video: FinishedVideo) -> Outcome:
+    def _commit(self, videos: Sequence[FinishedVideo]) -> Iterator[Outcome]:
+        """Store videos, and wait once until they are on disk; then yield their outcomes."""
         started = time.monotonic()
-        self._store.commit(video.row)
+        self._store.commit(*(video.row for video in videos))
         self.progress.store_seconds += time.monotonic() - started
-        self._count(video.row)
-        return outcome_of(video.source, video.row)
+        for video in videos:
+            self._count(video.row)
+            yield outcome_of(video.source, video.row)
+            self._check_error(video)
 
     def _check_error(self, video: FinishedVideo) -> None:
         if video.row.status == "failed" and self._on_error == "fail":

@@ -17,7 +17,7 @@ import numpy as np
 from c3d_extract.decode import VideoFailed
 from c3d_extract.output import ClipRows, VideoRow
 from c3d_extract.pipeline.aggregate import AGGREGATES, Aggregate
-from c3d_extract.pipeline.feeder import Batch, Feeder
+from c3d_extract.pipeline.feeder import Feeder
 from c3d_extract.pipeline.scheduler import Scheduler
 from c3d_extract.preprocess.clips import ClipAssembler
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from c3d_extract.compute.network import Network
     from c3d_extract.decode import NextVideo, VideoInfo, VideoRead
     from c3d_extract.pipeline.decoders import Decoders
-    from c3d_extract.pipeline.feeder import BatchClip, VideoEnd
+    from c3d_extract.pipeline.feeder import Batch, BatchClip, VideoEnd
     from c3d_extract.pipeline.results import Progress
     from c3d_extract.preprocess.clips import Clip
     from c3d_extract.settings import ResolvedSettings
@@ -97,7 +97,7 @@ class ClipFeatures:
 class Stream:
     """Decodes videos and runs the networks on them; a context manager, to be iterated over once.
 
-    Yields a `ClipFeatures` for each batch and a `FinishedVideo` for each video, as soon as it is finished.
+    Yields a `ClipFeatures` for each batch, and lists of the videos that are finished with it.
 
     Parameters
     ----------
@@ -158,19 +158,17 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[ClipFeatures | FinishedVideo]:
+    def __iter__(self) -> Iterator[ClipFeatures | list[FinishedVideo]]:
         feeder, progress = self._feeder, self._progress
-        for item, features in Scheduler(self._networks, feeder, progress).results():
+        for batch, features, ends in Scheduler(self._networks, feeder, progress).results():
             feeder.check()
             progress.handover_seconds = feeder.handover_seconds
-            if isinstance(item, Batch):
-                progress.n_clips += len(item.clips)
-                yield ClipFeatures(item.clips, self._add(item, features), features)
-                for end in item.ends:
-                    feeder.check()
-                    yield self._finished(end)
-            else:
-                yield self._finished(item)
+            if batch is not None:
+                progress.n_clips += len(batch.clips)
+                yield ClipFeatures(batch.clips, self._add(batch, features), features)
+                feeder.check()
+            if ends:
+                yield [self._finished(end) for end in ends]
 
     def _finished(self, end: VideoEnd) -> FinishedVideo:
         self._progress.decode_seconds += end.event.seconds

@@ -321,11 +321,56 @@ def test_features_from_a_gpu_hold_no_page_locked_memory(
 ) -> None:
     expected = network(checkpoint, 4)(clips[:3])
     net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
+    net(clips[:1])
+    pinned.clear()
     found = net(clips[:3])
     assert len(pinned) == len(LAYERS)  # each layer's features
     for layer in LAYERS:
         np.testing.assert_array_equal(found[layer], expected[layer])
         assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in pinned)
+
+
+@pytest.mark.usefixtures("pinned")
+def test_on_a_gpu_whose_last_rows_round_otherwise_batches_are_padded_until_no_clip_is_there(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = network(checkpoint, 4)(clips[:4])
+    net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
+    whole, n_rows = Network._run, []
+
+    def last_rows_differ(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        n_rows.append(len(x))
+        x = x.clone()
+        x[{4: 2, 5: 4, 6: 3}.get(len(x), 0) :] *= 1 + 1e-6
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", last_rows_differ)
+    found = net(clips[:4])
+    assert set(n_rows) == {4, 5}
+    assert net.warnings == []
+    for layer in LAYERS:
+        np.testing.assert_array_equal(found[layer], expected[layer])
+    n_rows.clear()
+    net(clips[:2])
+    assert n_rows == [5]  # it is tried once
+
+
+@pytest.mark.usefixtures("pinned")
+def test_where_no_padding_makes_rows_agree_the_run_goes_on_and_says_so(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = on_fake_gpu(network(checkpoint, 4), monkeypatch)
+    whole = Network._run
+
+    def second_row_differs(self: Network, model: C3D, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = x.clone()
+        x[1] *= 1 + 1e-6
+        return whole(self, model, x)
+
+    monkeypatch.setattr(Network, "_run", second_row_differs)
+    assert len(net(clips[:4])["fc6"]) == 4
+    (warning,) = net.warnings
+    assert "in batches of 4, last digits depend on a clip's place" in warning
 
 
 @pytest.mark.parametrize("status", [0, 2])
@@ -567,8 +612,9 @@ def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
 ) -> None:
     net = Network(checkpoint, LAYERS, device=torch.device("cuda", 0), precision=precision)  # type: ignore[arg-type]
     assert net.batch_size == 64
+    net._padded[64] = 64  # fake tensors have no numbers to compare
     gpu_log.clear()
-    (part,) = net.submit(pieces_of(np.zeros((64, *net.clip_shape), np.uint8)))._parts
+    net.submit(pieces_of(np.zeros((64, *net.clip_shape), np.uint8)))
     assert gpu_log == [
         "uint8 to cuda on copies",
         "event on copies",
@@ -577,5 +623,3 @@ def test_a_gpu_gets_bytes_and_gives_fp32_and_nobody_waits_but_streams(
         *["float32 to cpu on compute"] * len(LAYERS),
         "event on compute",
     ]
-    for rows in part.sent.features().values():
-        assert (rows.dtype, rows.device.type, len(rows)) == (torch.float32, "cpu", 64)

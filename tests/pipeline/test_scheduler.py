@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,8 @@ from conftest import MEAN
 
 from c3d_extract import Extractor
 from c3d_extract.compute.network import Network
-from c3d_extract.pipeline.feeder import Batch, BatchClip
+from c3d_extract.decode import VideoFailed
+from c3d_extract.pipeline.feeder import Batch, BatchClip, VideoEnd
 from c3d_extract.pipeline.results import Progress
 from c3d_extract.pipeline.scheduler import Scheduler
 from c3d_extract.pipeline.stream import _largest_batch
@@ -51,6 +53,8 @@ class _Pending:
 
 
 class _Network:
+    device = SimpleNamespace(type="cpu")
+
     def __init__(self, batch_size: int = 1) -> None:
         self.batch_size = batch_size
         self.submitted: queue.Queue[_Pending] = queue.Queue()
@@ -62,7 +66,7 @@ class _Network:
 
 
 def _feeder(queued: queue.Queue[Any]) -> Feeder:
-    return cast("Feeder", SimpleNamespace(queue=queued))
+    return cast("Feeder", SimpleNamespace(next=partial(queued.get, True), is_empty=queued.empty))
 
 
 def _batch(value: int, release: Callable[[], None] = lambda: None) -> Batch:
@@ -106,6 +110,40 @@ def test_a_result_is_taken_while_no_batch_comes() -> None:
     assert next(results).features["fc6"].flat[0] == 7
     assert progress.network_seconds > 0.02
     assert progress.waiting_seconds < 0.02
+
+
+def test_ends_of_videos_come_together_with_and_after_the_batch_that_they_follow() -> None:
+    network, queued = _Network(), queue.Queue[Any]()
+    results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
+    before, inside, *after = (VideoEnd(VideoFailed(task, "broken", 0.0), 0) for task in range(4))
+    batch = _batch(5)
+    batch.ends.append(inside)
+    for item in (before, batch, *after, None):
+        queued.put(item)
+
+    def finish() -> None:
+        network.submitted.get().is_done.set()
+
+    threading.Timer(0.02, finish).start()
+    assert next(results) == (None, {}, [before])
+    found = next(results)
+    assert found.batch is batch
+    assert found.ends == [inside, *after]
+    assert list(results) == []
+
+
+def test_a_gpu_has_a_third_batch_while_the_main_process_writes_results() -> None:
+    network, queued = _Network(), queue.Queue[Any]()
+    network.device = SimpleNamespace(type="cuda")
+    results = Scheduler([cast("Network", network)], _feeder(queued), Progress()).results()
+    for value in range(4):
+        queued.put(_batch(value))
+    consumer = threading.Thread(target=results.__next__, daemon=True)
+    consumer.start()
+    pending = [network.submitted.get(timeout=5) for _ in range(3)]
+    pending[0].is_done.set()
+    consumer.join(5)
+    assert not consumer.is_alive()
 
 
 def test_batches_are_as_large_as_the_device_with_most_memory_takes_them() -> None:
