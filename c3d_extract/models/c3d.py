@@ -11,6 +11,7 @@ space only, the other pools halve time and space. Axes N, C, T, H, W throughout.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +21,7 @@ from c3d_extract.models.c3d_cpu import CLIPS_TOGETHER, CpuC3D
 from c3d_extract.models.c3d_cuda import CudaC3D
 from c3d_extract.models.c3d_net import C3D
 from c3d_extract.models.c3d_shapes import C3DShapes, Pool5
+from c3d_extract.models.cpu_module import CpuModule
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHITECTURES", "C3D", "Architecture", "Pool5"]
 
 _MIN_CPU_BATCH = 8  # fc6 reads 134 MB of weights per batch: 6 ms per clip for 4 clips, 3 for 8, 2 for 16
-_WIDE = 32  # filters of conv1a; narrower networks are faster computed a whole batch at a time
+_WIDE = 32  # filters of conv1a; for narrower networks torch's own modules are as fast
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ class Architecture(C3DShapes):
         dtype: torch.dtype,
         batch_size: int,
         threads: int,
-    ) -> CpuC3D | None:
-        """Return `CpuC3D`, or None for a network narrow enough that its maps fit into the cache."""
-        if self.filters[0][0] < _WIDE:
-            return None
-        return CpuC3D(self, layers, state, dtype=dtype, batch_size=batch_size, threads=threads)
+    ) -> CpuC3D | CpuModule:
+        """Return `CpuC3D`, or torch's modules for a network so narrow that its maps fit into the cache."""
+        if self.filters[0][0] >= _WIDE:
+            return CpuC3D(self, layers, state, dtype=dtype, batch_size=batch_size, threads=threads)
+        build = functools.partial(self.build, layers)
+        together = min(CLIPS_TOGETHER, batch_size)
+        return CpuModule(build, layers, state, dtype=dtype, clips_together=together, threads=threads)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `from_json` accepts."""

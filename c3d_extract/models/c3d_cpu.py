@@ -9,8 +9,7 @@ Four optimisations, each measured in ``benchmarks/RESULTS.md``:
 - The early layers run one clip and a few frames at a time, so that a map is pooled while it is in cache.
   A whole map of conv1a is 51 MB: writing it to newly allocated memory takes longer than computing it.
 - conv1a takes its three frames as nine channels of one image: three channels do not fill a SIMD vector.
-- Each core computes whole clips. Cores that shared each product would wait for each other at each of some
-  60 products per clip, which is slow while decoders use the same cores.
+- Each core computes whole clips; see `c3d_extract.models.cpu_threads`.
 
 Maps are float32 (N, T, H, W, C), contiguous; in bf16 only the factors and the products are rounded to it,
 and all other sums are in fp32. Every convolution has the same input shape whatever the batch, so that a
@@ -19,11 +18,7 @@ clip's features do not depend on the other clips.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -31,22 +26,21 @@ from torch.nn import functional as F
 
 from c3d_extract.models.c3d_shapes import max_pool
 from c3d_extract.models.cpu_convolutions import PlaneConvolution, can_prepack, choose_convolution, why_slower
+from c3d_extract.models.cpu_threads import OneCoreThreads, RunningGroups, one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from torch import Tensor
 
     from c3d_extract.models.c3d_shapes import C3DShapes
     from c3d_extract.models.cpu_convolutions import Convolution
 
-    _Finish = Callable[[list[dict[str, Tensor]]], dict[str, Tensor]]
-
 __all__ = ["CLIPS_TOGETHER", "CpuC3D"]
 
 _N_STAGES, _LAST_EARLY_STAGE = 5, 3
 CLIPS_TOGETHER = 4  # clips per call of the late layers, whose weights are larger than their maps
-_thread_count_lock = threading.Lock()  # torch's number of threads is global
 
 
 class _Layer(NamedTuple):
@@ -54,21 +48,6 @@ class _Layer(NamedTuple):
     stage: int
     ends_stage: bool
     convolution: Convolution
-
-
-class _RunningBatch:
-    """A batch that is being computed; calling it waits for the features, float32 (N, D) per layer."""
-
-    def __init__(self, groups: list[Future[dict[str, Tensor]]], finish: _Finish) -> None:
-        self._groups = groups
-        self._finish = finish
-
-    def done(self) -> bool:
-        """Return whether a call would return without waiting for other threads."""
-        return all(group.done() for group in self._groups)
-
-    def __call__(self) -> dict[str, Tensor]:
-        return self._finish([group.result() for group in self._groups])
 
 
 class CpuC3D:
@@ -114,26 +93,12 @@ class CpuC3D:
         self.warnings = [slower] if slower else []
         # torch computes a single small image as a matrix product, whose order of summation varies.
         self._group = min(CLIPS_TOGETHER, batch_size if can_prepack(dtype) else max(2, batch_size))
-        self._pool = ThreadPoolExecutor(
-            threads, "c3d-network", initializer=torch.set_num_threads, initargs=(1,)
-        )
-        with _one_thread():
-            self._start_threads(threads)
+        self._threads = OneCoreThreads(threads)
+        with one_thread():
             made = [self._layer(name, stage, state) for name, stage in _convolutions(shapes)]
             self._linear = {name: self._linear_layer(name, state) for name in shapes.linear_names(layers)}
         self._early = [layer for layer in made if layer.stage <= _LAST_EARLY_STAGE]
         self._late = [layer for layer in made if layer.stage > _LAST_EARLY_STAGE]
-
-    def _start_threads(self, n: int) -> None:
-        """Start all of the pool's threads while torch is set to one thread; they keep that setting.
-
-        A thread's number of OpenMP threads is fixed when it starts.
-        """
-        # A thread that waits at the barrier cannot take a second task, so n tasks start n threads.
-        barrier = Barrier(n + 1)
-        for _ in range(n):
-            self._pool.submit(barrier.wait)
-        barrier.wait()
 
     def _layer(self, name: str, stage: int, state: Mapping[str, Tensor]) -> _Layer:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
@@ -148,17 +113,16 @@ class CpuC3D:
         weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
         return PlaneConvolution(weight[:, :, None, None], bias, (1, 1, self.batch_size), self._dtype)
 
-    def start(self, clips: Sequence[Callable[[], Tensor]]) -> _RunningBatch:
+    def start(self, clips: Sequence[Callable[[], Tensor]]) -> RunningGroups:
         """Start computing a batch of at most ``batch_size``; calling the result waits for the features.
 
         Each clip is a function that returns float32 (T, H, W, 3); the thread that computes the clip calls
         it. Features are float32 (N, D) per layer.
         """
-        with _one_thread():  # inherited by a thread that the pool starts now
-            early = [self._pool.submit(self._run_early, clip) for clip in clips]
+        early = [self._threads.submit(self._run_early, clip) for clip in clips]
         groups = [early[i : i + self._group] for i in range(0, len(early), self._group)]
-        late = [self._pool.submit(self._run_late, group) for group in groups]
-        return _RunningBatch(late, functools.partial(self._finish, n=len(clips)))
+        late = [self._threads.submit(self._run_late, group) for group in groups]
+        return RunningGroups(late, functools.partial(self._finish, n=len(clips)))
 
     def _finish(self, groups: list[dict[str, Tensor]], n: int) -> dict[str, Tensor]:
         maps = {name: torch.cat([group[name] for group in groups])[:n] for name in groups[0]}
@@ -196,17 +160,6 @@ class CpuC3D:
                 y = max_pool(x.permute(0, 4, 1, 2, 3), layer.stage, self._shapes.pool5)
                 x = y.permute(0, 2, 3, 4, 1)
         return x
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    with _thread_count_lock:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _convolutions(shapes: C3DShapes) -> list[tuple[str, int]]:

@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from c3d_extract.errors import UsageError, WeightsError
+from c3d_extract.models.cpu_module import CpuModule
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INPUT_WEIGHTS", "NETWORKS", "Published", "VideoModel", "VideoNetwork", "published", "recognise"]
 
-_MAX_CPU_BATCH, _MAX_CPU_ELEMENTS = 4, 1 << 27  # clips, and elements in memory: 512 MiB in fp32
+_MAX_CPU_ELEMENTS = 1 << 29  # in memory: 2 GiB in fp32
 
 
 class _Family(NamedTuple):
@@ -244,9 +245,8 @@ class VideoNetwork:
         return _operations(self)
 
     def cpu_batch_size(self, threads: int) -> int:
-        """Return the batch size for a CPU: every core works on each clip, and memory is bounded."""
-        del threads
-        return max(1, min(_MAX_CPU_BATCH, _MAX_CPU_ELEMENTS // self.peak_elements()))
+        """Return the batch size for a CPU: a clip for each core, as far as memory is bounded."""
+        return max(1, min(threads, _MAX_CPU_ELEMENTS // self.peak_elements()))
 
     def build(self, layers: Sequence[str] | None = None) -> VideoModel:
         """Build the network with random weights; see `VideoModel`."""
@@ -256,9 +256,19 @@ class VideoNetwork:
         """Return None: torch's own modules are used."""
         del layers
 
-    def cpu_network(self, *_: object, **__: object) -> None:
-        """Return None: torch's own modules are used."""
-        return
+    def cpu_network(
+        self,
+        layers: Sequence[str],
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        batch_size: int,
+        threads: int,
+    ) -> CpuModule:
+        """Return torch's own modules, of which each core computes a clip."""
+        build = partial(self.build, layers)
+        threads = min(threads, batch_size)
+        return CpuModule(build, layers, state, dtype=dtype, clips_together=1, threads=threads)
 
     def build_torchvision(self) -> nn.Module:
         """Return torchvision's model, with random weights on torch's current default device."""

@@ -23,7 +23,7 @@ from c3d_extract.compute.cuda import Transfers, page_locked
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.reference import Fp32Reference
 from c3d_extract.errors import DeviceError
-from c3d_extract.models.c3d import ARCHITECTURES, C3D
+from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
 from c3d_extract.pipeline import Extractor
 from c3d_extract.preprocess.clips import FrameBlock, Piece
 from c3d_extract.preprocess.spec import Preprocessing
@@ -66,6 +66,12 @@ def clips() -> NDArray[np.uint8]:
 
 def network(checkpoint: Checkpoint, batch_size: int, precision: str = "fp32") -> Network:
     return Network(checkpoint, LAYERS, device=CPU, precision=precision, batch_size=batch_size)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def plain_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a CPU run the network as a GPU does: a whole batch by one call of torch's module."""
+    monkeypatch.setattr(Architecture, "cpu_network", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -127,6 +133,7 @@ def test_bf16_stays_within_the_documented_bound(checkpoint: Checkpoint, clips: N
     assert 0 < relative(half["fc6"], exact["fc6"]) < 1e-2
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_a_batch_that_overflows_in_half_precision_is_done_again(
     checkpoint: Checkpoint, clips: NDArray[np.uint8]
 ) -> None:
@@ -139,6 +146,7 @@ def test_a_batch_that_overflows_in_half_precision_is_done_again(
     assert "2 clips overflowed in bf16" in net.warnings[0]
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +166,7 @@ def test_running_out_of_memory_halves_the_batch_and_loses_nothing(
     assert relative(got, network(checkpoint, 4)(clips[:4])["fc6"]) < 1e-5
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_only_the_clip_that_overflows_is_done_again(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +191,7 @@ def test_only_the_clip_that_overflows_is_done_again(
 # GPU behaviour that can be tested without a GPU
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_a_batch_that_did_not_fit_is_released_before_the_next_is_tried(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +218,7 @@ def test_a_batch_that_did_not_fit_is_released_before_the_next_is_tried(
     assert net.batch_size == 2
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_the_first_batch_is_compared_with_fp32_up_to_its_last_clip(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +295,7 @@ def on_fake_gpu(net: Network, monkeypatch: pytest.MonkeyPatch) -> Network:
     return net
 
 
-@pytest.mark.usefixtures("pinned")
+@pytest.mark.usefixtures("pinned", "plain_module")
 def test_on_a_gpu_each_frame_is_sent_once_and_clips_are_cut_there(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +324,7 @@ def test_on_a_gpu_each_frame_is_sent_once_and_clips_are_cut_there(
         np.testing.assert_array_equal(features[layer], alone[layer])
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_features_from_a_gpu_hold_no_page_locked_memory(
     checkpoint: Checkpoint,
     clips: NDArray[np.uint8],
@@ -330,7 +342,7 @@ def test_features_from_a_gpu_hold_no_page_locked_memory(
         assert not any(np.shares_memory(found[layer], memory.numpy()) for memory in pinned)
 
 
-@pytest.mark.usefixtures("pinned")
+@pytest.mark.usefixtures("pinned", "plain_module")
 def test_on_a_gpu_whose_last_rows_round_otherwise_batches_are_padded_until_no_clip_is_there(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +367,7 @@ def test_on_a_gpu_whose_last_rows_round_otherwise_batches_are_padded_until_no_cl
     assert n_rows == [5]  # it is tried once
 
 
-@pytest.mark.usefixtures("pinned")
+@pytest.mark.usefixtures("pinned", "plain_module")
 def test_where_no_padding_makes_rows_agree_the_run_goes_on_and_says_so(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +407,7 @@ def test_decoders_memory_is_locked_while_it_is_used(monkeypatch: pytest.MonkeyPa
     assert calls[1:] == ([("wait",), ("unlock", memory.ctypes.data)] if status == 0 else [])
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_without_page_locked_memory_the_run_goes_on_and_says_so(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +428,7 @@ def test_without_page_locked_memory_the_run_goes_on_and_says_so(
     assert warning.endswith(": no page-locked memory (CUDA error: out of memory); copies are slower")
 
 
+@pytest.mark.usefixtures("plain_module")
 def test_each_size_of_batch_is_held_against_fp32(
     checkpoint: Checkpoint, clips: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -452,6 +466,7 @@ def test_each_size_of_batch_is_held_against_fp32(
         ("Unable to find a valid cuDNN algorithm to run convolution", False),
     ],
 )
+@pytest.mark.usefixtures("plain_module")
 def test_only_a_lack_of_memory_halves_the_batch(
     checkpoint: Checkpoint,
     clips: NDArray[np.uint8],

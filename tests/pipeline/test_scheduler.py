@@ -14,6 +14,7 @@ from conftest import MEAN
 from c3d_extract import Extractor
 from c3d_extract.compute.network import Network
 from c3d_extract.decode import VideoFailed
+from c3d_extract.models.c3d import Architecture
 from c3d_extract.pipeline.feeder import Batch, BatchClip, VideoEnd
 from c3d_extract.pipeline.results import Progress
 from c3d_extract.pipeline.scheduler import Scheduler
@@ -187,6 +188,7 @@ def test_a_device_that_backs_off_leaves_the_other_its_batches(
     import torch
 
     video = videos / "long.mp4"
+    monkeypatch.setattr(Architecture, "cpu_network", lambda *_, **__: None)  # as on a GPU
     run, submit = Network._run, Network.submit
     given: list[int] = []
     with Extractor.from_weights(
