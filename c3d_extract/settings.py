@@ -10,14 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from c3d_extract.errors import UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 __all__ = [
+    "CROPS",
     "PRECISIONS",
     "SHORT_POLICIES",
     "TAIL_POLICIES",
+    "Crops",
     "ExtractSettings",
     "Precision",
     "ResolvedSettings",
@@ -29,6 +34,10 @@ Tail = Literal["drop", "pad", "back"]
 Short = Literal["pad", "loop", "fail"]
 TAIL_POLICIES: tuple[Tail, ...] = ("drop", "pad", "back")
 SHORT_POLICIES: tuple[Short, ...] = ("pad", "loop", "fail")
+
+Crops = Literal["centre", "five", "ten"]
+CROPS: dict[Crops, int] = {"centre": 1, "five": 5, "ten": 10}
+"""Each choice of crops, with their number."""
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
@@ -65,6 +74,10 @@ class ExtractSettings:
         Frames per second to resample to by time, or ``source`` to take frames as they are decoded. None takes
         the network's own (C3D: frames as they are decoded). Gaps of more than 60 s are not filled and make
         the video `partial`; one that would become more than 90,000 frames, and 60 for each of its own, fails.
+    crops
+        Which crops of each clip: the centre as the network takes it; or torchvision's ``FiveCrop`` (top left,
+        top right, bottom left, bottom right, centre) or ``TenCrop`` (the same of the mirrored frames behind
+        them) of the resized frames. A video's row is the average over all crops of all clips.
     l2
         Whether each video's average is L2-normalised (the paper's last step).
     pca
@@ -80,6 +93,7 @@ class ExtractSettings:
     tail: Tail = "drop"
     short: Short = "pad"
     fps: float | Literal["source"] | None = None
+    crops: Crops = "centre"
     l2: bool = False
     pca: int | None = None
     strict: bool = False
@@ -101,14 +115,9 @@ class ExtractSettings:
             raise UsageError(
                 f"must be above 0 and at most 1000 frames a second, not {fps:g}", subject="--fps"
             )
-        if self.tail not in TAIL_POLICIES:
-            raise UsageError(
-                f"must be one of {', '.join(TAIL_POLICIES)}, not {self.tail!r}", subject="--tail"
-            )
-        if self.short not in SHORT_POLICIES:
-            raise UsageError(
-                f"must be one of {', '.join(SHORT_POLICIES)}, not {self.short!r}", subject="--short"
-            )
+        _check_choice("--tail", self.tail, TAIL_POLICIES)
+        _check_choice("--short", self.short, SHORT_POLICIES)
+        _check_choice("--crops", self.crops, CROPS)
 
     def for_backbone(self, backbone: _Defaults) -> ResolvedSettings:
         """Return these settings with the network's own layer, stride and frame rate where none was given."""
@@ -117,6 +126,11 @@ class ExtractSettings:
         values["stride"] = self.stride or backbone.default_stride
         values["fps"] = None if self.fps == "source" else self.fps or backbone.fps
         return ResolvedSettings(**values)
+
+
+def _check_choice(option: str, value: str, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"must be one of {', '.join(choices)}, not {value!r}", subject=option)
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,11 @@ class ResolvedSettings(ExtractSettings):
     layers: tuple[str, ...] = ()
     stride: int = 0
     fps: float | None = None
+
+    @property
+    def n_crops(self) -> int:
+        """Crops of each clip."""
+        return CROPS[self.crops]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, layers as a list."""

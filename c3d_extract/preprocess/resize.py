@@ -7,11 +7,13 @@ it does torch's arithmetic instead (``resize_float.py``).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from c3d_extract.preprocess.axes import Axis, line_pairs, of_needed_lines
+from c3d_extract.preprocess.crops import distinct_corners
 from c3d_extract.preprocess.resize_float import FloatSampling, float_axis
 
 try:
@@ -22,22 +24,22 @@ except ImportError:  # there was no C compiler when this was installed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from c3d_extract.preprocess.crops import FrameCrops
     from c3d_extract.preprocess.spec import Preprocessing
 
-__all__ = ["FrameSampler"]
+__all__ = ["FrameSampler", "StackedCropSampler", "sampler_for"]
 
 _MAX_CACHED_SIZES = (
     16  # frame sizes whose tables are kept; a hostile stream may change its size at every frame
 )
 
 
-def _make_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int, is_columns: bool) -> Axis:
-    """Return the sampling of lines ``start`` to ``start + n_cropped`` of the resized frame."""
+def _make_axis(n_source: int, n_resized: int, lines: NDArray[np.intp], *, is_columns: bool) -> Axis:
+    """Return the sampling of some lines of the resized frame."""
     # OpenCV's cv::resize (resize.cpp), INTER_LINEAR, 8 bit: half-pixel centres, float32 fractions, weights
     # rounded to 1/2048 (INTER_RESIZE_COEF_BITS = 11). Beyond the borders it takes a column with the weights 1
     # and 0, but a row twice with the weights as they are, which rounds differently.
-    target = np.arange(start, start + n_cropped)
-    position = ((target + 0.5) * (n_source / n_resized) - 0.5).astype(np.float32)
+    position = ((lines + 0.5) * (n_source / n_resized) - 0.5).astype(np.float32)
     first = np.floor(position).astype(np.intp)
     fraction = position - first.astype(np.float32)
     if is_columns:
@@ -217,15 +219,77 @@ class FrameSampler:
         return axes
 
     def _new_axes(self, height: int, width: int) -> tuple[Axis, Axis]:
-        (n_rows, n_columns), preprocessing = self.preprocessing.crop, self.preprocessing
-        rows, columns = resized = preprocessing.resized(height, width)
-        top, left = preprocessing.offset_in(resized)
+        rows, columns = resized = self.preprocessing.resized(height, width)
+        row_lines, column_lines = self._lines_of(resized)
         if self._is_float:
-            return (
-                float_axis(height, rows, start=top, n_cropped=n_rows),
-                float_axis(width, columns, start=left, n_cropped=n_columns),
-            )
+            return float_axis(height, rows, row_lines), float_axis(width, columns, column_lines)
         return (
-            _make_axis(height, rows, start=top, n_cropped=n_rows, is_columns=False),
-            _make_axis(width, columns, start=left, n_cropped=n_columns, is_columns=True),
+            _make_axis(height, rows, row_lines, is_columns=False),
+            _make_axis(width, columns, column_lines, is_columns=True),
         )
+
+    def _lines_of(self, resized: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and columns of a resized frame that are sampled."""
+        (n_rows, n_columns), (top, left) = self.preprocessing.crop, self.preprocessing.offset_in(resized)
+        return np.arange(top, top + n_rows), np.arange(left, left + n_columns)
+
+
+class StackedCropSampler(FrameSampler):
+    """Resizes frames whose size follows from their aspect ratio; returns their distinct crops, stacked.
+
+    A frame is resized once, and of it those lines alone that a crop needs.
+
+    Parameters
+    ----------
+    preprocessing
+        Defines the resize and the size of a crop.
+    n_blocks
+        How many of `distinct_corners` are stacked, 5 or 6.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, n_blocks: int) -> None:
+        super().__init__(preprocessing)
+        self._n_blocks = n_blocks
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Preprocessing, int]]:  # type: ignore[override]
+        return type(self), (self.preprocessing, self._n_blocks)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of what a call returns: rows of all crops, columns, 3."""
+        rows, columns = self.preprocessing.crop
+        return self._n_blocks * rows, columns, 3
+
+    def __call__(self, frame: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Return the crops of ``frame`` below one another, uint8 of `shape`; see `FrameSampler`."""
+        height, width = size or frame.shape[:2]
+        resized, crop = self.preprocessing.resized(height, width), self.preprocessing.crop
+        lines = self._lines_of(resized)
+        sampled = np.empty((*map(len, lines), 3), np.uint8)
+        self._sampling(frame.shape, size)(frame, sampled)
+        stack = np.empty((self._n_blocks, *crop, 3), np.uint8)
+        for block, corner in zip(stack, distinct_corners(resized, crop), strict=False):
+            top, left = (np.searchsorted(axis, first) for axis, first in zip(lines, corner, strict=True))
+            block[:] = sampled[top : top + crop[0], left : left + crop[1]]
+        return stack.reshape(self.shape)
+
+    def tables(self, height: int, width: int) -> None:
+        """Return None: the lines that are sampled are not yet the result."""
+        del height, width
+
+    def _lines_of(self, resized: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        rows, columns = zip(*distinct_corners(resized, self.preprocessing.crop), strict=True)
+        lines = [
+            np.unique(np.add.outer(firsts, np.arange(n)))
+            for firsts, n in zip((rows, columns), self.preprocessing.crop, strict=True)
+        ]
+        return lines[0], lines[1]
+
+
+def sampler_for(preprocessing: Preprocessing, crops: FrameCrops | None) -> FrameSampler:
+    """Return what makes of a video's frames those that crops are cut from; None: the centre crops."""
+    if crops is None:
+        return FrameSampler(preprocessing)
+    if crops.are_stacked:
+        return StackedCropSampler(preprocessing, crops.frame[0] // crops.size[0])
+    return FrameSampler(dataclasses.replace(preprocessing, crop=preprocessing.resize))

@@ -23,12 +23,12 @@ __all__ = ["FloatSampling", "float_axis"]
 _BLOCK_ROWS = 64  # of the crop at a time, so that what is computed stays in the cache
 
 
-def float_axis(n_source: int, n_resized: int, *, start: int, n_cropped: int) -> Axis:
-    """Return the sampling of lines ``start`` to ``start + n_cropped`` of the resized frame."""
+def float_axis(n_source: int, n_resized: int, lines: NDArray[np.intp]) -> Axis:
+    """Return the sampling of some lines of the resized frame."""
     # torch's area_pixel_compute_source_index and guard_index_and_lambda (UpSample.h): a float32 scale, and a
     # position from one fused multiply-add. A product of two float32 is exact in float64.
     scale = np.float64(np.float32(n_source) / np.float32(n_resized))
-    target = np.arange(start, start + n_cropped) + 0.5
+    target = lines + 0.5
     position = np.maximum((scale * target - 0.5).astype(np.float32), np.float32(0))
     first = np.minimum(position.astype(np.intp), n_source - 1)
     weight_second = np.clip(position - first.astype(np.float32), 0, 1).astype(np.float32)
