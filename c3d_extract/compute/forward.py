@@ -74,7 +74,7 @@ class ClipInput:
 
     def of_pieces(self, pieces: Pieces) -> Tensor:
         """Return float32 (T, H, W, 3) of one clip, on a CPU; its frames are read where they lie."""
-        n_frames = sum(len(piece.frames) for piece in pieces)
+        n_frames = sum(piece.end - piece.start for piece in pieces)
         x = torch.empty((n_frames, *pieces[0].frames.shape[1:]), dtype=torch.float32)
         at = 0
         for piece in pieces:

@@ -24,6 +24,7 @@ from c3d_extract.compute.network import Network
 from c3d_extract.compute.reference import Fp32Reference
 from c3d_extract.errors import DeviceError
 from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
+from c3d_extract.models.c3d_cpu import CpuC3D
 from c3d_extract.pipeline import Extractor
 from c3d_extract.preprocess.clips import FrameBlock, Piece
 from c3d_extract.preprocess.spec import Preprocessing
@@ -109,6 +110,18 @@ def test_features_are_those_of_a_plain_float_pipeline(
     got = network(checkpoint, 2)(clips[:2])
     for layer in LAYERS:
         assert relative(got[layer], expected[layer].numpy()) < 1e-5  # another memory layout, other sums
+
+
+def test_the_faster_network_for_a_cpu_takes_a_mean_of_three_numbers(
+    checkpoint: Checkpoint, clips: NDArray[np.uint8]
+) -> None:
+    wide = replace(ARCHITECTURES["c3d"].scaled(1 / 2), clip=(16, 32, 32))
+    state = {name: torch.from_numpy(a) for name, a in random_state(wide.state_shapes(LAYERS)).items()}
+    net = network(replace(checkpoint, backbone=wide, state=state), 2)
+    assert isinstance(net._model, CpuC3D)
+    cube = np.broadcast_to(checkpoint.mean, (3, 16, 32, 32)).copy()
+    with_cube = network(replace(checkpoint, backbone=wide, state=state, mean=cube), 2)
+    np.testing.assert_array_equal(net(clips[:2])["fc6"], with_cube(clips[:2])["fc6"])
 
 
 def test_rgb_checkpoints_see_their_channels_in_order(
