@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from c3d_extract.output import TableRow, write_table
 from c3d_extract.output.export import ExportOptions, export_features, find_preset
+from c3d_extract.settings import CROPS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,23 +51,26 @@ def write_clips(
     n_crops: int = 1,
     **settings: Any,
 ) -> Path:
-    """Write a clip file; with several crops, its rows are numbered by a column ``crop``."""
+    """Write a clip file; with several crops, their rows are numbered by a column ``crop``."""
     lengths = LENGTHS if lengths is None else lengths
     stride = settings.get("stride", 16)
-    rows, crops = [], []
+    rows = []
     for video in sorted(lengths, key=str.encode):
         n = lengths[video]
         values = {layer: [features(video, n, layer, crop=c) for c in range(n_crops)] for layer in layers}
         for i in range(n):
             times = (i * stride, i * stride + 16, i * stride / 25, (i * stride + 15) / 25)
-            for c in range(n_crops):
-                rows.append(TableRow(video, times, [values[layer][c][i] for layer in layers]))
-                crops.append(c)
-    attributes: dict[str, Any] = {"settings": SETTINGS | settings, "weights": {}, "complete": True}
+            rows += [
+                TableRow(video, (*times, c), [values[layer][c][i] for layer in layers])
+                for c in range(n_crops)
+            ]
+    crops = {n: name for name, n in CROPS.items()}[n_crops]
+    attributes: dict[str, Any] = {
+        "settings": SETTINGS | {"crops": crops} | settings,
+        "weights": {},
+        "complete": True,
+    }
     write_table(path, kind="clips", layers=dict.fromkeys(layers, D), rows=rows, attributes=attributes)
-    if n_crops > 1:
-        with h5py.File(path, "r+") as file:
-            file["crop"] = np.array(crops, np.int32)
     return path
 
 

@@ -79,7 +79,8 @@ def clip_rows(row: VideoRow, start: int = 0, end: int | None = None) -> ClipRows
     clips = np.arange(start, row.n_clips if end is None else end)
     features = {layer: np.outer(clips + 1, x).astype(np.float32) for layer, x in row.features.items()}
     seconds = clips.astype(np.float64) * 0.64
-    return ClipRows(clips * 16, clips * 16 + 16, seconds, seconds + 0.64, features)
+    crop = np.zeros(len(clips), np.int32)
+    return ClipRows(clips * 16, clips * 16 + 16, seconds, seconds + 0.64, features, crop)
 
 
 def record(store: RunStore, row: VideoRow) -> None:

@@ -36,7 +36,7 @@ LOUD = 60  # times as much contrast as a faint clip has
 
 def fp32_on_cpu(checkpoint: Checkpoint, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return fc6 by plain fp32 convolutions on the CPU, float32 (N, D)."""
-    to_input = ClipInput(checkpoint.mean, checkpoint.preprocessing.std, CPU)
+    to_input = ClipInput(checkpoint.mean[None], checkpoint.preprocessing.std, CPU)
     weights = input_weights(checkpoint, LAYERS)
     return Fp32Reference(checkpoint.backbone, LAYERS, weights, to_input, CPU)(clips)["fc6"]
 

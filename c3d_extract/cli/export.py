@@ -84,7 +84,6 @@ def _described(preset: Preset) -> list[str]:
 
     needs = preset.needs
     options = [f"{name} {value}" for name, value in recipe(needs).items()]
-    options += [] if needs.crops == 1 else [f"({needs.crops} crops of each clip)"]
     options += [] if needs.basis is None else [f"--pca-from {needs.basis}"]
     kind = "clips" if needs.rows == "clips" else "clips or videos"
     what = "a folder" if preset.file_name is None else preset.file_name

@@ -41,7 +41,7 @@ from c3d_extract.cli.options import (
 )
 from c3d_extract.cli.preset import plan_preset, refuse_other_formats
 from c3d_extract.errors import StoreError, UsageError
-from c3d_extract.settings import SHORT_POLICIES, TAIL_POLICIES
+from c3d_extract.settings import CROPS, SHORT_POLICIES, TAIL_POLICIES
 
 if TYPE_CHECKING:
     from c3d_extract.cli.progress import RunBar
@@ -136,6 +136,12 @@ def _number_or_source(context: click.Context, option: click.Parameter, value: st
     metavar="F|source",
     help="Resample by time to so many frames per second; gaps over 60 s are reported and not filled. source "
     "takes frames as decoded.  [default: the network's; C3D: source]",
+)
+@click.option(
+    "--crops",
+    type=click.Choice(list(CROPS)),
+    help="Crops of each clip, averaged into the video's row; five and ten are torchvision's FiveCrop and "
+    "TenCrop of the resized frames, each a row of --clips.  [default: centre]",
 )
 @click.option("--l2", is_flag=True, help="L2-normalise each video's average, as the paper does.")
 @click.option("--pca", type=int, metavar="K", help="Fit PCA on this run's videos and keep K dimensions.")
@@ -316,9 +322,10 @@ def _introduce(options: Options, extractor: Extractor) -> None:
 
 
 def _clips(extractor: Extractor) -> str:
-    fps = extractor.settings.fps
+    fps, n_crops = extractor.settings.fps, extractor.settings.n_crops
     rate = "as decoded" if fps is None else f"at {fps:g} a second"
-    return f"{extractor.checkpoint.backbone.clip[0]} frames a clip {rate}"
+    crops = "" if n_crops == 1 else f", {n_crops} crops of each"
+    return f"{extractor.checkpoint.backbone.clip[0]} frames a clip {rate}{crops}"
 
 
 def _decoders(n: int, *, is_auto: bool) -> str:

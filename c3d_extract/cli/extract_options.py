@@ -50,6 +50,7 @@ class Options:
     tail: Literal["drop", "pad", "back"]
     short: Literal["pad", "loop", "fail"]
     fps: float | Literal["source"] | None
+    crops: Literal["centre", "five", "ten"] | None
     l2: bool
     pca: int | None
     pca_from: str | None
@@ -125,6 +126,7 @@ def settings_of(options: Options) -> ExtractSettings:
         tail=options.tail,
         short=options.short,
         fps=options.fps,
+        crops=options.crops or "centre",
         l2=options.l2,
         pca=options.pca,
         strict=options.strict,

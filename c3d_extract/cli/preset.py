@@ -47,7 +47,8 @@ class Planned:
         options = self.options
         layers = [f"--layer {layer}" for layer in options.layer]
         stride = [] if options.stride is None else [f"--stride {options.stride}"]
-        chosen = " ".join([*layers, *stride, f"-o {options.output}", f"--clips {options.clips}"])
+        crops = [] if options.crops == "centre" else [f"--crops {options.crops}"]
+        chosen = " ".join([*layers, *stride, *crops, f"-o {options.output}", f"--clips {options.clips}"])
         note(
             f"Preset {self.preset.name}: {printable(chosen)}, then exported to {printable(str(self.target))}"
         )
@@ -87,6 +88,7 @@ def plan_preset(options: Options) -> Planned:
         clips=options.clips or f"{target}.clips.h5",
         layer=options.layer or needs.layers[:1],
         stride=needs.stride if options.stride is None else options.stride,
+        crops=options.crops or needs.crops,
     )
     _check_target(run, target)
     return Planned(preset, target, run)
@@ -99,9 +101,6 @@ def _check(options: Options, preset: Preset) -> None:
         one_file = f"the file to write, such as {preset.file_name}"
         what = "the folder to write" if preset.file_name is None else one_file
         raise UsageError(f"needs -o, {what}", subject=f"--preset {preset.name}")
-    if needs.crops > 1:
-        reason = f"takes {needs.crops} crops of each clip, and only the centre crop can be extracted yet"
-        raise UsageError(reason, subject=f"--preset {preset.name}")
     for option, value, wanted in _conflicts(options, preset):
         raise UsageError(f"is {value}, and {preset.name} takes {wanted}", subject=option)
     if needs.basis is not None and options.pca_from is None:
@@ -117,6 +116,8 @@ def _conflicts(options: Options, preset: Preset) -> list[tuple[str, object, obje
         found.append(("--layer", ", ".join(options.layer), "one layer"))
     if options.stride is not None and needs.stride not in {None, options.stride}:
         found.append(("--stride", options.stride, needs.stride))
+    if needs.rows == "clips" and options.crops not in {None, needs.crops}:
+        found.append(("--crops", options.crops, needs.crops))
     if options.pca is not None:
         found.append(("--pca", options.pca, "the clips as they are"))
     if options.pca_from is not None and needs.basis is None:

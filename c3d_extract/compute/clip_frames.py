@@ -1,4 +1,4 @@
-"""Which frames a batch of clips needs: each is sent to the device once, and clips are cut there."""
+"""Which frames a batch of clips needs: each is sent to the device once; clips and crops are cut there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from c3d_extract.preprocess.clips import FrameBlock, Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["FramePlan", "Pieces", "pieces_of", "stacked"]
+    from c3d_extract.preprocess.crops import FrameCrops
+
+__all__ = ["ClipCrops", "FramePlan", "Pieces", "pieces_of", "stacked"]
 
 Pieces = tuple[Piece, ...]
 """The frames of one clip, in their order."""
@@ -26,10 +28,36 @@ def pieces_of(clips: NDArray[np.uint8]) -> list[Pieces]:
     return [(Piece(block, i * length, (i + 1) * length),) for i in range(len(clips))]
 
 
-def stacked(clips: Sequence[Pieces], out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+class ClipCrops(NamedTuple):
+    """Which crop of its frames each clip of a batch is.
+
+    Attributes
+    ----------
+    of_frames
+        Where the crops lie.
+    numbers
+        The crop of each clip.
+    """
+
+    of_frames: FrameCrops
+    numbers: Sequence[int]
+
+    def cut(self, clip: int, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a view of frames (…, rows, columns, 3): the crop that a clip is."""
+        return self.of_frames.cut(frames, self.numbers[clip])
+
+    def take(self, places: Iterable[int]) -> Self:
+        """Return the crops of some of the clips."""
+        return self._replace(numbers=[self.numbers[place] for place in places])
+
+
+def stacked(
+    clips: Sequence[Pieces], out: NDArray[np.uint8], crops: ClipCrops | None = None
+) -> NDArray[np.uint8]:
     """Copy the clips to the first rows of ``out``, uint8 (N, L, H, W, 3); fill it up with 0; return it."""
-    for row, pieces in zip(out, clips, strict=False):
-        np.concatenate([piece.frames for piece in pieces], out=row)
+    for i, (row, pieces) in enumerate(zip(out, clips, strict=False)):
+        frames = [piece.frames for piece in pieces]
+        np.concatenate(frames if crops is None else [crops.cut(i, each) for each in frames], out=row)
     out[len(clips) :] = 0
     return out
 
@@ -72,6 +100,11 @@ class FramePlan(NamedTuple):
     def n_frames(self) -> int:
         """Frames of all segments."""
         return sum(map(len, self.segments))
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Rows, columns and channels of a frame."""
+        return self.segments[0].shape[1:]
 
     @property
     def is_in_order(self) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from c3d_extract.compute.clip_frames import Pieces
+    from c3d_extract.compute.clip_frames import ClipCrops, Pieces
 
 __all__ = ["SentBack", "SentClips", "Transfers", "compute_on", "page_locked"]
 
@@ -109,20 +109,23 @@ class Transfers:
                 self.warnings.append(f"{self._device}: no page-locked memory ({why}); copies are slower")
         return torch.empty(shape, dtype=dtype)
 
-    def clips_to_device(self, clips: Sequence[Pieces], shape: tuple[int, ...]) -> SentClips:
+    def clips_to_device(
+        self, clips: Sequence[Pieces], shape: tuple[int, ...], crops: ClipCrops | None = None
+    ) -> SentClips:
         """Send clips to the device, each frame once; uint8 of ``shape`` (N, L, H, W, 3), filled up with 0.
 
         A GPU reads page-locked memory by itself, so this returns at once: the frames must not change until
         `SentClips.is_read`.
         """
         if self._copies is None:
-            host = torch.from_numpy(stacked(clips, np.empty(shape, np.uint8)))
+            host = torch.from_numpy(stacked(clips, np.empty(shape, np.uint8), crops))
             return SentClips(host.to(self._device), lambda: True)
         plan = FramePlan.of(clips)
-        n_rows = shape[0] * shape[1] if plan.is_in_order else plan.n_frames
+        is_whole = crops is None and plan.is_in_order
+        n_rows = shape[0] * shape[1] if is_whole else plan.n_frames
         compute = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._copies):
-            frames = torch.empty((n_rows, *shape[2:]), dtype=torch.uint8, device=self._device)
+            frames = torch.empty((n_rows, *plan.frame_shape), dtype=torch.uint8, device=self._device)
             at = 0
             for segment in plan.segments:
                 frames[at : at + len(segment)].copy_(torch.from_numpy(segment), non_blocking=True)
@@ -133,10 +136,11 @@ class Transfers:
         # The tensor was allocated on the copy stream: without this, its memory could be reused for the next
         # batch while kernels of the compute stream still read it.
         frames.record_stream(compute)
-        if plan.is_in_order:
+        if is_whole:
             frames[at:].zero_()
             return SentClips(frames.view(shape), read.query)
-        return SentClips(self._cut(frames, plan, shape), read.query)
+        cut = self._cut(frames, plan, shape) if crops is None else self._cut_crops(frames, plan, shape, crops)
+        return SentClips(cut, read.query)
 
     def _cut(self, frames: Tensor, plan: FramePlan, shape: tuple[int, ...]) -> Tensor:
         places = self.host_memory(plan.places.shape, torch.int64)
@@ -144,6 +148,24 @@ class Transfers:
         clips = torch.zeros((shape[0] * shape[1], *shape[2:]), dtype=torch.uint8, device=self._device)
         torch.index_select(frames, 0, places.to(self._device, non_blocking=True), out=clips[: len(places)])
         return clips.view(shape)
+
+    def _cut_crops(self, frames: Tensor, plan: FramePlan, shape: tuple[int, ...], crops: ClipCrops) -> Tensor:
+        """Cut every clip out of the frames, those with the same crop together."""
+        n_clips, length = len(crops.numbers), shape[1]
+        order = np.argsort(crops.numbers, kind="stable")
+        host = self.host_memory((n_clips * (length + 1),), torch.int64)
+        host.numpy()[:n_clips] = order
+        host.numpy()[n_clips:] = plan.places.reshape(n_clips, length)[order].ravel()
+        sent = host.to(self._device, non_blocking=True)
+        rows, places = sent[:n_clips], sent[n_clips:]
+        clips = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        numbers, starts = np.unique(np.asarray(crops.numbers)[order], return_index=True)
+        for crop, start, end in zip(numbers.tolist(), starts, [*starts[1:], n_clips], strict=True):
+            window = crops.of_frames.window(frames, crop)
+            chosen = window.index_select(0, places[start * length : end * length])
+            chosen = chosen.flip(2) if crops.of_frames.is_mirrored(crop) else chosen
+            clips.index_copy_(0, rows[start:end], chosen.view(-1, *shape[1:]))
+        return clips
 
     def to_host(self, features: dict[str, Tensor]) -> SentBack:
         """Enqueue a copy of results to the host after the work that computes them."""

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from c3d_extract.compute.clip_frames import Pieces
+    from c3d_extract.compute.clip_frames import ClipCrops, Pieces
     from c3d_extract.models.base import Backbone
+    from c3d_extract.preprocess.crops import FrameCrops
     from c3d_extract.weights import Checkpoint
 
 __all__ = ["ClipInput", "build_model", "forward", "input_weights"]
@@ -59,30 +60,50 @@ def forward(model: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, Ten
 
 
 class ClipInput:
-    """Converts uint8 clips to the network's input; the mean is subtracted on the device."""
+    """Converts uint8 clips to the network's input; the mean is subtracted on the device.
+
+    Parameters
+    ----------
+    means
+        float32 (n, 3, T, H, W), of each crop, or (1, 3, T, H, W) for all; see `FrameCrops.means`.
+    std
+        Divisors of B, G, R.
+    device
+        Of the clips.
+    """
 
     def __init__(
-        self, mean: NDArray[np.float32], std: tuple[float, float, float], device: torch.device
+        self, means: NDArray[np.float32], std: tuple[float, float, float], device: torch.device
     ) -> None:
-        self._mean = torch.from_numpy(mean).permute(1, 2, 3, 0).contiguous().to(device)
+        self._means = torch.from_numpy(means).permute(0, 2, 3, 4, 1).contiguous().to(device)
         divisor = torch.tensor(std, dtype=torch.float32, device=device)
         self._std = None if std == (1.0, 1.0, 1.0) else divisor
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        """Return float32 (N, T, H, W, 3) for uint8 of the same shape, on the same device."""
-        return self._normalised(clips.to(torch.float32))
+    def __call__(self, clips: Tensor, crops: ClipCrops | None = None) -> Tensor:
+        """Return float32 (N, T, H, W, 3) for uint8 of the same shape, on the same device.
 
-    def of_pieces(self, pieces: Pieces) -> Tensor:
+        ``crops`` says what the first clips are cut from; the others are padding.
+        """
+        means = self._means[:1]
+        if len(self._means) > 1 and crops is not None:
+            numbers = [*crops.numbers, *[0] * (len(clips) - len(crops.numbers))]
+            means = self._means.index_select(0, torch.tensor(numbers, device=means.device))
+        return self._normalised(clips.to(torch.float32), means)
+
+    def of_pieces(self, pieces: Pieces, crops: FrameCrops | None = None, crop: int = 0) -> Tensor:
         """Return float32 (T, H, W, 3) of one clip, on a CPU; its frames are read where they lie."""
         n_frames = sum(piece.end - piece.start for piece in pieces)
-        x = torch.empty((n_frames, *pieces[0].frames.shape[1:]), dtype=torch.float32)
+        size = pieces[0].frames.shape[1:3] if crops is None else crops.size
+        x = torch.empty((n_frames, *size, 3), dtype=torch.float32)
         at = 0
         for piece in pieces:
             frames = torch.from_numpy(piece.frames)
-            x[at : at + len(frames)].copy_(frames)
+            chosen = frames if crops is None else crops.window(frames, crop)
+            x[at : at + len(frames)].copy_(chosen)
             at += len(frames)
-        return self._normalised(x)
+        x = x.flip(2) if crops is not None and crops.is_mirrored(crop) else x
+        return self._normalised(x, self._means[crop if len(self._means) > 1 else 0])
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        x = x.sub_(self._mean)
+    def _normalised(self, x: Tensor, mean: Tensor) -> Tensor:
+        x = x.sub_(mean)
         return x if self._std is None else x.div_(self._std)

@@ -7,8 +7,8 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import functools
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import nn
 
 from c3d_extract.compute.batch_invariance import n_agreeing_rows, padded_size
 from c3d_extract.compute.batch_size import batch_size_for
-from c3d_extract.compute.clip_frames import pieces_of
+from c3d_extract.compute.clip_frames import ClipCrops, pieces_of
 from c3d_extract.compute.cuda import SentBack, SentClips, Transfers, compute_on
 from c3d_extract.compute.devices import device_errors, is_out_of_memory
 from c3d_extract.compute.forward import ClipInput, build_model, forward, input_weights
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.compute.clip_frames import Pieces
     from c3d_extract.models.base import Backbone, CpuNetwork
+    from c3d_extract.preprocess.crops import FrameCrops
     from c3d_extract.settings import Precision
     from c3d_extract.weights import Checkpoint
 
@@ -44,15 +45,23 @@ class _Part(NamedTuple):
 
     clips: Sequence[Pieces]
     batch_size: int  # including padding
+    crops: ClipCrops | None
     sent: SentBack
     on_device: SentClips | None  # None where the network reads the host's frames while it runs
 
-    def frames_of(self, places: NDArray[np.intp]) -> NDArray[np.uint8]:
+    def again(self, reference: Fp32Reference, places: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
+        """Return what a reference makes of some of the clips, float32 (n, D) for each layer."""
+        return reference(self._frames_of(places), None if self.crops is None else self.crops.take(places))
+
+    def _frames_of(self, places: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Return some of the clips, uint8 (n, L, H, W, 3)."""
         if self.on_device is not None:
             chosen: NDArray[np.uint8] = self.on_device.clips[torch.from_numpy(places)].cpu().numpy()
             return chosen
-        return np.stack([np.concatenate([p.frames for p in self.clips[place]]) for place in places])
+        cut = (lambda _, frames: frames) if self.crops is None else self.crops.cut
+        return np.stack(
+            [np.concatenate([cut(place, p.frames) for p in self.clips[place]]) for place in places]
+        )
 
 
 class Pending:
@@ -93,6 +102,8 @@ class Network:
         As returned by `choose_device` and `choose_precision`.
     batch_size
         Clips per batch, or None for one that suits the device; see `batch_size_for`.
+    crops
+        Where crops lie in the frames of clips; None: the frames are the centre crops.
 
     Attributes
     ----------
@@ -100,6 +111,8 @@ class Network:
         Current clips per batch: reduced if memory ran out.
     clip_shape
         Shape of an input clip: frames, rows, columns, 3.
+    n_crops
+        Crops of each clip's frames.
     n_overflowed
         Clips that were computed again in fp32.
 
@@ -117,13 +130,16 @@ class Network:
         device: torch.device,
         precision: Precision,
         batch_size: int | None = None,
+        crops: FrameCrops | None = None,
     ) -> None:
         backbone, preprocessing = checkpoint.backbone, checkpoint.preprocessing
         self.layers = tuple(layers)
         self.device = device
         self.precision: Precision = precision
         self.clip_shape = (backbone.clip[0], *preprocessing.crop, 3)
+        self.n_crops = 1 if crops is None else crops.n
         self.n_overflowed = 0
+        self._crops = crops
         self._notes: list[str] = []
         self._lock = threading.RLock()
         self._is_half = precision in {"fp16", "bf16"}
@@ -134,7 +150,7 @@ class Network:
         weights = input_weights(checkpoint, layers)
         with device_errors(device):
             self._transfers = Transfers(device)
-            self._to_input = ClipInput(checkpoint.mean, preprocessing.std, device)
+            self._to_input = ClipInput(_means(checkpoint, crops), preprocessing.std, device)
             self.batch_size = batch_size_for(backbone, device, precision, batch_size)
             self._model = self._build(backbone, weights)
         if not isinstance(self._model, nn.Module):
@@ -169,21 +185,23 @@ class Network:
         ).numpy()
         return buffer
 
-    def __call__(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, clips: NDArray[np.uint8], crops: Sequence[int] = ()) -> dict[str, NDArray[np.float32]]:
         """Return each layer's features, float32 (N, D), of ``clips``, uint8 (N, *clip_shape), B, G, R.
 
         Any N, in batches of ``batch_size``. A clip that overflows in half precision is computed again in
-        fp32.
+        fp32. With crops, the clips are of the frames that they are cut from, and ``crops`` says which.
 
         Raises
         ------
         DeviceError
             If not even one clip fits into the device's memory.
         """
-        return self.submit(pieces_of(clips)).result()
+        return self.submit(pieces_of(clips), crops).result()
 
-    def submit(self, clips: Sequence[Pieces]) -> Pending:
+    def submit(self, clips: Sequence[Pieces], crops: Sequence[int] = ()) -> Pending:
         """Start computing clips; return at once if the device works asynchronously (CUDA).
+
+        ``crops`` says which crop of its frames each clip is; it is not read where there is one alone.
 
         Their frames must not change until `Pending.is_read`. If a GPU runs out of memory, ``batch_size`` is
         halved and the batch is tried again.
@@ -193,7 +211,8 @@ class Network:
             with device_errors(self.device):
                 try:
                     starts = range(0, len(clips), size)
-                    return Pending(self, [self._start(clips[i : i + size], size) for i in starts])
+                    parts = [self._start(clips[i : i + size], size, crops[i : i + size]) for i in starts]
+                    return Pending(self, parts)
                 except RuntimeError as error:
                     if size == 1 or not is_out_of_memory(error):
                         raise
@@ -213,24 +232,25 @@ class Network:
             with device_errors(self.device):
                 torch.cuda.empty_cache()
 
-    def _start(self, clips: Sequence[Pieces], size: int) -> _Part:
+    def _start(self, clips: Sequence[Pieces], size: int, numbers: Sequence[int]) -> _Part:
         """Start computing at most ``size`` clips."""
+        crops = None if self._crops is None else ClipCrops(self._crops, numbers)
         with torch.inference_mode(), compute_on(self.device, tf32=self.precision == "tf32"):
             if not isinstance(self._model, nn.Module):
-                running = self._model.start([functools.partial(self._to_input.of_pieces, c) for c in clips])
-                return _Part(clips, size, SentBack(running, running.done), None)
+                running = self._model.start(self._inputs(clips, numbers))
+                return _Part(clips, size, crops, SentBack(running, running.done), None)
             n_rows = self._n_rows(self._model, size)
-            sent = self._transfers.clips_to_device(clips, (n_rows, *self.clip_shape))
-            found = self._run(self._model, self._to_input(sent.clips))
+            sent = self._transfers.clips_to_device(clips, (n_rows, *self.clip_shape), crops)
+            found = self._run(self._model, self._to_input(sent.clips, crops))
             features = {layer: value.narrow(0, 0, len(clips)) for layer, value in found.items()}
-            return _Part(clips, n_rows, self._transfers.to_host(features), sent)
+            return _Part(clips, n_rows, crops, self._transfers.to_host(features), sent)
 
     def _n_rows(self, model: nn.Module, size: int) -> int:
         """Return with how many rows ``size`` clips are computed, so that all round alike."""
         if self.device.type != "cuda":
             return size
         if size not in self._padded:
-            n_rows = padded_size(size, functools.partial(self._n_agreeing, model))
+            n_rows = padded_size(size, partial(self._n_agreeing, model))
             if n_rows is None:
                 self._notes.append(
                     f"{self.device}: in batches of {size}, last digits depend on a clip's place; "
@@ -244,9 +264,16 @@ class Network:
         found = n_rows
         for clip in pieces_of(noise):
             sent = self._transfers.clips_to_device([clip] * n_rows, (n_rows, *self.clip_shape))
-            run = functools.partial(self._run, model, self._to_input(sent.clips))
+            run = partial(self._run, model, self._to_input(sent.clips))
             found = min(found, n_agreeing_rows(run, n_rows))
         return found
+
+    def _inputs(self, clips: Sequence[Pieces], numbers: Sequence[int]) -> list[partial[torch.Tensor]]:
+        of_pieces = self._to_input.of_pieces
+        if self._crops is None:
+            return [partial(of_pieces, clip) for clip in clips]
+        crops = self._crops
+        return [partial(of_pieces, clip, crops, crop) for clip, crop in zip(clips, numbers, strict=True)]
 
     def _run(self, model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return forward(model, x, self.layers)
@@ -268,7 +295,7 @@ class Network:
         Wrong kernels for large batches have failed at their end, and each size can use other kernels.
         """
         places = np.unique(np.linspace(0, len(part.clips) - 1, REFERENCE_BATCH).astype(np.intp))
-        expected = reference(part.frames_of(places))
+        expected = part.again(reference, places)
         reference.release()  # it is built again if a clip overflows
         found = {layer: rows[places] for layer, rows in features.items()}
         check_error(found, expected, self.device, self.precision)
@@ -287,10 +314,16 @@ class Network:
         if finite.all():
             return features
         places = np.flatnonzero(~finite)
-        exact = reference(part.frames_of(places))
+        exact = part.again(reference, places)
         features = {layer: np.array(rows) for layer, rows in features.items()}
         for layer, rows in features.items():
             rows[places] = exact[layer]
         with self._lock:
             self.n_overflowed += len(places)
         return features
+
+
+def _means(checkpoint: Checkpoint, crops: FrameCrops | None) -> NDArray[np.float32]:
+    """Return the mean of each crop, float32 (n, 3, T, H, W), or one for all."""
+    mean = checkpoint.mean
+    return mean[None] if crops is None else crops.means(mean, checkpoint.resized_mean)

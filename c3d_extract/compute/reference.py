@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from c3d_extract.compute.clip_frames import ClipCrops
     from c3d_extract.compute.forward import ClipInput
     from c3d_extract.models.base import Backbone
     from c3d_extract.settings import Precision
@@ -67,21 +68,27 @@ class Fp32Reference:
         self._device = torch.device("cpu") if device.type == "mps" else device
         self._model: nn.Module | None = None
 
-    def __call__(self, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Return each layer's features, float32 (N, D), of uint8 (N, T, H, W, 3)."""
+    def __call__(
+        self, clips: NDArray[np.uint8], crops: ClipCrops | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return each layer's features, float32 (N, D), of uint8 (N, T, H, W, 3), cut from ``crops``."""
         if self._model is None:
             self._model = build_model(
                 self._backbone, self._layers, self._weights, dtype=torch.float32, device=self._device
             )
         with torch.inference_mode(), compute_on(self._device, tf32=False):
             starts = range(0, len(clips), REFERENCE_BATCH)
-            parts = [self._run(self._model, clips[i : i + REFERENCE_BATCH]) for i in starts]
+            parts = [self._run(self._model, clips, slice(i, i + REFERENCE_BATCH), crops) for i in starts]
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in self._layers}
 
-    def _run(self, model: nn.Module, clips: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    def _run(
+        self, model: nn.Module, every: NDArray[np.uint8], part: slice, crops: ClipCrops | None
+    ) -> dict[str, NDArray[np.float32]]:
+        clips = every[part]
+        crops = None if crops is None else crops.take(range(*part.indices(len(every))))
         buffer = np.zeros((REFERENCE_BATCH, *clips.shape[1:]), np.uint8)
         buffer[: len(clips)] = clips
-        x = self._to_input(torch.from_numpy(buffer).to(self._input_device))
+        x = self._to_input(torch.from_numpy(buffer).to(self._input_device), crops)
         found = forward(model, x.to(self._device), self._layers)
         return {layer: value[: len(clips)].cpu().numpy() for layer, value in found.items()}
 

@@ -41,7 +41,7 @@ __all__ = ["check_basis", "load_basis", "load_own_basis", "save_basis"]
 
 COMPARED = (
     *("weights", "mean", "pool5", "colour", "preprocessing", "resize", "crop", "std"),
-    *("stride", "tail", "short", "fps", "l2"),
+    *("stride", "tail", "short", "fps", "crops", "l2"),
 )
 """What two features must share to be projected with one basis; see `check_basis`."""
 ACTIVITYNET_LAYER, ACTIVITYNET_COMPONENTS = "fc7", 500
@@ -146,7 +146,7 @@ def check_basis(
     """Refuse a basis of other layers or sizes, or fitted on features computed in another way.
 
     Compared are the weights, their mean, colour, pool5 and preprocessing, and the settings that decide which
-    frames a row is computed from: stride, tail, short, fps, l2. The precision is not compared: all are
+    frames a row is computed from: stride, tail, short, fps, crops, l2. The precision is not compared: all are
     within 1 % of fp32. Of ActivityNet's basis no more is known than that it is of clips without L2.
 
     Raises
@@ -187,7 +187,8 @@ def _made_with(weights: dict[str, JSON], settings: dict[str, JSON]) -> dict[str,
     how = record.get("preprocessing") if isinstance(record, dict) else None
     parts = how if isinstance(how, dict) else {}
     found = {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
-    found |= {name: weights[name] for name in ("pool5", "colour") if name in weights} | settings
+    found |= {name: weights[name] for name in ("pool5", "colour") if name in weights}
+    found |= {"crops": "centre", **settings}
     # Only networks of another kind than C3D name their preprocessing, and only C3D has a pool5.
     found["preprocessing"] = weights.get("preprocessing", "as C3D's")
     if "preprocessing" in weights:

@@ -55,7 +55,8 @@ def _projected(file: FeatureFile) -> bool:
 
 def _totals(file: FeatureFile) -> dict[str, float]:
     if file.kind == "clips":
-        return {"n_videos": len(set(file.videos)), "n_clips": len(file)}
+        n_clips = int((file.column("crop") == 0).sum()) if file.has_crops else len(file)
+        return {"n_videos": len(set(file.videos)), "n_clips": n_clips}
     return {"n_videos": len(file)} | {name: _total(file, name) for name in SUMMED_COLUMNS}
 
 

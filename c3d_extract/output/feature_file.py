@@ -149,7 +149,7 @@ class FeatureFile:
     @property
     def has_crops(self) -> bool:
         """Whether there is a row for each of several crops of a clip, numbered by the column ``crop``."""
-        return "crop" in self._file
+        return "crop" in self._columns
 
     def columns_between(self, start: int, end: int) -> dict[str, list[str] | NDArray[Any]]:
         """Return the rows from ``start`` up to ``end``: the names, every column (N), every layer (N, D)."""
@@ -174,7 +174,7 @@ class FeatureFile:
 
     @property
     def _columns(self) -> dict[str, Column]:
-        return columns_of(self.kind)
+        return columns_of(self.kind, self.attributes)
 
     def _read(self, name: str, start: int, end: int) -> NDArray[Any]:
         if not self._rows_checked:
@@ -196,7 +196,7 @@ class FeatureFile:
     def _positions(self, part: slice) -> NDArray[Any]:
         """Return the values by which the rows of one video are sorted, int64 (n): first frame, then crop."""
         frames: NDArray[Any] = self._datasets["start_frame"][part]
-        return frames * _MAX_CROPS + numbers_in(self._file, "crop")[part] if self.has_crops else frames
+        return frames * _MAX_CROPS + self._datasets["crop"][part] if self.has_crops else frames
 
     def _names(self, start: int, end: int) -> Iterator[str]:
         return (name.decode() for name in self._read("video", start, end))

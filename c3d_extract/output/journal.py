@@ -310,20 +310,21 @@ class Journal:
             self._begin()
             self._db.executemany(insert, [(*values, _digest(*values)) for values in clips])
 
-    def commit(self, rows: Sequence[VideoRow], *, with_clips: bool) -> None:
+    def commit(self, rows: Sequence[VideoRow], *, n_crops: int) -> None:
         """Store finished videos, each with the last ``n_clips`` clips appended for it, durably.
 
+        ``n_crops`` rows were appended for each of those clips, 0 where clips are not kept.
         In one transaction: each waits for the disk, which takes longer than all else.
         """
         with self._errors():
             self._begin()
             for row in rows:
-                self._insert(row, row.n_clips if with_clips and row.status != "failed" else 0)
+                self._insert(row, row.n_clips * n_crops if row.status != "failed" else 0)
             self._db.execute("COMMIT")
 
-    def _insert(self, row: VideoRow, n_clips: int) -> None:
+    def _insert(self, row: VideoRow, n_rows: int) -> None:
         blob = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in row.features.values())
-        kept = self._keep_clips(row.video, n_clips)
+        kept = self._keep_clips(row.video, n_rows)
         columns = (_to_sql(column, getattr(row, name)) for name, column in JOURNAL_COLUMNS.items())
         values = (*columns, blob, *kept)
         marks = ", ".join("?" * (len(values) + 1))

@@ -9,9 +9,11 @@ are then refused, so raise `FORMAT_VERSION` and `JOURNAL_VERSION` with it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ __all__ = [
 
 FORMAT_VERSION = 1
 """Of feature, clip and basis files; a reader refuses a higher one."""
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 """Of the journal's tables; a run resumes only a journal of its own version."""
 
 Kind: TypeAlias = Literal["features", "clips", "pca"]
@@ -136,6 +138,10 @@ class ClipRows:
     """float64 (n)."""
     features: dict[str, NDArray[np.float32]]
     """Layer → float32 (n, D)."""
+    crop: NDArray[np.int32] = field(
+        metadata=stored("int32", "crop of the clip, from 0; with --crops alone", "settings")
+    )
+    """int32 (n); 0 where there is one crop."""
 
 
 class TableRow(NamedTuple):
@@ -168,7 +174,7 @@ VIDEO_COLUMNS: dict[str, Column] = {
 }
 """Of a feature file, without ``video`` and the layers."""
 CLIP_COLUMNS: dict[str, Column] = _columns(ClipRows)
-"""Of a clip file, and of the journal's table of clips, without ``video`` and the layers."""
+"""Of the journal's clips and of a clip file with several crops, without ``video`` and the layers."""
 REPORT_COLUMNS: dict[str, Column] = _report_columns()
 SUMMED_COLUMNS: dict[str, Column] = {name: column for name, column in VIDEO_COLUMNS.items() if column.total}
 
@@ -182,6 +188,13 @@ def column_table(row: type[VideoRow | ClipRows]) -> str:
     return "\n".join(lines)
 
 
-def columns_of(kind: str) -> dict[str, Column]:
-    """Return the columns of a feature file (``features``) or of a clip file (``clips``)."""
-    return VIDEO_COLUMNS if kind == "features" else CLIP_COLUMNS
+def columns_of(kind: str, attributes: Mapping[str, Any]) -> dict[str, Column]:
+    """Return the columns of a feature file (``features``) or of a clip file (``clips``).
+
+    The last of a clip file, ``crop``, is there where the settings among its attributes name several crops.
+    """
+    if kind == "features":
+        return VIDEO_COLUMNS
+    if attributes.get("settings", {}).get("crops", "centre") != "centre":
+        return CLIP_COLUMNS
+    return {name: column for name, column in CLIP_COLUMNS.items() if name != "crop"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from c3d_extract.errors import StoreError
 from c3d_extract.files import is_temporary_name
@@ -16,6 +16,7 @@ from c3d_extract.output.identity import NO_IDENTITY, RunIdentity
 from c3d_extract.output.journal import Journal
 from c3d_extract.output.lock import ClipLock
 from c3d_extract.output.resume import EarlierFiles
+from c3d_extract.settings import CROPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +69,8 @@ class RunStore:
         self._assembler = assembler
         self._clip_lock: ClipLock | None = None
         self._is_open = True
+        crops: Any = self.identity.settings.get("crops", "centre")
+        self._n_crops = CROPS[crops]
 
     @classmethod
     def open(cls, options: StoreOptions, identity: RunIdentity) -> Self:
@@ -215,10 +218,11 @@ class RunStore:
     def commit(self, *rows: VideoRow) -> None:
         """Store finished videos; all are on disk when this returns, unless not ``durable``.
 
-        The last ``n_clips`` clips appended for each become its clips; earlier ones, of an attempt that
-        failed, are deleted.
+        The last ``n_clips`` clips appended for each, with every crop, become its clips; earlier ones, of an
+        attempt that failed, are deleted.
         """
-        self._journal.commit([self._storable(row) for row in rows], with_clips=self.paths.clips is not None)
+        n_crops = 0 if self.paths.clips is None else self._n_crops
+        self._journal.commit([self._storable(row) for row in rows], n_crops=n_crops)
 
     def _storable(self, row: VideoRow) -> VideoRow:
         if "\0" in row.video:

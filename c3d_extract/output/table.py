@@ -59,17 +59,17 @@ def write_table(
     path
         The file.
     kind
-        ``features`` or ``clips``; decides the columns.
+        ``features`` or ``clips``; decides the columns, with the settings in ``attributes``.
     layers
         Layer → values per row.
     rows
-        Sorted by video, clips also by start.
+        Sorted by video, clips also by start and crop; their scalars may have more columns than the file.
     attributes
         Values other than text, numbers and booleans are stored as JSON.
     log
         Records the temporary name and the digest before the file is put in place.
     """
-    columns = columns_of(kind)
+    columns = columns_of(kind, attributes)
     described = {**attributes, "layers": dict(layers)}
     # Of the values, not of the file, whose bytes may differ between versions of HDF5.
     digest = hashlib.sha256(json.dumps([kind, described], sort_keys=True).encode())
@@ -112,7 +112,7 @@ def _create(file: File, columns: Mapping[str, Column], layers: Mapping[str, int]
 def _columns_of(block: list[TableRow], columns: Mapping[str, Column], layers: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {"video": [row.video for row in block]}
     values |= {layer: np.stack([row.vectors[i] for row in block]) for i, layer in enumerate(layers)}
-    scalars = zip(*(row.scalars or () for row in block), strict=True)
+    scalars = zip(*((row.scalars or ())[: len(columns)] for row in block), strict=True)
     arrays = zip(columns.items(), scalars, strict=True)
     return values | {name: np.array(column, about.dtype) for (name, about), column in arrays}
 

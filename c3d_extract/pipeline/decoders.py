@@ -79,7 +79,7 @@ class Decoders:
         # Clips that follow one another take a slot each. Batches are queued, being filled, and being read,
         # one by each network.
         n_batches = QUEUED_BATCHES + 1 + len(networks)
-        n_slots = n_batches * max(network.batch_size for network in networks) + SLOTS_PER_WORKER * n_workers
+        n_slots = n_batches * max(map(_clips_in_batch, networks)) + SLOTS_PER_WORKER * n_workers
         pool = DecodePool(
             n_workers,
             self._options,
@@ -115,3 +115,8 @@ class Decoders:
             for decoder in (*self._lent, *([self._kept] if self._kept else [])):
                 self._close(decoder)
             self._lent, self._kept = [], None
+
+
+def _clips_in_batch(network: Network) -> int:
+    """Return of how many clips a batch can have crops: where there are several, it may begin within one."""
+    return -(-network.batch_size // network.n_crops) + (network.n_crops > 1)

@@ -26,7 +26,7 @@ from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.results import Features, Progress, features_of, outcome_of
 from c3d_extract.pipeline.run import Extraction
 from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
-from c3d_extract.preprocess.resize import FrameSampler
+from c3d_extract.preprocess.resize import sampler_for
 from c3d_extract.settings import ExtractSettings, Precision
 from c3d_extract.sources.find import Found, find_videos, one_video
 from c3d_extract.weights import load_checkpoint
@@ -105,8 +105,9 @@ class Extractor:
     def _begin(self) -> None:
         """Set up what belongs to this process."""
         self._networks: list[Network] = []
+        self._crops = self.checkpoint.preprocessing.several_crops(self.settings.crops)
         options = DecodeOptions(
-            FrameSampler(self.checkpoint.preprocessing),
+            sampler_for(self.checkpoint.preprocessing, self._crops),
             self.checkpoint.backbone.clip[0],
             self.settings.max_pixels,
             self.settings.fps,
@@ -129,7 +130,7 @@ class Extractor:
                 subject="Extractor",
                 hint="make one in each process",
             )
-        own = {"_networks", "_decoders", "_streams", "_lock", "_process"}
+        own = {"_crops", "_networks", "_decoders", "_streams", "_lock", "_process"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -220,6 +221,7 @@ class Extractor:
                         device=device,
                         precision=self.precision,
                         batch_size=self._batch_size,
+                        crops=self._crops,
                     )
                 )
             if self.checkpoint.state:  # 245 MB of C3D; each network keeps what it may need again
@@ -252,7 +254,7 @@ class Extractor:
                     row = item[0].row
         if row is None or row.status == "failed":
             raise VideoError(row.error or "failed" if row else "failed", subject=path)
-        return features_of(clips, outcome_of(source, row))
+        return features_of(clips, outcome_of(source, row), self.settings.n_crops)
 
     def extract_files(
         self,
@@ -325,7 +327,7 @@ class Extractor:
         settings["precision"] = self.precision
         backbone = self.checkpoint.backbone
         sizes = {layer: backbone.layer_size(layer) for layer in self.settings.layers}
-        identity = self.checkpoint.identity()
+        identity = self.checkpoint.identity(with_crops=self._crops is not None)
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
         weights = {**identity, "record": record}
         versions = library_versions() | {

@@ -29,7 +29,7 @@ class Features:
     Attributes
     ----------
     layers
-        Layer → float32 (n_clips, D), in the order of the clips.
+        Layer → float32 (n_clips, D), in the order of the clips; (n_clips, n_crops, D) with several crops.
     start_frames, end_frames
         int64 (n_clips); the clip's frames are ``[start, end)``, fewer than the network takes where some
         are padded.
@@ -47,15 +47,16 @@ class Features:
 
     @property
     def clips(self) -> NDArray[np.float32]:
-        """The first layer's features, float32 (n_clips, D)."""
+        """The first layer's features, float32 (n_clips, D), or (n_clips, n_crops, D)."""
         return next(iter(self.layers.values()))
 
     def __getitem__(self, layer: str) -> NDArray[np.float32]:
         return self.layers[layer]
 
     def mean(self, layer: str | None = None) -> NDArray[np.float32]:
-        """Return the video descriptor: the average over the clips, float32 (D,)."""
-        return aggregated(self.clips if layer is None else self.layers[layer])
+        """Return the video descriptor: the average over the clips and their crops, float32 (D,)."""
+        clips = self.clips if layer is None else self.layers[layer]
+        return aggregated(clips.reshape(-1, clips.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,16 @@ class Progress:
         return time.monotonic() - self.started
 
 
-def features_of(clips: Sequence[ClipRows], outcome: Outcome) -> Features:
+def features_of(clips: Sequence[ClipRows], outcome: Outcome, n_crops: int = 1) -> Features:
     """Put the clips of one video together, given in their order in any number of pieces, at least one."""
+    layers = {layer: np.concatenate([rows.features[layer] for rows in clips]) for layer in clips[0].features}
+    if n_crops > 1:
+        layers = {layer: rows.reshape(-1, n_crops, rows.shape[1]) for layer, rows in layers.items()}
     return Features(
-        {layer: np.concatenate([rows.features[layer] for rows in clips]) for layer in clips[0].features},
-        np.concatenate([rows.start_frame for rows in clips]),
-        np.concatenate([rows.end_frame for rows in clips]),
-        np.concatenate([rows.start_seconds for rows in clips]),
+        layers,
+        np.concatenate([rows.start_frame for rows in clips])[::n_crops],
+        np.concatenate([rows.end_frame for rows in clips])[::n_crops],
+        np.concatenate([rows.start_seconds for rows in clips])[::n_crops],
         outcome,
     )
 

@@ -124,6 +124,8 @@ class Scheduler:
         started = time.monotonic()
         if not self._progress.startup_seconds:
             self._progress.startup_seconds = self._progress.seconds
-        pending = next(self._networks).submit([clip.pieces for _, clip in batch.clips])
+        clips = [clip for _, clip in batch.clips]
+        network = next(self._networks)
+        pending = network.submit([clip.pieces for clip in clips], [clip.crop for clip in clips])
         self._progress.network_seconds += time.monotonic() - started
         return _Submitted(batch, pending)

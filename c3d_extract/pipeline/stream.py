@@ -90,6 +90,7 @@ class ClipFeatures:
             end_frame=np.array([clip.span.end for clip in clips], np.int64),
             start_seconds=np.array([clip.start_seconds for clip in clips]),
             end_seconds=np.array([clip.end_seconds for clip in clips]),
+            crop=np.array([clip.crop for clip in clips], np.int32),
             features={layer: rows[places] for layer, rows in self._features.items()},
         )
 
@@ -137,8 +138,8 @@ class Stream:
             self._opened = undo.pop_all()
 
     def _new_assembler(self) -> ClipAssembler:
-        length = self._networks[0].clip_shape[0]
-        return ClipAssembler(length, self._settings.stride, self._settings.tail, self._settings.short)
+        length, settings = self._networks[0].clip_shape[0], self._settings
+        return ClipAssembler(length, settings.stride, settings.tail, settings.short, settings.n_crops)
 
     def start(self) -> None:
         """Begin to decode."""
@@ -201,7 +202,7 @@ class Stream:
 
     def _error(self, found: _VideoSum, end: VideoEnd, trouble: str | None) -> str | None:
         """Return why a video that was read to its end counts as failed, or None."""
-        if found.n_clips == 0:
+        if found.n_rows == 0:
             return f"only {end.n_frames} frames, and --short fail"
         if trouble is not None and self._settings.strict and not found.n_not_finite:
             return f"{trouble} (--strict)"
@@ -247,6 +248,7 @@ class _VideoSum:
     layers: dict[str, Aggregate] = field(default_factory=dict)
     n_not_finite: dict[str, int] = field(default_factory=dict)  # layer → clips, for layers that have any
     n_clips: int = 0
+    n_rows: int = 0  # clips, each counted for every crop
     n_padded_frames: int = 0
 
     def add(self, clips: Sequence[Clip], features: LayerRows, places: NDArray[np.intp]) -> None:
@@ -255,20 +257,22 @@ class _VideoSum:
             if layer not in self.layers:
                 self.layers[layer] = AGGREGATES["mean"]()
             self.layers[layer].add(rows[places])
-        self.n_clips += len(clips)
-        self.n_padded_frames += sum(clip.span.n_padded_frames for clip in clips)
+        first_crops = [clip for clip in clips if clip.crop == 0]
+        self.n_rows += len(clips)
+        self.n_clips += len(first_crops)
+        self.n_padded_frames += sum(clip.span.n_padded_frames for clip in first_crops)
 
     def count_not_finite(self, layers: Iterable[str]) -> None:
         """Count a clip whose features in ``layers`` are not finite; nothing is added."""
         for layer in layers:
             self.n_not_finite[layer] = self.n_not_finite.get(layer, 0) + 1
-        self.n_clips += 1
+        self.n_rows += 1
 
     def why_not_finite(self) -> str | None:
         """Return which layers are not finite in how many clips, or None."""
         if not self.n_not_finite:
             return None
-        counts = [f"{layer} in {n} of {self.n_clips} clips" for layer, n in self.n_not_finite.items()]
+        counts = [f"{layer} in {n} of {self.n_rows} clips" for layer, n in self.n_not_finite.items()]
         check = "check the checkpoint, its mean and its std (c3d-tools weights verify)"
         return f"features are not finite: {', '.join(counts)}; {check}"
 

@@ -133,12 +133,15 @@ class Clip(NamedTuple):
         Its frames, L together, in their order; those that are repeated are in several.
     start_seconds, end_seconds
         Times of its first and of its last frame that is not padding.
+    crop
+        Which crop of its frames it is, from 0.
     """
 
     span: ClipSpan
     pieces: tuple[Piece, ...]
     start_seconds: float
     end_seconds: float
+    crop: int = 0
 
     def release(self) -> None:
         """Let go of the frames."""
@@ -151,13 +154,14 @@ class ClipAssembler:
     """Cuts a stream of frames into clips, holding the blocks that later clips need.
 
     `push` takes the frames of one video in order, `finish` ends the video; both yield clips,
-    exactly those of `clip_spans`. No frame is copied.
+    exactly those of `clip_spans`, each once for every crop. No frame is copied.
     """
 
     length: int
     stride: int
     tail: Tail
     short: Short
+    n_crops: int = 1
 
     def __post_init__(self) -> None:
         self.n_frames = 0
@@ -170,7 +174,7 @@ class ClipAssembler:
         self.n_frames += len(times_seconds)
         while self._next_start + self.length <= self.n_frames:
             span = ClipSpan(self._next_start, self._next_start + self.length, self.length)
-            yield self._clip(span, self._pieces(span.start, span.end))
+            yield from self._clips(span, self._pieces(span.start, span.end))
             self._next_start += self.stride
         needed = self._first_needed()
         while self._held and self._held[0].end <= needed:
@@ -191,7 +195,7 @@ class ClipAssembler:
                 pieces = [*pieces * n_whole, *self._pieces(span.start, span.start + rest)]
             else:
                 pieces += self._pieces(span.end - 1, span.end) * span.n_padded_frames
-            yield self._clip(span, pieces)
+            yield from self._clips(span, pieces)
         self.close()
 
     def close(self) -> None:
@@ -199,10 +203,12 @@ class ClipAssembler:
         while self._held:
             self._held.popleft().block.release()
 
-    def _clip(self, span: ClipSpan, pieces: list[Piece]) -> Clip:
-        for piece in pieces:
-            piece.block.retain()
-        return Clip(span, tuple(pieces), self._time(span.start), self._time(span.end - 1))
+    def _clips(self, span: ClipSpan, pieces: list[Piece]) -> Iterator[Clip]:
+        frames, start, end = tuple(pieces), self._time(span.start), self._time(span.end - 1)
+        for crop in range(self.n_crops):
+            for piece in pieces:
+                piece.block.retain()
+            yield Clip(span, frames, start, end, crop)
 
     def _pieces(self, start: int, end: int) -> list[Piece]:
         return [

@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
-from c3d_extract.settings import CROPS
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from c3d_extract.preprocess.spec import Preprocessing
-    from c3d_extract.settings import Crops
 
 __all__ = ["FrameCrops", "centre_offset", "distinct_corners", "rounded_centre_offset"]
 
@@ -49,6 +44,10 @@ def distinct_corners(frame: Size, crop: Size) -> list[Size]:
     return [(0, 0), (0, right), (bottom, 0), (bottom, right), (row, column), (row, right - column)]
 
 
+def _in_order(distinct: list[Size], n: int) -> tuple[Size, ...]:
+    return tuple([*distinct[:5], *(distinct[i] for i in _MIRRORED)][:n])
+
+
 @dataclass(frozen=True)
 class FrameCrops:
     """Where the crops of a clip lie in the frames that a decoder hands over.
@@ -75,18 +74,16 @@ class FrameCrops:
     are_stacked: bool
 
     @classmethod
-    def of(cls, preprocessing: Preprocessing, crops: Crops) -> Self | None:
-        """Return the crops of a network's frames; None where the centre crop is all."""
-        n, size, frame = CROPS[crops], preprocessing.crop, preprocessing.resize
-        if n == 1:
-            return None
-        if preprocessing.keeps_aspect:
-            n_blocks = 5 if n == 5 else 6
-            distinct, frame = [(size[0] * block, 0) for block in range(6)], (size[0] * n_blocks, size[1])
-        else:
-            distinct = distinct_corners(frame, size)
-        corners = [*distinct[:5], *(distinct[i] for i in _MIRRORED)]
-        return cls(frame, size, tuple(corners[:n]), preprocessing.keeps_aspect)
+    def whole(cls, frame: Size, size: Size, n: int) -> Self:
+        """Return the first ``n`` crops of whole frames."""
+        return cls(frame, size, _in_order(distinct_corners(frame, size), n), are_stacked=False)
+
+    @classmethod
+    def stacked(cls, size: Size, n: int) -> Self:
+        """Return the first ``n`` crops of frames that are the distinct crops below one another."""
+        n_blocks, rows = 5 if n == 5 else 6, size[0]
+        corners = _in_order([(rows * block, 0) for block in range(6)], n)
+        return cls((rows * n_blocks, size[1]), size, corners, are_stacked=True)
 
     @property
     def n(self) -> int:
@@ -100,7 +97,8 @@ class FrameCrops:
     def window(self, frames: Frames, crop: int) -> Frames:
         """Return the pixels of a crop before they are mirrored: a view of frames (…, rows, columns, 3)."""
         (top, left), (rows, columns) = self.corners[crop], self.size
-        return frames[..., top : top + rows, left : left + columns, :]
+        found: Frames = frames[..., top : top + rows, left : left + columns, :]
+        return found
 
     def cut(self, frames: NDArray[Any], crop: int) -> NDArray[Any]:
         """Return a crop: a view of frames (…, rows, columns, 3)."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.preprocess.spec import Preprocessing
 
-__all__ = ["fit_mean"]
+__all__ = ["fit_mean", "resized_mean"]
 
 
 def fit_mean(
@@ -37,14 +37,31 @@ def fit_mean(
         For any other shape, or where a value is not finite.
     """
     array = _with_four_axes(np.asarray(mean, dtype=np.float64))
-    full, cropped = preprocessing.resize, preprocessing.crop
+    cropped = preprocessing.crop
     if array.ndim != 4 or array.shape[0] != 3 or array.shape[1] not in {1, n_frames}:
         raise WeightsError(_expected_shapes(mean.shape, preprocessing, n_frames))
-    if array.shape[2:] == full and not preprocessing.keeps_aspect:
+    if _is_resized(array, preprocessing):
         top, left = preprocessing.offset
         array = array[:, :, top : top + cropped[0], left : left + cropped[1]]
     elif array.shape[2:] not in {cropped, (1, 1)}:
         raise WeightsError(_expected_shapes(mean.shape, preprocessing, n_frames))
+    return _finite_float32(array)
+
+
+def resized_mean(mean: NDArray[np.floating[Any]], preprocessing: Preprocessing) -> NDArray[np.float32] | None:
+    """Return a mean that `fit_mean` takes as float32 (3, T, rows, columns) of whole resized frames.
+
+    None where it has another size than those: then every crop has the same mean.
+    """
+    array = _with_four_axes(np.asarray(mean, dtype=np.float64))
+    return _finite_float32(array) if _is_resized(array, preprocessing) else None
+
+
+def _is_resized(array: NDArray[np.float64], preprocessing: Preprocessing) -> bool:
+    return array.shape[2:] == preprocessing.resize and not preprocessing.keeps_aspect
+
+
+def _finite_float32(array: NDArray[np.float64]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which is refused below
         fitted: NDArray[np.float32] = array.astype(np.float32)
     if not np.isfinite(fitted).all():

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.preprocess.crops import centre_offset, rounded_centre_offset
+from c3d_extract.preprocess.crops import FrameCrops, centre_offset, rounded_centre_offset
+from c3d_extract.settings import CROPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from c3d_extract.settings import Crops
 
 __all__ = ["Colour", "Preprocessing", "Resampling"]
 
@@ -70,6 +73,15 @@ class Preprocessing:
         if self.resampling == "torchvision":
             return rounded_centre_offset(resized, self.crop)
         return centre_offset(resized, self.crop)
+
+    def several_crops(self, crops: Crops) -> FrameCrops | None:
+        """Return where torchvision's five or ten crops lie in a frame; None for the centre crop alone."""
+        n = CROPS[crops]
+        if n == 1:
+            return None
+        if self.keeps_aspect:
+            return FrameCrops.stacked(self.crop, n)
+        return FrameCrops.whole(self.resize, self.crop, n)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the rows and columns that a frame of this size is resized to."""

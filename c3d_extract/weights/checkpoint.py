@@ -52,6 +52,9 @@ class Checkpoint:
         One-line remarks for the user.
     record
         Its registry entry, as JSON values.
+    resized_mean
+        float32 (3, T, rows, columns), the mean of whole resized frames, where it is one: for other crops than
+        that of the centre.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Checkpoint:
     licence: str | None = None
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
+    resized_mean: NDArray[np.float32] | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -84,8 +88,12 @@ class Checkpoint:
             raise WeightsError(why, subject=self.name)
         return self.backbone
 
-    def identity(self) -> dict[str, Any]:
-        """Return what must be equal for features to be comparable, as a flat dict of JSON values."""
+    def identity(self, *, with_crops: bool = False) -> dict[str, Any]:
+        """Return what must be equal for features to be comparable, as a flat dict of JSON values.
+
+        ``with_crops``: of other crops than the centre, each of which has the mean of its own pixels.
+        """
+        whole = self.resized_mean if with_crops else None
         return {
             "weights": self.name,
             "weights_sha256": self.sha256,
@@ -93,7 +101,7 @@ class Checkpoint:
             **self.backbone.variant,
             **self.preprocessing.identity(),
             "mean": self.mean_name,
-            "mean_sha256": mean_sha256(self.mean),
+            "mean_sha256": mean_sha256(self.mean if whole is None else whole),
         }
 
     def record_json(self) -> dict[str, Any]:

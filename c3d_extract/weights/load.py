@@ -11,7 +11,7 @@ import torch
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.files import read_text_lines
 from c3d_extract.models.torchvision import published
-from c3d_extract.preprocess.mean import fit_mean
+from c3d_extract.preprocess.mean import fit_mean, resized_mean
 from c3d_extract.weights.checkpoint import Checkpoint
 from c3d_extract.weights.conventions import Conventions, assumed_conventions, registered_conventions
 from c3d_extract.weights.fetch import cache_folder, check_file
@@ -145,6 +145,7 @@ def _assembled(
         licence=entry.licence if entry else described.licence,
         notes=[*located.notes, *contents.notes, *described.notes, *_mean_warning(described, fitted)],
         record=(entry.to_json() if entry else {}) | described.extra,
+        resized_mean=resized_mean(mean.array, described.preprocessing),
     )
 
 

@@ -15,8 +15,9 @@ from export_samples import files_below
 
 from c3d_extract.cli.extract import command
 from c3d_extract.cli.tools import COMMANDS, LazyGroup
-from c3d_extract.output import RunStore
+from c3d_extract.output import FeatureFile, RunStore
 from c3d_extract.output.export.base import Job
+from c3d_extract.settings import CROPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +84,25 @@ def test_one_command_is_the_two_steps(
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     with h5py.File("one.clips.h5") as one, h5py.File("clips.h5") as two:
         assert all((one[name][:] == two[name][:]).all() for name in two)
+
+
+@pytest.mark.parametrize(("preset", "crops"), [("rtfm-10crop", "ten"), ("xd-5crop", "five")])
+def test_a_preset_of_several_crops_extracts_them(
+    extract: Callable[..., Result], videos: Path, tmp_path: Path, preset: str, crops: str
+) -> None:
+    result = extract(videos / "b", "--preset", preset, "-o", "one")
+    assert result.exit_code == 0, result.output
+    assert f"Preset {preset}: --stride 16 --crops {crops}" in result.stderr
+    assert f", {CROPS[crops]} crops of each, on cpu" in result.stderr  # type: ignore[index]
+    assert extract(videos / "b", "--crops", crops, "-o", "feats.h5", "--clips", "clips.h5").exit_code == 0
+    export(preset, "clips.h5", "-o", "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    with FeatureFile("clips.h5") as file:
+        first = file["fc6"][: 2 * CROPS[crops]].reshape(2, CROPS[crops], -1)  # type: ignore[index]
+    if crops == "ten":
+        np.testing.assert_array_equal(np.load("one/one.npy"), first)
+    else:
+        np.testing.assert_array_equal(np.load("one/one__0.npy"), first[:, 4])
 
 
 def test_a_given_option_that_agrees_is_taken_and_clips_may_be_named(
@@ -168,7 +188,8 @@ def test_a_dry_run_has_the_recipe_and_writes_nothing(
         (["--preset", "npy", "-o", "out", "--shard", "0/2"], 2, "merge, then c3d-tools export"),
         (["--preset", "npy", "-o", "out", "--ray"], 2, "--ray: is auto, and npy takes a run that is not in"),
         (["--preset", "npy", "-o", "out", "--stride", "0"], 2, "--stride: must be at least 1, not 0"),
-        (["--preset", "rtfm-10crop", "-o", "out"], 2, "only the centre crop can be extracted yet"),
+        (["--preset", "rtfm-10crop", "-o", "o", "--crops", "five"], 2, "is five, and rtfm-10crop takes ten"),
+        (["--preset", "npy", "-o", "out", "--crops", "ten"], 2, "--crops: is ten, and npy takes centre"),
         (["--preset", "activitynet", "-o", "x.hdf5"], 2, "needs --pca-from PCA_activitynet_v1-3.hdf5"),
         (["--preset", "npy", "-o", "."], 1, "exists already; choose another -o, or --overwrite"),
         (["--preset", "npy", "-o", "s3://b/out"], 2, "an output file cannot be in an object store"),

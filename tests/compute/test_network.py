@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from c3d_extract import FeatureFile
 from c3d_extract.compute.batch_size import rounding_factors
-from c3d_extract.compute.clip_frames import FramePlan, pieces_of
+from c3d_extract.compute.clip_frames import ClipCrops, FramePlan, pieces_of
 from c3d_extract.compute.cuda import Transfers, page_locked
 from c3d_extract.compute.network import Network
 from c3d_extract.compute.reference import Fp32Reference
@@ -27,6 +27,7 @@ from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
 from c3d_extract.models.c3d_cpu import CpuC3D
 from c3d_extract.pipeline import Extractor
 from c3d_extract.preprocess.clips import FrameBlock, Piece
+from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.models.base import Backbone
+    from c3d_extract.preprocess.crops import FrameCrops
 
 
 LAYERS = ("fc6", "fc7")
@@ -335,6 +337,73 @@ def test_on_a_gpu_each_frame_is_sent_once_and_clips_are_cut_there(
     alone = network(checkpoint, 4)(expected)
     for layer in LAYERS:
         np.testing.assert_array_equal(features[layer], alone[layer])
+
+
+@pytest.fixture(scope="module")
+def several_crops(checkpoint: Checkpoint) -> tuple[FrameCrops, Checkpoint]:
+    """Ten crops of frames of 36 x 44, and a checkpoint with a mean that differs between their places."""
+    crops = checkpoint.preprocessing.several_crops("ten")
+    assert crops is not None
+    cube = np.random.default_rng(1).uniform(60, 140, (3, 16, 36, 44))
+    mean = fit_mean(cube, checkpoint.preprocessing, 16)
+    return crops, replace(checkpoint, mean=mean, resized_mean=cube.astype(np.float32))
+
+
+@pytest.mark.usefixtures("pinned", "plain_module")
+def test_on_a_gpu_crops_are_cut_out_of_frames_that_are_sent_once(
+    several_crops: tuple[FrameCrops, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, checkpoint = several_crops
+    frames = np.random.default_rng(2).integers(0, 256, (24, 36, 44, 3), dtype=np.uint8)
+    block = FrameBlock(frames)
+    clips = [(Piece(block, 0, 16),)] * 3 + [(Piece(block, 8, 24),)] * 4
+    numbers = [7, 8, 9, 0, 1, 4, 9]  # a batch that begins within a clip
+    expected = np.stack([crops.cut(pieces[0].frames, n) for pieces, n in zip(clips, numbers, strict=True)])
+    how: dict[str, Any] = {"device": CPU, "precision": "fp32", "batch_size": 8, "crops": crops}
+    on_cpu = Network(checkpoint, LAYERS, **how).submit(clips, numbers).result()
+    net = on_fake_gpu(Network(checkpoint, LAYERS, **how), monkeypatch)
+    sent = net._transfers.clips_to_device(clips, (8, *net.clip_shape), ClipCrops(crops, numbers))
+    np.testing.assert_array_equal(sent.clips[:7].numpy(), expected)
+    assert not sent.clips[7].any()
+    assert FramePlan.of(clips).n_frames == 24
+    found = net.submit(clips, numbers).result()
+    for layer in LAYERS:
+        np.testing.assert_array_equal(found[layer], on_cpu[layer])
+
+
+@pytest.mark.usefixtures("plain_module")
+def test_crops_that_overflow_in_half_precision_are_done_again_with_their_own_mean(
+    several_crops: tuple[FrameCrops, Checkpoint],
+) -> None:
+    crops, checkpoint = several_crops
+    frames = np.random.default_rng(2).integers(0, 256, (1, 16, 36, 44, 3), dtype=np.uint8).repeat(10, axis=0)
+    how: dict[str, Any] = {"device": CPU, "batch_size": 4, "crops": crops}
+    expected = Network(checkpoint, LAYERS, precision="fp32", **how)(frames, range(10))
+    half = Network(checkpoint, LAYERS, precision="bf16", **how)
+    assert isinstance(half._model, C3D)
+    half._model.get_parameter("fc6.bias")[:] = float("inf")
+    found = half(frames, range(10))
+    assert half.n_overflowed == 10
+    assert relative(expected["fc6"][0], expected["fc6"][5]) > 1e-3, "crops differ"
+    for layer in LAYERS:
+        assert relative(found[layer], expected[layer]) < 1e-5
+
+
+def test_the_faster_network_for_a_cpu_cuts_crops_as_torchs_modules_do(
+    several_crops: tuple[FrameCrops, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, checkpoint = several_crops
+    wide = replace(ARCHITECTURES["c3d"].scaled(1 / 2), clip=(16, 32, 32))
+    state = {name: torch.from_numpy(a) for name, a in random_state(wide.state_shapes(LAYERS)).items()}
+    checkpoint = replace(checkpoint, backbone=wide, state=state)
+    frames = np.random.default_rng(2).integers(0, 256, (1, 16, 36, 44, 3), dtype=np.uint8).repeat(4, axis=0)
+    how: dict[str, Any] = {"device": CPU, "precision": "fp32", "batch_size": 4, "crops": crops}
+    fast = Network(checkpoint, LAYERS, **how)
+    assert isinstance(fast._model, CpuC3D)
+    found = fast(frames, [0, 4, 8, 9])
+    monkeypatch.setattr(type(wide), "cpu_network", lambda *_, **__: None)
+    plain = Network(checkpoint, LAYERS, **how)(frames, [0, 4, 8, 9])
+    assert relative(found["fc6"], plain["fc6"]) < 1e-4
 
 
 @pytest.mark.usefixtures("plain_module")

@@ -113,6 +113,25 @@ def test_merged_parts_equal_a_run_on_one_machine(
     assert len(two) == len(LENGTHS) + 2, "a line for every planned video"
 
 
+def test_parts_with_several_crops_are_merged_with_their_numbers(
+    narrow_weights: Path, videos: Path, tmp_path: Path
+) -> None:
+    clips, tables = tmp_path / "two.clips.h5", tmp_path / "tables"
+    with make(narrow_weights, ExtractSettings(crops="five")) as extractor:
+        list(extractor.extract_files([videos / "b"], tmp_path / "one.h5", clips=tmp_path / "one.clips.h5"))
+        found = find_videos([videos / "b"]).videos
+        plan = plan_run(tmp_path / "RUN", found, extractor.identity(), with_clips=True, part_size=1)
+        for number in range(len(plan.parts)):
+            run_part(extractor, plan, number, scratch=tmp_path)
+    merge_parts(tmp_path / "RUN", tmp_path / "two.h5", MergeOptions(clips=clips, parquet=tables))
+    assert_equal_datasets(tmp_path / "one.h5", tmp_path / "two.h5")
+    assert_equal_datasets(tmp_path / "one.clips.h5", clips)
+    table = pq.read_table(tables / "clips.parquet")
+    with FeatureFile(clips) as file:
+        assert file.column("crop").tolist() == table["crop"].to_pylist() == [*range(5)] * 3
+    assert table.schema.field("crop").type == "int32"
+
+
 def test_merged_tables_in_parquet_equal_those_in_hdf5(planned: Plan, tmp_path: Path) -> None:
     options = MergeOptions(clips=tmp_path / "clips.h5", parquet=tmp_path / "tables")
     merge_parts(folder_of(planned), tmp_path / "feats.h5", options)

@@ -37,10 +37,10 @@ def test_five_crops_become_a_file_each_the_centre_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "n_crops", "says"),
     [
-        ("rtfm-10crop", 1, "1 crop a clip, not 10"),
-        ("rtfm-10crop", 5, "5 crops a clip, not 10"),
-        ("xd-5crop", 10, "10 crops a clip, not 5"),
-        ("ucf-crime-32", 5, "5 crops a clip, not 1"),
+        ("rtfm-10crop", 1, "crops centre, not ten"),
+        ("rtfm-10crop", 5, "crops five, not ten"),
+        ("xd-5crop", 10, "crops ten, not five"),
+        ("ucf-crime-32", 5, "crops five, not centre"),
     ],
 )
 def test_other_crops_are_refused(tmp_path: Path, preset: str, n_crops: int, says: str) -> None:

@@ -37,7 +37,11 @@ def test_there_is_every_preset() -> None:
         ),
         ("charades-pt", {}, "stride 16, not 8; extract with --layer fc6 --stride 8 --clips FILE"),
         ("activitynet", {"layers": ("fc6",), "stride": 8}, "layer fc6, not fc7; its rows are not projected"),
-        ("rtfm-10crop", {}, "1 crop a clip, not 10; this version extracts the centre crop only"),
+        (
+            "rtfm-10crop",
+            {},
+            "crops centre, not ten; extract with --stride 16 --crops ten --clips FILE, or --preset",
+        ),
         ("flat-h5", {"layers": ("fc6", "fc7")}, "has fc6, fc7, and flat-h5 takes one layer; choose it with"),
     ],
 )

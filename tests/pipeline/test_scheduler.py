@@ -60,7 +60,7 @@ class _Network:
         self.batch_size = batch_size
         self.submitted: queue.Queue[_Pending] = queue.Queue()
 
-    def submit(self, clips: Sequence[Pieces]) -> Pending:
+    def submit(self, clips: Sequence[Pieces], _: Sequence[int] = ()) -> Pending:
         pending = _Pending(clips)
         self.submitted.put(pending)
         return cast("Pending", pending)
@@ -202,9 +202,9 @@ def test_a_device_that_backs_off_leaves_the_other_its_batches(
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return run(self, model, x)
 
-        def counted(self: Network, clips: Sequence[Pieces]) -> Pending:
+        def counted(self: Network, clips: Sequence[Pieces], crops: Sequence[int]) -> Pending:
             given.append(len(clips))
-            return submit(self, clips)
+            return submit(self, clips, crops)
 
         monkeypatch.setattr(Network, "_run", small_memory)
         monkeypatch.setattr(Network, "submit", counted)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.output.feature_file import FeatureFile
     from c3d_extract.output.pca_basis import PcaBasis
+    from c3d_extract.settings import Crops
 
     Write: TypeAlias = Callable[["VideoClips", BinaryIO], None]
 
@@ -42,8 +43,8 @@ class Needs:
     """Whether all layers of the file are written, or one."""
     stride: int | None = None
     """Frames between the starts of clips; None for any."""
-    crops: int = 1
-    """Crops of each clip, in the order of torchvision's FiveCrop and TenCrop."""
+    crops: Crops = "centre"
+    """Crops of each clip; of a table, which keeps a row a crop, any."""
     basis: str | None = None
     """The PCA basis that rows are projected with; None where they may not be, or any may be."""
     size: int | None = None
@@ -117,7 +118,7 @@ class Job:
         """Return the crops of each clip; `StoreError` unless every clip has the same, numbered from 0."""
         crops = self.file.between("crop", start, end)
         frames = self.file.between("start_frame", start, end)
-        n = int(crops.max()) + 1
+        n = max(1, int(crops.max()) + 1)
         grid = len(crops) % n == 0 and (crops.reshape(-1, n) == np.arange(n)).all()
         if not grid or (frames.reshape(-1, n) != frames[::n, None]).any():
             raise StoreError(f"the clips of {video} do not all have the same crops", subject=self.file.path)

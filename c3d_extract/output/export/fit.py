@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +18,8 @@ __all__ = ["check_fit", "chosen_layers", "recipe"]
 def recipe(needs: Needs) -> dict[str, str | int]:
     """Return the options of c3d-extract that make what a preset takes, without ``--clips``."""
     options: dict[str, str | int] = {"--layer": needs.layers[0]} if len(needs.layers) == 1 else {}
-    return options | ({} if needs.stride is None else {"--stride": needs.stride})
+    options |= {} if needs.stride is None else {"--stride": needs.stride}
+    return options | ({} if needs.crops == "centre" else {"--crops": needs.crops})
 
 
 def chosen_layers(preset: Preset, file: FeatureFile, layer: str | None) -> Sequence[str]:
@@ -50,10 +49,8 @@ def check_fit(preset: Preset, job: Job) -> None:
         options = "".join(f" {name} {value}" for name, value in recipe(preset.needs).items())
         clips = " --clips FILE" if preset.needs.rows == "clips" else ""
         reason = f"does not fit {preset.name}: {'; '.join(differences)}"
-        extract = f"extract with{options}{clips}, or --preset {preset.name}"
-        if preset.needs.crops > 1:
-            extract = "this version extracts the centre crop only"
-        raise UsageError(reason, subject=job.file.path, hint=extract)
+        hint = f"extract with{options}{clips}, or --preset {preset.name}"
+        raise UsageError(reason, subject=job.file.path, hint=hint)
 
 
 def _differences(needs: Needs, job: Job) -> Iterator[str]:
@@ -65,23 +62,12 @@ def _differences(needs: Needs, job: Job) -> Iterator[str]:
     stride = file.attributes.get("settings", {}).get("stride")
     if needs.stride is not None and stride != needs.stride:
         yield f"stride {stride}, not {needs.stride}"
-    yield from _differences_of_crops(needs, job)
+    # Tables keep a row a crop; all others have a place for one vector a clip.
+    crops = file.attributes.get("settings", {}).get("crops", "centre")
+    if needs.rows == "clips" and crops != needs.crops:
+        yield f"crops {crops}, not {needs.crops}"
     is_projected = job.basis is not None or "pca_sha256" in file.attributes
     if needs.layers and is_projected and needs.basis is None:
         yield "its rows are projected by PCA"
     if needs.basis is not None and not is_projected:
         yield f"its rows are not projected by PCA, which --pca-from {needs.basis} does"
-
-
-def _differences_of_crops(needs: Needs, job: Job) -> Iterator[str]:
-    n = _crops_of_first_clip(job.file)
-    # Tables keep a row a crop; all others have a place for one vector a clip.
-    if n != needs.crops and needs.rows == "clips":
-        yield f"{n} crop{'s' * (n > 1)} a clip, not {needs.crops}"
-
-
-def _crops_of_first_clip(file: FeatureFile) -> int:
-    if not file.has_crops or len(file) == 0:
-        return 1
-    crops = file.between("crop", 0, 256)
-    return int(np.argmax(crops[1:] == crops[0])) + 1 if (crops[1:] == crops[0]).any() else len(crops)

@@ -34,13 +34,13 @@ PRESETS: tuple[Preset, ...] = (
     PerVideo(
         "rtfm-10crop",
         "RTFM, MGFN: ten crops a clip, .npy (T, 10, D)",
-        Needs(stride=16, crops=10),
+        Needs(stride=16, crops="ten"),
         files=lambda _: {".npy": write_only_layer},
     ),
     PerVideo(
         "xd-5crop",
         "XD-Violence: five crops a clip, a .npy each",
-        Needs(stride=16, crops=5),
+        Needs(stride=16, crops="five"),
         files=_xd_files,
     ),
 )
