@@ -26,7 +26,7 @@ from c3d_extract.errors import FetchError, WeightsError
 from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.weights import goldens as goldens_module
 from c3d_extract.weights import load as load_module
-from c3d_extract.weights import load_checkpoint, load_registry, verify
+from c3d_extract.weights import load_checkpoint, load_registry, measure, verify
 from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.goldens import KnownClip, known_clips, read_goldens, sample_frames
@@ -179,7 +179,7 @@ def test_the_facts_of_this_package_are_those_of_the_original_tools_output(shared
 
 def test_the_known_clips_exist_in_the_sample_frames(shared_data: Path) -> None:
     folder = shared_data / "samples/facebook_C3D/frm"
-    compared = verify._cut_clips(read(folder), known_clips(), ARCHITECTURES["c3d"])
+    compared = measure.cut_clips(read(folder), known_clips(), ARCHITECTURES["c3d"])
     assert len(compared.known) == 16
     assert compared.crops.shape == (16, 16, 112, 112, 3)
 
