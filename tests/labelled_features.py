@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -47,14 +47,20 @@ def sklearn_pipeline(c: float = 1.0, k: int | None = None) -> Pipeline:
     return make_pipeline(Normalizer(), *pca, svm)
 
 
-def feature_file(path: Path, layers: dict[str, np.ndarray], names: list[str], sha: str = "aa") -> Path:
-    """Write a feature file of these layers; ``sha`` is that of the weights."""
+def feature_file(
+    path: Path,
+    layers: dict[str, np.ndarray],
+    names: list[str],
+    sha: str = "aa",
+    weights: dict[str, Any] | None = None,
+) -> Path:
+    """Write a feature file of these layers; ``sha`` is that of the weights, if no more is said of them."""
     rows = [
         TableRow(names[i], (1,) * len(VIDEO_COLUMNS), [X[i].astype(np.float32) for X in layers.values()])
         for i in np.argsort(names)
     ]
-    weights = {"weights": "w", "weights_sha256": sha}
-    attributes = {"complete": True, "settings": {}, "versions": {}, "weights": weights}
+    described = weights or {"weights": "w", "weights_sha256": sha}
+    attributes = {"complete": True, "settings": {}, "versions": {}, "weights": described}
     sizes = {layer: X.shape[1] for layer, X in layers.items()}
     write_table(path, kind="features", layers=sizes, rows=rows, attributes=attributes)
     return path

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerFeatures", "read_layer", "require_same_features"]
 
-NOT_COMPARED = {"weights", "name", "mean"}  # names and paths; their checksums are compared instead
+NOT_COMPARED = {"weights", "name", "mean", "weights_file", "record"}  # names; checksums are compared instead
 
 
 class LayerFeatures(NamedTuple):
@@ -40,15 +40,27 @@ def read_layer(path: Path, layer: str | None = None) -> LayerFeatures:
         layer = layer or file.layers[0]
         pca = file.attributes.get("pca_sha256", "none")
         own = {"layer": layer, "dimension": file.size_of(layer), "pca": pca}
-        weights = file.attributes.get("weights", {}).items()
-        compared = {k: v for k, v in weights if k not in NOT_COMPARED and k not in own}
+        compared = _compared(file.attributes.get("weights", {}), layer)
         X, videos = file[layer], file.videos
     if not len(X):
         raise StoreError("holds no videos", subject=path)
     if len(bad := np.flatnonzero(~np.isfinite(X).all(axis=1))):
         reason = f"features of {len(bad)} of {len(X)} videos are not finite, the first is {videos[bad[0]]}"
         raise StoreError(reason, subject=path)
-    return LayerFeatures(X, videos, {**own, **compared})
+    return LayerFeatures(
+        X, videos, own | {name: value for name, value in compared.items() if name not in own}
+    )
+
+
+def _compared(weights: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """Return what rows of one layer must share."""
+    found = {name: value for name, value in weights.items() if name not in NOT_COMPARED}
+    hashes, record = found.pop("tensors_sha256", None), weights.get("record")
+    if isinstance(hashes, dict) and layer in hashes:
+        found["tensors_sha256"] = hashes[layer]
+    how = record.get("preprocessing") if isinstance(record, dict) else None
+    parts = how if isinstance(how, dict) else {}
+    return found | {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
 
 
 def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *, subject: object) -> None:
@@ -56,7 +68,10 @@ def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *
     if not (wanted.get("weights_sha256") and found.get("weights_sha256")):
         reason = "cannot be compared: it or the other file does not say which weights it was made with"
         raise StoreError(reason, subject=subject, hint="extract the features again")
-    keys = [key for key in {**wanted, **found} if wanted.get(key) != found.get(key)]
+    # The hash of the tensors decides where both have one: the same tensors circulate in many files.
+    both = wanted.get("tensors_sha256") and found.get("tensors_sha256")
+    ignored = "weights_sha256" if both else "tensors_sha256"
+    keys = [key for key in {**wanted, **found} if key != ignored and wanted.get(key) != found.get(key)]
     if keys:
         differences = [f"{key}: {wanted.get(key)} → {found.get(key)}" for key in keys]
         raise MismatchError("not the kind of features trained on", differences=differences, subject=subject)

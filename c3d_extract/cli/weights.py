@@ -150,7 +150,9 @@ def _own_description(name: str) -> dict[str, Any]:
 def _put(key: str, value: Any) -> None:
     key = key.replace("_", " ")
     if isinstance(value, dict):
-        value = ", ".join(f"{name} {part:,}" for name, part in value.items())
+        value = ", ".join(
+            f"{name} {part if isinstance(part, str) else format(part, ',')}" for name, part in value.items()
+        )
     numbers = isinstance(value, (list, tuple)) and value and not isinstance(value[0], str)
     values = value if isinstance(value, (list, tuple)) and not numbers else [value]
     for i, one in enumerate(values):

@@ -23,6 +23,7 @@ from c3d_extract.hdf5 import (
     open_hdf5,
     writing_hdf5,
 )
+from c3d_extract.output.identity import have_same_tensors
 from c3d_extract.output.pca_basis import LayerBasis, PcaBasis
 from c3d_extract.output.table import FORMAT, put_attributes
 from c3d_extract.output.validation import MAX_LAYERS, own_attributes
@@ -157,7 +158,7 @@ def check_basis(
         The features differ; the error lists the differences.
     """
     basis.check_takes(layer_sizes)
-    compared = ("l2",) if "published" in basis.provenance else COMPARED
+    compared: tuple[str, ...] = ("l2",) if "published" in basis.provenance else COMPARED
     fitted_on = basis.provenance.get("weights", {})
     was, now = _made_with(fitted_on, basis.provenance.get("settings", {})), _made_with(weights, settings)
     subject = basis.name or None
@@ -169,6 +170,8 @@ def check_basis(
             raise PcaError(
                 reason, subject=subject, hint="extract them again, and fit a basis on the new file"
             )
+    if have_same_tensors(fitted_on, weights, layer_sizes):
+        compared = tuple(name for name in compared if name != "weights")
     differences = [
         f"{name}: {_shown(name, was, fitted_on)} → {_shown(name, now, weights)}"
         for name in compared

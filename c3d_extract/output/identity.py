@@ -9,14 +9,60 @@ from typing import TYPE_CHECKING, Any
 from c3d_extract.errors import MismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     from c3d_extract.strict_json import JSON
 
-__all__ = ["NO_IDENTITY", "RunIdentity", "refuse_differences"]
+__all__ = ["NO_IDENTITY", "RunIdentity", "have_same_tensors", "not_compared", "refuse_differences"]
 
-_NOT_COMPARED = frozenset({"record"})
-"""Keys of `RunIdentity.settings` and `.weights` that may differ between runs on the same output."""
+
+def have_same_tensors(
+    here: Mapping[str, Any], there: Mapping[str, Any], layers: Iterable[str] | None = None
+) -> bool | None:
+    """Return whether two descriptions of weights are of equal tensors, used in the same way.
+
+    Parameters
+    ----------
+    here, there
+        As `RunIdentity.weights`.
+    layers
+        The layers whose tensors are compared; None compares those that the descriptions name.
+
+    Returns
+    -------
+        None where one does not say.
+    """
+    hashes, others = _tensor_hashes(here), _tensor_hashes(there)
+    names = {*hashes, *others} if layers is None else set(layers)
+    if not names or not names <= hashes.keys() & others.keys():
+        return None
+    return all(hashes[name] == others[name] for name in names) and _how(here) == _how(there)
+
+
+def _tensor_hashes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    found = weights.get("tensors_sha256")
+    return found if isinstance(found, dict) else {}
+
+
+def _how(weights: Mapping[str, Any]) -> Any:
+    """Return the preprocessing as JSON values: the hash of a file covers it, that of tensors does not."""
+    record = weights.get("record")
+    how = record.get("preprocessing") if isinstance(record, dict) else None
+    return json.loads(json.dumps(how))  # tuples become lists, as they do in a file
+
+
+def not_compared(here: Mapping[str, Any], there: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of two descriptions of weights that may differ.
+
+    The hash of the tensors decides where both have one: the same tensors circulate in many files. The hash of
+    the file decides otherwise.
+    """
+    always = {"record", "weights_file"}
+    same = have_same_tensors(here, there)
+    if same is None:
+        return frozenset(always | {"tensors_sha256"})
+    return frozenset(always | {"tensors_sha256", "weights_sha256", "weights"} if same else always)
 
 
 @dataclass(frozen=True)
@@ -26,7 +72,7 @@ class RunIdentity:
     settings: dict[str, JSON]
     """Flat: the user's choices that affect the values."""
     weights: dict[str, JSON]
-    """Flat: name, sha256 and conventions (pool5, colour) of the checkpoint and its mean."""
+    """Name, hashes and conventions (pool5, colour) of the checkpoint and its mean; see `not_compared`."""
     layer_sizes: dict[str, int]
     """Layer → dimensions before PCA."""
     versions: dict[str, str]
@@ -34,7 +80,8 @@ class RunIdentity:
 
     def differences(self, other: RunIdentity) -> list[str]:
         """Return one ``name: here → there`` for every setting that differs in ``other``."""
-        here, there = self._comparable(), other._comparable()
+        ignored = not_compared(self.weights, other.weights)
+        here, there = self._comparable(ignored), other._comparable(ignored)
         names = [name for name in here | there if here.get(name) != there.get(name)]
         names.sort(key=lambda name: name.startswith(("weights ", "size of ")))  # settings first
         return [f"{name}: {_shown(here, name)} → {_shown(there, name)}" for name in names]
@@ -63,11 +110,11 @@ class RunIdentity:
             "layer_sizes": self.layer_sizes,
         }
 
-    def _comparable(self) -> dict[str, JSON]:
-        groups = {"": self.settings, "weights ": self.weights, "size of ": self.layer_sizes}
+    def _comparable(self, ignored: Container[str]) -> dict[str, JSON]:
+        weights = {name: value for name, value in self.weights.items() if name not in ignored}
+        groups = {"": self.settings, "weights ": weights, "size of ": self.layer_sizes}
         flat = {f"{kind}{key}": value for kind, group in groups.items() for key, value in group.items()}
-        kept = {k: v for k, v in flat.items() if k.removeprefix("weights ") not in _NOT_COMPARED}
-        return dict(json.loads(json.dumps(kept)))  # tuples become lists, as they do in a file
+        return dict(json.loads(json.dumps(flat)))  # tuples become lists, as they do in a file
 
 
 NO_IDENTITY = RunIdentity({}, {}, {}, {})

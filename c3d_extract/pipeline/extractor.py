@@ -327,7 +327,7 @@ class Extractor:
         settings["precision"] = self.precision
         backbone = self.checkpoint.backbone
         sizes = {layer: backbone.layer_size(layer) for layer in self.settings.layers}
-        identity = self.checkpoint.identity(with_crops=self._crops is not None)
+        identity = self.checkpoint.identity(self.settings.layers, with_crops=self._crops is not None)
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
         weights = {**identity, "record": record}
         versions = library_versions() | {

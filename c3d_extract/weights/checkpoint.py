@@ -10,6 +10,7 @@ from c3d_extract.models.c3d import Architecture
 from c3d_extract.weights.means import mean_sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -51,10 +52,12 @@ class Checkpoint:
     notes
         One-line remarks for the user.
     record
-        Its registry entry, as JSON values.
+        The registry entry of its file, as JSON values.
     resized_mean
         float32 (3, T, rows, columns), the mean of whole resized frames, where it is one: for other crops than
         that of the centre.
+    tensors_sha256
+        The hash of the tensors that each loaded layer depends on, see `tensor_hash`.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     resized_mean: NDArray[np.float32] | None = None
+    tensors_sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> Architecture:
@@ -88,15 +92,19 @@ class Checkpoint:
             raise WeightsError(why, subject=self.name)
         return self.backbone
 
-    def identity(self, *, with_crops: bool = False) -> dict[str, Any]:
-        """Return what must be equal for features to be comparable, as a flat dict of JSON values.
+    def identity(self, layers: Sequence[str] | None = None, *, with_crops: bool = False) -> dict[str, Any]:
+        """Return what tells whether features of ``layers``, or of all, are comparable, as JSON values.
 
-        ``with_crops``: of other crops than the centre, each of which has the mean of its own pixels.
+        Where ``tensors_sha256`` is equal, the file and its hash need not be. ``with_crops``: of other crops
+        than the centre, each of which has the mean of its own pixels.
         """
         whole = self.resized_mean if with_crops else None
+        hashes = self.tensors_sha256
         return {
             "weights": self.name,
+            "weights_file": self.path.name,
             "weights_sha256": self.sha256,
+            "tensors_sha256": {layer: hashes[layer] for layer in layers or hashes if layer in hashes},
             "architecture": self.backbone.name,
             **self.backbone.variant,
             **self.preprocessing.identity(),
@@ -108,7 +116,6 @@ class Checkpoint:
         """Return everything that is known about the checkpoint, as JSON values."""
         return {
             **self.identity(),
-            "file": self.path.name,
             "layout": self.layout,
             "licence": self.licence,
             "architecture": self.backbone.to_json(),

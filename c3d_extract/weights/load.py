@@ -21,6 +21,7 @@ from c3d_extract.weights.layouts.native import read_header
 from c3d_extract.weights.locate import locate
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101
 from c3d_extract.weights.registry import load_registry, published_entries
+from c3d_extract.weights.tensor_hash import tensor_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,8 @@ def load_checkpoint(
     named = described.mean if mean is None else mean
     if not isinstance(named, NamedMean):
         named = find_mean(named, beside=located.path.parent, offline=offline, progress=progress)
-    return _assembled(located, contents, described, named, state)
+    hashes = tensor_hashes(described.backbone, state, layers or described.backbone.layers)
+    return replace(_assembled(located, contents, described, named, state), tensors_sha256=hashes)
 
 
 def _assembled(

@@ -145,6 +145,11 @@ def test_a_given_basis_must_fit_and_stay_the_same(output: Path) -> None:
     other = replace(identity(), weights=identity().weights | {"weights_sha256": "11"})
     with pytest.raises(MismatchError, match=r"weights: random \(sha256 00ff\) → random \(sha256 11\)"):
         open_store(output, other, basis=three)
+    same = dict.fromkeys(SIZES, "aa")  # the same tensors in another file
+    tensors = {"tensors_sha256": same, "record": identity().weights.get("record")}
+    fitted = replace(three, provenance=provenance | {"weights": identity().weights | tensors})
+    other = replace(other, weights=other.weights | tensors)
+    write(output.with_name("other.h5"), rows, basis=fitted, identity=other)
     with pytest.raises(PcaError, match="no basis for layer fc8"):
         open_store(output, replace(identity(), layer_sizes={"fc8": 4}), basis=three)
 

@@ -48,3 +48,44 @@ def test_layers_of_other_sizes_are_a_difference() -> None:
     other = replace(identity(), layer_sizes={"fc6": 12, "fc7": 6})
     assert identity().differences(other) == ["size of fc7: 5 → 6"]
     assert identity().differences(identity()) == []
+
+
+FROM_CAFFE = {
+    "weights": "sports1m",
+    "weights_file": "conv3d",
+    "weights_sha256": "00",
+    "tensors_sha256": {"fc6": "aa"},
+    "record": {"preprocessing": {"std": (1, 1, 1)}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "differences"),
+    [
+        ({}, []),
+        ({"weights": "mine", "weights_file": "c3d.pickle", "weights_sha256": "11"}, []),
+        ({"record": {"preprocessing": {"std": [1, 1, 1]}, "notes": ["fetched"]}}, []),
+        ({"tensors_sha256": {"fc6": "bb"}}, ['tensors_sha256: {"fc6": "aa"} → {"fc6": "bb"}']),
+        ({"weights_sha256": "11", "tensors_sha256": {}}, ["weights_sha256: 00 → 11"]),
+        ({"tensors_sha256": "nonsense"}, []),
+        (
+            {"weights_sha256": "11", "record": {"preprocessing": {"std": [2, 1, 1]}}},
+            ["weights_sha256: 00 → 11"],
+        ),
+        ({"colour": "rgb"}, ["colour: none → rgb"]),
+    ],
+)
+def test_the_tensors_decide_where_both_say_their_hash_and_the_file_where_not(
+    output: Path, change: dict[str, Any], differences: list[str]
+) -> None:
+    was = replace(identity(), weights=FROM_CAFFE)
+    now = replace(identity(), weights=FROM_CAFFE | change)
+    write(output, [video_row("a")], identity=was)
+    expected = [f"weights {one}" for one in differences]
+    assert was.differences(now) == expected
+    if not differences:
+        open_store(output, now).close()
+        return
+    with pytest.raises(MismatchError) as caught:
+        open_store(output, now)
+    assert caught.value.differences == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,9 @@ def test_overrides_win_and_are_not_called_assumptions(state: State, tmp_path: Pa
 def test_identity_changes_with_whatever_changes_the_numbers(state: State, tmp_path: Path) -> None:
     write_torch(tmp_path / "x", state, DAVIDEA)
     base = load_checkpoint(tmp_path / "x", mean="1,2,3").identity()
-    assert all(isinstance(value, str) for value in base.values())
+    hashes = base["tensors_sha256"]
+    assert all(isinstance(value, str) for value in (base | hashes).values() if value is not hashes)
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes.values())
     for change in ({"mean": "1,2,4"}, {"pool5": "symmetric"}, {"colour": "rgb"}):
         assert load_checkpoint(tmp_path / "x", **({"mean": "1,2,3"} | change)).identity() != base  # type: ignore[arg-type]
     state = state | {"fc6.bias": state["fc6.bias"] + 1}
