@@ -18,7 +18,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "C3DError",
@@ -102,7 +105,23 @@ class WeightsError(C3DError):
 
 
 class FetchError(WeightsError):
-    """A file could not be downloaded from any of its mirrors."""
+    """A file could not be downloaded from any of its mirrors.
+
+    Parameters
+    ----------
+    reason
+        Kept without the answers as ``summary``.
+    answers
+        What each address answered, one line each; empty where none was asked.
+    """
+
+    def __init__(
+        self, reason: str, *, answers: Sequence[str] = (), subject: object = None, hint: str | None = None
+    ) -> None:
+        self.summary = reason
+        self.answers = list(answers)
+        said = f"{reason}: {'; '.join(answers)}" if answers else reason
+        super().__init__(said, subject=subject, hint=hint)
 
 
 class DeviceError(C3DError):

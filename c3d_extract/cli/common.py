@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from c3d_extract.cli.streams import StdoutLostError, keep_streams
-from c3d_extract.errors import C3DError, UsageError, printable
+from c3d_extract.errors import C3DError, FetchError, UsageError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,8 @@ __all__ = [
     "show",
 ]
 
+_MOST_IN_LINE = 2  # answers of servers in an error of one line
+_WIDTH, _HEIGHT = 80, 24
 EXIT_FATAL, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 P = ParamSpec("P")
@@ -78,9 +80,25 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 def _report_error(error: C3DError) -> int:
     """Print an error in one line and return its exit code; nothing where stdout's reader exited."""
-    if not (isinstance(error, StdoutLostError) and error.reader_left):
+    if isinstance(error, FetchError) and len(error.answers) > _MOST_IN_LINE:
+        note(_as_list(error))
+    elif not (isinstance(error, StdoutLostError) and error.reader_left):
         note(f"Error: {error}")
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FATAL
+
+
+def _as_list(error: FetchError) -> str:
+    """Return what many addresses answered, in lines that fit a screen of 80x24 together."""
+    todo = [printable(part) for part in (error.hint or "").split("; ") if part]
+    left = _HEIGHT - 2 - len(error.answers) - sum(-(-len(part) // _WIDTH) for part in todo)
+    answers = []
+    for answer in error.answers:
+        text = f"  {printable(answer)}"
+        n_rows = 2 if len(text) > _WIDTH and left > 0 else 1
+        left -= n_rows - 1
+        room = n_rows * _WIDTH
+        answers.append(text if len(text) <= room else f"{text[: room - 1]}…")
+    return "\n".join([f"Error: {error.subject}: {error.summary}:", *answers, *todo])
 
 
 def run_program(command: click.Command, name: str) -> None:

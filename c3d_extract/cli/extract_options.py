@@ -183,7 +183,8 @@ def load_extractor(options: Options, settings: ExtractSettings, fetch_bar: Fetch
     try:
         return extractor_loader(options, settings)(fetch_progress=fetch_bar)
     except FetchError as error:
-        error.hint = f"{error.hint}; to try the tool without a download: --weights motion-mini"
+        if "motion-mini" not in str(error.hint):
+            error.hint = f"{error.hint}; to try the tool without a download: --weights motion-mini"
         raise
 
 

@@ -20,15 +20,10 @@ from c3d_extract.cli.options import (
     quiet_option,
 )
 from c3d_extract.errors import FetchError, UsageError
-from c3d_extract.weights.fetch import fetch_file, local_path, sha256_of, unverified_note
+from c3d_extract.weights.fetch import fetch_file, local_copy, local_path
 from c3d_extract.weights.registry import find_entry, load_registry, registered_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from c3d_extract.weights.convert import Rounding
     from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import RegistryEntry
@@ -80,7 +75,7 @@ def list_command(*, as_json: bool, debug: bool) -> None:
 
 
 def _state(entry: RegistryEntry) -> str:
-    if local_path(entry) is not None:
+    if local_copy(entry) is not None:
         return "here"
     if entry.embedded:
         return "missing"
@@ -112,7 +107,7 @@ def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     """Show everything that is known of a registered checkpoint."""
     del debug
     entry = find_entry(name)
-    path = local_path(entry)
+    path = local_copy(entry)
     values = entry.to_json() | {"state": _state(entry), "path": None if path is None else str(path)}
     if entry.embedded and path is not None:
         values |= _own_description(name)
@@ -176,7 +171,7 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
     """Fetch checkpoints with their means and labels into torch's cache; prints where they are."""
     del debug
     from c3d_extract.cli.progress import FetchBar
-    from c3d_extract.weights.locate import fetch_entry
+    from c3d_extract.weights.locate import locate_entry
 
     for entry in [find_entry(name) for name in names]:
         if entry.embedded and (path := local_path(entry)) is not None:
@@ -185,7 +180,7 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
         if not quiet:
             note(f"{entry.name}: {entry.title}. Licence: {entry.licence}.")
         with FetchBar(quiet=quiet) as bar:
-            path = fetch_entry(entry, offline=offline, progress=bar)
+            located = locate_entry(entry, offline=offline, progress=bar)
             for kind, remotes in (("mean", load_registry().means), ("labels", load_registry().labels)):
                 remote = remotes.get(getattr(entry, kind) or "")
                 if remote is None:
@@ -194,10 +189,11 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
                     fetch_file(remote, offline=offline, progress=bar)
                 except FetchError as error:
                     note(f"its {kind}: {error}")
-        unverified = unverified_note(entry.file, sha256_of(path))
-        if unverified is not None:  # also with --quiet: it is a warning
-            note(f"Warning: {unverified}")
-        click.echo(path)
+        for remark in () if quiet else located.notes:
+            note(printable(remark))
+        if located.unverified is not None:  # also with --quiet: it is a warning
+            note(f"Warning: {located.unverified}")
+        click.echo(located.path)
 
 
 @command.command("convert")
@@ -290,30 +286,19 @@ def verify_command(
     del debug
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.weights.goldens import known_clips, read_goldens, sample_frames
+    from c3d_extract.weights.measure import known_frames
     from c3d_extract.weights.verify import verify
 
     known: list[KnownClip] = known_clips() if goldens is None else read_goldens(goldens)
     on_run = None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}")
     with FetchBar(quiet=quiet) as bar:
         folder = sample_frames(offline=how["offline"], progress=bar) if frames is None else frames
-        verdict = verify(source, _read_frames(folder, known), known, progress=bar, on_run=on_run, **how)
+        verdict = verify(source, known_frames(folder, known), known, progress=bar, on_run=on_run, **how)
     for remark in () if quiet else verdict.notes:
         note(printable(remark))
     put_json(_verdict_json(verdict)) if as_json else _put_verdict(verdict)
     if verdict.match is None:
         sys.exit(EXIT_FATAL)
-
-
-def _read_frames(folder: Path, known: Sequence[KnownClip]) -> dict[str, Iterator[NDArray[np.uint8]]]:
-    """Return the frames of the known videos that the folder holds, each read when it is asked for."""
-    from c3d_extract.decode import read_frame_folder
-    from c3d_extract.weights.verify import no_known_frames
-
-    videos = dict.fromkeys(clip.video for clip in known)
-    found = {video: read_frame_folder(folder / video) for video in videos if (folder / video).is_dir()}
-    if not found:
-        raise no_known_frames(known, subject=folder)
-    return found
 
 
 def _way(colour: str, pool5: str, fc6_order: str | None) -> str:

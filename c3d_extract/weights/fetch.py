@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from c3d_extract.errors import FetchError, WeightsError
-from c3d_extract.weights.registry import data_folder
+from c3d_extract.weights.registry import data_folder, entries_with_tensors_of
 
 try:
     import fcntl
@@ -25,6 +25,8 @@ except ImportError:  # Windows: of two processes that fetch the same file, one f
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from c3d_extract.weights.registry import RegistryEntry, RemoteFile
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "fetch_file",
     "git_blob_sha1",
     "is_offline",
+    "local_copy",
     "local_path",
     "sha256_of",
     "unverified_note",
@@ -68,6 +71,12 @@ def local_path(entry: RegistryEntry) -> Path | None:
     path = folder / entry.file.name
     is_right_size = path.is_file() and entry.file.size in {None, path.stat().st_size}
     return path if is_right_size else None
+
+
+def local_copy(entry: RegistryEntry) -> Path | None:
+    """Return the path of the first local file of the entry: its own, or one of equal tensors."""
+    paths = map(local_path, entries_with_tensors_of(entry))
+    return next((path for path in paths if path is not None), None)
 
 
 def is_offline(asked: bool = False) -> bool:
@@ -176,12 +185,13 @@ def fetch_file(
                 return part.move_to(target)
             answers.append(answer)
         part.discard_if_empty()
-    raise _failure(remote, folder, "could not be fetched: " + "; ".join(answers))
+    raise _failure(remote, folder, "could not be fetched", answers)
 
 
-def _failure(remote: RemoteFile, folder: Path, reason: str) -> FetchError:
+def _failure(remote: RemoteFile, folder: Path, reason: str, answers: Sequence[str] = ()) -> FetchError:
     source = f"get it from {remote.mirrors[0]}" if remote.mirrors else "get it by other means"
-    return FetchError(reason, subject=remote.name, hint=f"{source} and put it into {folder} under that name")
+    hint = f"{source} and put it into {folder} under that name"
+    return FetchError(reason, answers=answers, subject=remote.name, hint=hint)
 
 
 @contextmanager
@@ -386,4 +396,5 @@ def _why(error: Exception, timeout_seconds: float) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
         return f"silent for {timeout_seconds:g} s"
-    return " ".join(str(reason).split()) or type(error).__name__
+    text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+    return " ".join(text.split()) or type(error).__name__

@@ -128,7 +128,10 @@ def sample_frames(*, offline: bool = False, progress: FetchProgress | None = Non
                 problems.append(error)
     if len(problems) == len(_facts()["frames"]):
         hint = "give a folder that holds v_ApplyEyeMakeup_g01_c01 and v_BaseballPitch_g01_c01 with --frames"
-        raise FetchError(problems[0].reason, subject="the authors' sample frames", hint=hint) from problems[0]
+        first = problems[0]
+        raise FetchError(
+            first.summary, answers=first.answers, subject="the authors' sample frames", hint=hint
+        ) from first
     return folder
 
 

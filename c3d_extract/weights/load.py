@@ -18,7 +18,7 @@ from c3d_extract.weights.fetch import cache_folder, check_file
 from c3d_extract.weights.layouts.contents import c3d_architecture, check_tensors, read_state
 from c3d_extract.weights.layouts.detect import open_contents
 from c3d_extract.weights.layouts.native import read_header
-from c3d_extract.weights.locate import locate
+from c3d_extract.weights.locate import check_described, locate
 from c3d_extract.weights.means import NamedMean, find_mean, looks_like_ucf101
 from c3d_extract.weights.registry import load_registry, published_entries
 from c3d_extract.weights.tensor_hash import tensor_hashes
@@ -103,7 +103,7 @@ def load_checkpoint(
     UsageError
         If the network lacks one of the layers.
     """
-    located = locate(source, offline=offline, progress=progress)
+    located = locate(source, layers=layers, offline=offline, progress=progress)
     entry, wanted = located.entry, _Wanted(layers, mean, pool5, colour)
     order = fc6_order or (entry.fc6_order if entry else None)
     with open_contents(located.path, order) as contents:
@@ -117,6 +117,9 @@ def load_checkpoint(
             described.backbone.check_layers(layers)
         shapes = described.backbone.state_shapes(layers)
         state = read_state(contents, shapes, located.path.stat().st_size)
+    if located.is_reversed:
+        kernels = described.backbone.input_weight
+        state[kernels] = state[kernels].flip(1).contiguous()
     named = described.mean if mean is None else mean
     if not isinstance(named, NamedMean):
         named = find_mean(named, beside=located.path.parent, offline=offline, progress=progress)
@@ -134,7 +137,7 @@ def _assembled(
     entry, backbone = located.entry, described.backbone
     fitted = fit_mean(mean.array, described.preprocessing, backbone.clip[0])
     return Checkpoint(
-        name=entry.name if entry else described.name or located.path.name,
+        name=located.name or (entry.name if entry else described.name or located.path.name),
         path=located.path,
         sha256=located.sha256,
         layout=contents.layout,
@@ -145,10 +148,23 @@ def _assembled(
         state=state,
         labels=described.labels or _labels(entry, described.n_classes),
         licence=entry.licence if entry else described.licence,
-        notes=[*located.notes, *contents.notes, *described.notes, *_mean_warning(described, fitted)],
+        notes=_remarks(located, contents, described, fitted),
         record=(entry.to_json() if entry else {}) | described.extra,
         resized_mean=resized_mean(mean.array, described.preprocessing),
     )
+
+
+def _remarks(
+    located: Located, contents: Contents, described: _Described, mean: NDArray[np.float32]
+) -> list[str]:
+    unverified = [] if located.unverified is None else [located.unverified]
+    return [
+        *located.notes,
+        *unverified,
+        *contents.notes,
+        *described.notes,
+        *_mean_warning(described, mean),
+    ]
 
 
 def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) -> _Described:
@@ -161,7 +177,7 @@ def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) 
     preprocessing = _coloured(conventions.preprocessing, wanted.colour)
     architecture = c3d_architecture(contents.shapes, wanted.pool5 or conventions.pool5)
     if entry is not None and not entry.file.hash_known:
-        _check_against(entry, contents.layout, n_classes)
+        check_described(entry, contents.layout, n_classes)
     assumptions = _assumptions(conventions, wanted)
     return _Described(
         architecture,
@@ -171,16 +187,6 @@ def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) 
         assumptions,
         n_classes=architecture.n_classes,
     )
-
-
-def _check_against(entry: RegistryEntry, layout: str, n_classes: int | None) -> None:
-    """Refuse a file that matches the registered one by name only."""
-    if layout != entry.layout:
-        raise WeightsError(f"is of layout {layout}, but {entry.name} of {entry.layout}")
-    if n_classes != entry.n_classes:
-        raise WeightsError(
-            f"has {n_classes or 'no'} classes, but {entry.name} has {entry.n_classes or 'none'}"
-        )
 
 
 def _entry_of_published(network: VideoNetwork, sha256: str) -> RegistryEntry | None:

@@ -18,7 +18,8 @@ from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.weights.goldens import measures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["Combination", "Compared", "Runnable", "cut_clips", "measure", "no_known_frames"]
+__all__ = ["Combination", "Compared", "Runnable", "cut_clips", "known_frames", "measure"]
 
 NORM_BOUND, MAX_BOUND, NON_ZERO_BOUND, VECTOR_BOUND = 0.01, 0.02, 0.01, 0.01
 """Bounds of a match, each for the worst of all clips: fc6's norm and maximum (relative), its share
@@ -139,11 +140,22 @@ def cut_clips(
                 crops.append(span)
                 found.append(clip)
     if not found:
-        raise no_known_frames(known)
+        raise _no_known_frames(known)
     return Compared(np.stack(crops), found)
 
 
-def no_known_frames(known: Sequence[KnownClip], subject: object = None) -> WeightsError:
+def known_frames(folder: Path, known: Sequence[KnownClip]) -> dict[str, Iterator[NDArray[np.uint8]]]:
+    """Return the frames of the known videos that the folder holds, each read when it is asked for."""
+    from c3d_extract.decode import read_frame_folder
+
+    videos = dict.fromkeys(clip.video for clip in known)
+    found = {video: read_frame_folder(folder / video) for video in videos if (folder / video).is_dir()}
+    if not found:
+        raise _no_known_frames(known, subject=folder)
+    return found
+
+
+def _no_known_frames(known: Sequence[KnownClip], subject: object = None) -> WeightsError:
     """Return the error that says which frames are needed."""
     hint = f"it needs folders {', '.join(sorted({clip.video for clip in known}))}"
     return WeightsError("holds no frames of a known clip", subject=subject, hint=hint)

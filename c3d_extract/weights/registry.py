@@ -25,6 +25,7 @@ __all__ = [
     "RegistryEntry",
     "RemoteFile",
     "data_folder",
+    "entries_with_tensors_of",
     "find_entry",
     "load_registry",
     "published_entries",
@@ -91,6 +92,12 @@ class RegistryEntry:
         For channels-last layouts; None where it is not known or does not apply.
     labels
         Name of a registered list of class names.
+    same_tensors
+        Names of the entries whose files hold the same tensors, in the order of trust; they stand in for this
+        entry's file where it cannot be had.
+    undecided
+        Of ``colour`` and ``fc6_order`` those that nobody states for this file. They are measured before it
+        stands in for another.
     embedded
         Whether the file is distributed with this package and contains its own description.
     sources, unknown
@@ -114,6 +121,8 @@ class RegistryEntry:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     fc6_order: Fc6Order | None = None
     labels: str | None = None
+    same_tensors: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
     embedded: bool = False
     sources: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
@@ -215,6 +224,11 @@ def _published_entry(weights: Published) -> RegistryEntry:
         sources=("torchvision's own record of these weights",),
         facts=facts,
     )
+
+
+def entries_with_tensors_of(entry: RegistryEntry) -> list[RegistryEntry]:
+    """Return the entry and those whose files hold the same tensors, in the order of trust."""
+    return [entry, *(find_entry(name) for name in entry.same_tensors)]
 
 
 def find_entry(name: str) -> RegistryEntry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
 from c3d_extract.weights.load import load_checkpoint
-from c3d_extract.weights.measure import Combination, Compared, Runnable, cut_clips, measure, no_known_frames
+from c3d_extract.weights.measure import Combination, Compared, Runnable, cut_clips, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import Fc6Order
 
-__all__ = ["Combination", "Verdict", "no_known_frames", "verify"]
+__all__ = ["Combination", "Verdict", "verify"]
 
 
 @dataclass(frozen=True)

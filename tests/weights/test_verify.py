@@ -10,15 +10,14 @@ import json
 import tarfile
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from checkpoint_writers import DAVIDEA, random_state, write_keras, write_torch
 from click.testing import CliRunner
-from torch.nn import functional as F
+from known_outputs import CLIPS, plain_outputs, write_frames
 
 from c3d_extract.cli import weights as cli
 from c3d_extract.decode import read_frame_folder
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from checkpoint_writers import State
     from numpy.typing import NDArray
 
     Goldens = Callable[[str, str], Path]
@@ -45,56 +43,17 @@ NARROW = replace(ARCHITECTURES["c3d"].scaled(1 / 64), n_classes=7)
 STATE = random_state(NARROW.state_shapes(), seed=1)
 MEAN = (100.0, 108.0, 107.0)
 MEAN_TEXT = "100,108,107"
-CLIPS = [("kick", 1), ("kick", 9), ("wave", 1)]
 
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders of numbered JPEGs of moving, coloured noise."""
-    folder = tmp_path_factory.mktemp("frames")
-    rng = np.random.default_rng(0)
-    for video, n in (("kick", 24), ("wave", 16)):
-        (folder / video).mkdir()
-        image = cv2.resize(
-            rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), (100, 80), interpolation=cv2.INTER_CUBIC
-        )
-        image = np.clip(image * np.array([1.0, 0.7, 0.4]), 0, 255).astype(np.uint8)  # channels that differ
-        for i in range(n):
-            cv2.imwrite(str(folder / video / f"{i + 1:06d}.jpg"), np.roll(image, 3 * i, axis=1))
-    return folder
+    return write_frames(tmp_path_factory.mktemp("frames"))
 
 
 def read(folder: Path) -> dict[str, Iterator[NDArray[np.uint8]]]:
     """The videos in a folder, as `verify` takes them."""
     return {path.name: read_frame_folder(path) for path in folder.iterdir() if path.is_dir()}
-
-
-def _image(file: Path) -> NDArray[Any]:
-    image = cv2.imread(str(file))
-    assert image is not None
-    return image
-
-
-def plain_outputs(state: State, frames: Path, colour: str, pool5: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """fc6 and class probabilities of CLIPS, by OpenCV and the functions of torch alone."""
-    rows = []
-    for video, start in CLIPS:
-        files = sorted((frames / video).iterdir())[start - 1 : start + 15]
-        images = [cv2.resize(_image(file), (171, 128))[8:120, 29:141] for file in files]
-        clip = torch.from_numpy(np.stack(images).astype(np.float32) - np.array(MEAN, np.float32))
-        rows.append(clip.permute(3, 0, 1, 2) if colour == "bgr" else clip.permute(3, 0, 1, 2).flip(0))
-    x = torch.stack(rows)
-    w = {name: torch.from_numpy(array) for name, array in state.items()}
-    for name in ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b"):
-        x = F.relu(F.conv3d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1))
-        if name == "conv1a":
-            x = F.max_pool3d(x, (1, 2, 2))
-        elif name in {"conv2a", "conv3b", "conv4b"}:
-            x = F.max_pool3d(x, 2)
-    x = F.pad(x, (0, 1, 0, 1)) if pool5 == "ceil" else F.pad(x, (1, 1, 1, 1))  # zeros never win after ReLU
-    fc6 = F.relu(F.linear(F.max_pool3d(x, 2).flatten(1), w["fc6.weight"], w["fc6.bias"]))
-    fc7 = F.relu(F.linear(fc6, w["fc7.weight"], w["fc7.bias"]))
-    return fc6.numpy(), F.softmax(F.linear(fc7, w["fc8.weight"], w["fc8.bias"]), dim=1).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +64,7 @@ def goldens(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Goldens:
     @functools.cache
     def write(colour: str, pool5: str) -> Path:
         path = folder / f"{colour}-{pool5}.npz"
-        fc6, prob = plain_outputs(STATE, frames, colour, pool5)
+        fc6, prob = plain_outputs(STATE, frames, colour, pool5, MEAN)
         np.savez(path, names=np.array([f"{video}/{start:06d}" for video, start in CLIPS]), fc6=fc6, prob=prob)
         return path
 
@@ -278,6 +237,7 @@ def register(monkeypatch: pytest.MonkeyPatch, file: RemoteFile) -> RegistryEntry
     changed = replace(load_registry(), checkpoints=load_registry().checkpoints | {"served": record})
     for module in (registry_module, locate_module, load_module, cli):
         monkeypatch.setattr(module, "load_registry", lambda: changed)
+    monkeypatch.setattr(locate_module, "NETWORK", NARROW)
     return record
 
 
