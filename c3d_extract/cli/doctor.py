@@ -168,9 +168,9 @@ def _video(problems: list[str]) -> dict[str, str]:
 
 def _weights() -> dict[str, str]:
     from c3d_extract.weights import cache_folder, local_path
-    from c3d_extract.weights.registry import registered_entries
+    from c3d_extract.weights.registry import listed_entries
 
-    here = [name for name, record in registered_entries().items() if local_path(record) is not None]
+    here = [name for name, record in listed_entries().items() if local_path(record) is not None]
     return {
         "cache": str(cache_folder()),
         "on this machine": ", ".join(here) or "none; see c3d-tools weights list",

@@ -21,7 +21,7 @@ from c3d_extract.cli.options import (
 )
 from c3d_extract.errors import FetchError, UsageError
 from c3d_extract.weights.fetch import fetch_file, local_copy, local_path
-from c3d_extract.weights.registry import find_entry, load_registry, registered_entries
+from c3d_extract.weights.registry import find_entry, listed_entries, load_registry
 
 if TYPE_CHECKING:
     from c3d_extract.weights.convert import Rounding
@@ -50,7 +50,7 @@ def command() -> None:
 def list_command(*, as_json: bool, debug: bool) -> None:
     """List the registered checkpoints: what is here, what can be fetched, size, licence."""
     del debug
-    entries = list(registered_entries().values())
+    entries = list(listed_entries().values())
     if as_json:
         put_json([entry.to_json() | {"state": _state(entry)} for entry in entries])
         return
@@ -106,7 +106,7 @@ def _megabytes(n_bytes: float) -> str:
 def show_command(*, name: str, as_json: bool, debug: bool) -> None:
     """Show everything that is known of a registered checkpoint."""
     del debug
-    entry = find_entry(name)
+    entry = listed_entries().get(name) or find_entry(name)
     path = local_copy(entry)
     values = entry.to_json() | {"state": _state(entry), "path": None if path is None else str(path)}
     if entry.embedded and path is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.strict_json import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,9 @@ __all__ = [
     "data_folder",
     "entries_with_tensors_of",
     "find_entry",
+    "listed_entries",
     "load_registry",
     "published_entries",
-    "registered_entries",
 ]
 
 Fc6Order = Literal["chw", "hwc"]
@@ -196,9 +197,19 @@ def published_entries() -> dict[str, RegistryEntry]:
     return {name: _published_entry(weights) for name, weights in published().items()}
 
 
-def registered_entries() -> dict[str, RegistryEntry]:
-    """Return every entry by name, torchvision's too; this imports torch."""
-    return load_registry().checkpoints | published_entries()
+def listed_entries() -> dict[str, RegistryEntry]:
+    """Return every entry by name, torchvision's as some version of it records them; imports no torch.
+
+    For listing alone: what is fetched and run follows the installed torchvision, see `published_entries`.
+    """
+    return load_registry().checkpoints | _copied_entries()
+
+
+@cache
+def _copied_entries() -> dict[str, RegistryEntry]:
+    values = parse_json((data_folder() / "torchvision.json").read_text(encoding="utf-8"))
+    entries = [RegistryEntry(**_frozen(fields) | {"file": _remote(fields["file"])}) for fields in values]
+    return {entry.name: entry for entry in entries}
 
 
 def _published_entry(weights: Published) -> RegistryEntry:
@@ -236,7 +247,7 @@ def find_entry(name: str) -> RegistryEntry:
     known = load_registry().checkpoints
     if name in known:
         return known[name]
-    known = registered_entries()
+    known = {**known, **published_entries()}
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

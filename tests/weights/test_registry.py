@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,30 @@ def test_weights_that_are_not_here_say_what_to_fetch_and_where_to_put_it(cache: 
 def test_reading_the_registry_imports_no_torch() -> None:
     code = "import sys, c3d_extract.weights as w; w.load_registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_torchvisions_records_are_listed_as_they_are_without_importing_it() -> None:
+    code = (
+        "import sys; from c3d_extract.weights.registry import listed_entries as listed; listed(); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    listed, published = registry_module.listed_entries(), registry_module.published_entries()
+    assert list(listed) == [*load_registry().checkpoints, *published]
+    for name, entry in published.items():
+        here, there = (json.loads(json.dumps(one.to_json())) for one in (listed[name], entry))
+        for one in (here, there):
+            one["facts"].pop("about", None)  # prose, which may change with the version
+        assert here == there, "run tests/golden/make_torchvision_records.py"
+
+
+def test_listing_and_showing_import_nothing_that_takes_seconds() -> None:
+    for words in (["list"], ["show", "r3d_18"], ["show", "sports1m"]):
+        code = "import sys; from c3d_extract.cli.weights import command; "
+        code += f"command({words}, standalone_mode=False); "
+        code += "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'torchvision')))"
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from c3d_extract.weights import load_checkpoint, load_registry, measure, verify
 from c3d_extract.weights import locate as locate_module
 from c3d_extract.weights import registry as registry_module
 from c3d_extract.weights.goldens import KnownClip, known_clips, read_goldens, sample_frames
-from c3d_extract.weights.registry import RegistryEntry, RemoteFile, registered_entries
+from c3d_extract.weights.registry import RegistryEntry, RemoteFile, listed_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -276,7 +276,7 @@ def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run("list")
     assert code == 0
-    assert all(name in out for name in registered_entries())
+    assert all(name in out for name in listed_entries())
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "…" not in out
 
@@ -284,7 +284,7 @@ def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyP
 def test_list_and_show_as_json() -> None:
     listed = json.loads(run("list", "--json")[1])
     names = [record["name"] for record in listed]
-    assert names == list(registered_entries())
+    assert names == list(listed_entries())
     assert names[: len(load_registry().checkpoints)] == list(load_registry().checkpoints)
     shown = json.loads(run("show", "sports1m", "--json")[1])
     assert shown["file"]["sha256"].startswith("de192a0b")
