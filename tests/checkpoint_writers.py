@@ -234,6 +234,53 @@ def write_npy(path: Path, state: State, *, order: str = "chw", protocol: int | N
         pickle.dump(wrapped, file, protocol=protocol)
 
 
+# Caffe2 ----------------------------------------------------------------------------------------------
+
+
+def _whole_number(value: int) -> bytes:
+    if value < 256:
+        return b"K" + bytes([value])
+    return b"M" + struct.pack("<H", value) if value < 1 << 16 else b"J" + struct.pack("<i", value)
+
+
+def _text_of_python2(text: str) -> bytes:
+    return b"U" + bytes([len(text)]) + text.encode()
+
+
+def _array_of_python2(array: NDArray[np.float32]) -> bytes:
+    """The opcodes of protocol 2 that Python 2's pickle wrote for an array."""
+    shape = b"(" + b"".join(map(_whole_number, array.shape)) + b"t"
+    kind = b"cnumpy\ndtype\n" + _text_of_python2("f4") + b"K\x00K\x01\x87R"
+    kind += b"(K\x03" + _text_of_python2("<") + b"NNN" + b"J\xff\xff\xff\xff" * 2 + b"K\x00tb"
+    empty = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + _text_of_python2("b") + b"\x87R"
+    )
+    content = array.astype("<f4").tobytes()
+    return empty + b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", len(content)) + content + b"tb"
+
+
+def python2_pickle(blobs: State) -> bytes:
+    """``pickle.dumps({"blobs": blobs}, 2)`` of Python 2, opcode by opcode."""
+    inside = b"".join(
+        _text_of_python2(name) + _array_of_python2(array) + b"s" for name, array in blobs.items()
+    )
+    return b"\x80\x02}" + _text_of_python2("blobs") + b"}" + inside + b"s."
+
+
+def vmz_blobs(state: State, seed: int = 0) -> State:
+    """The state under VMZ's names, a random normalisation after each convolution."""
+    rng = np.random.default_rng(seed)
+    blobs = {}
+    for name, array in state.items():
+        layer, part = name.split(".")
+        blobs[f"{layer}_{part[0]}" if layer != "fc8" else f"last_out_L{len(array)}_{part[0]}"] = array
+        if layer in CONVOLUTIONS and part == "bias":
+            for blob, least in (("s", 0.5), ("b", -0.2), ("rm", -0.2), ("riv", 0.1)):
+                values = rng.uniform(least, least + 1, len(array))
+                blobs[f"{layer}_bn_{blob}"] = values.astype(np.float32)
+    return blobs
+
+
 # All of them -----------------------------------------------------------------------------------------
 
 

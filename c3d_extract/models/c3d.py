@@ -168,8 +168,8 @@ class Architecture(C3DShapes):
             raise WeightsError(
                 "an architecture has 1 to 4 convolutions a stage and 1 to 65536 outputs a layer"
             )
-        if self.pool5 not in ("ceil", "symmetric") or len(self.clip) != 3:
-            raise WeightsError("pool5 is 'ceil' or 'symmetric', clip is three sizes", subject=self.name)
+        if self.pool5 not in ("ceil", "symmetric", "floor") or len(self.clip) != 3:
+            raise WeightsError("pool5 is ceil, symmetric or floor, clip is three sizes", subject=self.name)
         if not (16 <= self.clip[0] <= 64 and all(32 <= n <= 1024 for n in self.clip[1:])):
             raise WeightsError("a clip has 16 to 64 frames of 32 to 1024 rows and columns", subject=self.name)
 

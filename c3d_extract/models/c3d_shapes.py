@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["C3DShapes", "Pool5", "max_pool"]
 
-Pool5 = Literal["ceil", "symmetric"]
+Pool5 = Literal["ceil", "symmetric", "floor"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class C3DShapes:
     n_classes
         Outputs of fc8, or None where a checkpoint has no fc8.
     pool5
-        How the 7x7 map is pooled to 4x4: ``ceil`` as Caffe does (0 1|2 3|4 5|6), or ``symmetric``
-        padding by one as many ports do (0|1 2|3 4|5 6). A property of the checkpoint.
+        How the 7x7 map is pooled: ``ceil`` to 4x4 as Caffe does (0 1|2 3|4 5|6), ``symmetric`` to 4x4 by
+        padding by one as many ports do (0|1 2|3 4|5 6), or ``floor`` to 3x3 as Caffe2 does (0 1|2 3|4 5). A
+        property of the checkpoint.
     spatial
         Spatial kernel size.
     clip
@@ -74,13 +75,14 @@ class C3DShapes:
             for name, channels in zip(names, filters, strict=True):
                 shapes[name] = (channels, time, height, width)
             # pool1 halves space only (the paper's Section 3.1); Caffe rounds the last pool up.
-            time = time if stage == 1 else ceil(time / 2) if stage == 5 else time // 2
+            up = stage == 5 and self.pool5 != "floor"
+            time = time if stage == 1 else ceil(time / 2) if up else time // 2
             height, width = (self._pooled_size(size, stage) for size in (height, width))
             shapes[f"pool{stage}"] = (filters[-1], time, height, width)
         return shapes
 
     def _pooled_size(self, size: int, stage: int) -> int:
-        if stage < 5:
+        if stage < 5 or self.pool5 == "floor":
             return size // 2
         return ceil(size / 2) if self.pool5 == "ceil" else size // 2 + 1
 
@@ -136,7 +138,7 @@ def max_pool(x: Tensor, stage: int, pool5: Pool5) -> Tensor:
     """Max-pool (N, C, T, H, W) after ``stage``, 1 to 5."""
     if stage == 1:
         return F.max_pool3d(x, (1, 2, 2))
-    if stage < 5:
+    if stage < 5 or pool5 == "floor":
         return F.max_pool3d(x, 2)
     if pool5 == "ceil":
         return F.max_pool3d(x, 2, ceil_mode=True)

@@ -2,6 +2,8 @@
 
 Only for C3D, like all supported layouts.
 
+VMZ's C3D is always run in one way; see its model zoo and `layouts.caffe2`.
+
 Sources: the feature extraction example of C3D v1.0 (ceil, B,G,R, a mean cube); jfzhang95's training code
 (symmetric, B,G,R, mean 90,98,102); mmaction2's C3D config (symmetric, R,G,B, mean 104,117,128, no divisor).
 """
@@ -12,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from c3d_extract.models.c3d import ARCHITECTURES
+from c3d_extract.weights.layouts.caffe2 import LAYOUT_NAME
 
 if TYPE_CHECKING:
     from c3d_extract.models.c3d import Pool5
@@ -22,6 +25,7 @@ __all__ = ["Conventions", "assumed_conventions", "registered_conventions"]
 
 _PREPROCESSING = ARCHITECTURES["c3d"].preprocessing
 _SPORTS1M_CLASSES = 487
+_VMZ_MEAN, _VMZ_STD = "95.9966,100.64,110.201", (55.3324, 56.4701, 58.1489)  # B, G, R
 _UCF101_CLASSES = 101
 
 
@@ -64,6 +68,9 @@ def registered_conventions(entry: RegistryEntry) -> Conventions | None:
 
 def assumed_conventions(layout: str, n_classes: int | None) -> Conventions:
     """Return the most likely conventions of an unregistered file."""
+    if layout == LAYOUT_NAME:
+        vmz = replace(_PREPROCESSING, colour="rgb", std=_VMZ_STD)
+        return Conventions("floor", vmz, _VMZ_MEAN, sports1m=False, why="VMZ's C3D with batch normalisation")
     if n_classes is None or n_classes == _SPORTS1M_CLASSES:
         return _conventions(
             "ceil", "bgr", "sports1m", "Sports-1M weights converted from Caffe", sports1m=True

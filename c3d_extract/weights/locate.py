@@ -199,7 +199,7 @@ def _fetched(entry: RegistryEntry, access: _Access) -> Located:
 def _check_is_c3d(path: Path, entry: RegistryEntry) -> None:
     """Raise WeightsError unless the file is a complete C3D network as the entry describes it."""
     with open_contents(path, "chw") as contents:
-        found = c3d_architecture(contents.shapes, "ceil")
+        found = c3d_architecture(contents.shapes, entry.pool5 or "ceil")
         check_described(entry, contents.layout, found.n_classes)
     if (found.filters, found.hidden) != (NETWORK.filters, NETWORK.hidden):
         raise WeightsError("is a C3D of other widths than the published ones")

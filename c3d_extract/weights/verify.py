@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from c3d_extract.errors import WeightsError
 from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
 from c3d_extract.weights.load import load_checkpoint
 from c3d_extract.weights.measure import Combination, Compared, Runnable, cut_clips, measure
@@ -92,7 +93,9 @@ def _ways_to_load(
     source: str | Path, fc6_order: Fc6Order | None, how: dict[str, Any]
 ) -> Iterator[tuple[Fc6Order | None, Checkpoint]]:
     first = load_checkpoint(source, fc6_order=fc6_order or "chw", **how)
-    _ = first.architecture  # refuses other networks before anything is read or run
+    if first.architecture.pool5 == "floor":  # other networks are refused, too, before anything is run
+        why = "takes a 3x3 pool5 map: not the original tool's network, and no output of it is known"
+        raise WeightsError(why, subject=first.name)
     if first.layout not in CHANNELS_LAST_LAYOUTS:
         yield None, first
         return

@@ -114,7 +114,7 @@ def test_a_description_survives_json_and_a_wrong_one_is_refused() -> None:
     wrong = (
         {"filters": [[10**9]] * 5},
         {"depths": [3, 3]},
-        {"pool5": "floor"},
+        {"pool5": "round"},
         {"clip": [1, 1, 1]},
         {"hidden": "x"},
     )

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
 
 NARROW = ARCHITECTURES["c3d"].scaled(1 / 32)
 STATE = random_state(NARROW.state_shapes())
-KNOWN_LAYOUTS = {*MODULE_NAMES, "caffe", "keras-tensorflow", "keras-theano", "tensorflow-npy", "safetensors"}
+KNOWN_LAYOUTS = {
+    *MODULE_NAMES,
+    "caffe",
+    "keras-tensorflow",
+    "keras-theano",
+    "tensorflow-npy",
+    "safetensors",
+    "caffe2-vmz",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +69,7 @@ def test_each_record_is_whole(name: str) -> None:
     for digits, length in ((record.file.sha256, 64), (record.file.md5, 32), (record.file.git_blob_sha1, 40)):
         assert digits is None or (len(digits) <= length and re.fullmatch("[0-9a-f]+", digits))
     if not record.embedded:
-        assert record.pool5 in {"ceil", "symmetric"}
+        assert record.pool5 in {"ceil", "symmetric", "floor"}
         assert record.colour in {"bgr", "rgb"}
         assert record.mean in load_registry().means or len(str(record.mean).split(",")) == 3
         assert record.file.hash_known or any("hash" in fact for fact in record.unknown)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.layouts import caffe, keras, native, pytorch, tensorflow
+from c3d_extract.weights.layouts import caffe, caffe2, keras, native, pytorch, tensorflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["open_contents"]
 
 # Safetensors first: its first eight bytes are a length and may equal any other signature.
-_LAYOUTS = (native.LAYOUT, pytorch.LAYOUT, keras.LAYOUT, tensorflow.LAYOUT, caffe.LAYOUT)
+_LAYOUTS = (native.LAYOUT, caffe2.LAYOUT, pytorch.LAYOUT, keras.LAYOUT, tensorflow.LAYOUT, caffe.LAYOUT)
 _LEVELDB_END = bytes.fromhex("57fb808b247547db")  # leveldb's table magic, little endian
 
 

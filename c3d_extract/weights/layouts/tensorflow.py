@@ -1,24 +1,21 @@
 """Dictionaries of arrays in an ``.npy`` file, as C3D-tensorflow and M-PACT publish their variables.
 
-Such a file is a pickle. It is read by an unpickler that accepts only arrays and their dtypes and builds them
-with its own classes, so no code in a file runs and no length in it is trusted.
+Such a file is a pickle, read by `pickles.load_arrays`, so no code in it runs and no length in it is trusted.
 """
 
 from __future__ import annotations
 
-import pickle
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from mmap import ACCESS_READ, mmap
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.layouts.channels_last import Array, layer_names, pairs_of, to_sources
 from c3d_extract.weights.layouts.contents import Contents, Layout, one_line
-from c3d_extract.weights.layouts.pickles import check_pickle
+from c3d_extract.weights.layouts.pickles import PickledArray, load_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +62,7 @@ def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
             seen.add(id(one))
             for key, value in one.items():
                 name = prefix + (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key))
-                if isinstance(value, _Array):
+                if isinstance(value, PickledArray):
                     yield name, value.array
                 elif isinstance(value, dict):
                     deeper.append((f"{name}/", value))
@@ -80,7 +77,7 @@ def _load(path: Path) -> dict[Any, Any]:
         raise
     except Exception as error:  # a damaged or malicious pickle can raise anything
         raise WeightsError(f"not a readable npy dictionary ({one_line(error)})") from error
-    held = wrapped.objects if isinstance(wrapped, _Array) else None
+    held = wrapped.objects if isinstance(wrapped, PickledArray) else None
     if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
         raise WeightsError("an npy file of objects, but not of one dictionary of arrays")
     return held[0]
@@ -91,78 +88,7 @@ def _unpickled(mapped: Any) -> Any:
     shape, _, dtype = versions[np.lib.format.read_magic(mapped)](mapped)
     if shape != () or dtype != np.dtype(object):
         raise WeightsError(f"an array of shape {shape}, not a dictionary of arrays")
-    check_pickle(mapped)
-    return _ArrayUnpickler(mapped, encoding="bytes").load()
-
-
-class _Array:
-    """Stand-in for numpy.ndarray that checks the state in the pickle."""
-
-    array: NDArray[Any]
-    objects: list[Any] | None = None
-
-    def __init__(self, *_: object) -> None:
-        self.array = np.empty(0, np.float32)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, fortran, data = state
-        if isinstance(data, list) and isinstance(dtype, _DType) and dtype.code == "O":
-            self.objects = data
-            return
-        sizes = tuple(int(size) for size in shape)
-        if (
-            not isinstance(data, bytes)
-            or min(sizes, default=1) < 0
-            or prod(sizes) * dtype.real.itemsize != len(data)
-        ):
-            raise WeightsError(f"damaged: an array of shape {sizes} does not have the bytes for it")
-        self.array = np.frombuffer(data, dtype.real).reshape(sizes, order="F" if fortran else "C")
-
-
-class _DType:
-    """Stand-in for numpy.dtype: floating point, or the object array that contains the dictionary."""
-
-    def __init__(self, code: str | bytes, *_: object) -> None:
-        self.code = code.decode("ascii") if isinstance(code, bytes) else str(code)
-        if self.code not in {"f2", "f4", "f8", "O", "O8"}:
-            raise WeightsError(f"holds values of type {self.code[:20]!r}, not floating-point numbers")
-        self.code = self.code.replace("O8", "O")
-        self.order = "<"
-
-    @property
-    def real(self) -> np.dtype[Any]:
-        if self.code == "O":
-            raise WeightsError("damaged: an array of objects with bytes")
-        return np.dtype(self.order + self.code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
-        self.order = ">" if order == ">" else "<"
-
-
-class _Bytes:
-    """Stand-in for ``_codecs.encode``, with which pickle protocol 2 stores bytes."""
-
-    def __new__(cls, text: str, *_: object) -> Self:
-        return text.encode("latin-1")  # type: ignore[return-value]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    _known = {  # noqa: RUF012  # never changed
-        **{(f"numpy.{core}.multiarray", "_reconstruct"): _Array for core in ("core", "_core")},
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("_codecs", "encode"): _Bytes,
-    }
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        found = self._known.get((module, name))
-        if found is None:
-            raise WeightsError(f"refused: it asks for {module}.{name}, and only arrays are read")
-        return found
-
-    def persistent_load(self, _pid: Any, /) -> Any:
-        raise WeightsError("refused: it refers to something outside itself")
+    return load_arrays(mapped)
 
 
 def _has_signature(start: bytes) -> bool:
