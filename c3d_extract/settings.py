@@ -55,6 +55,9 @@ class _Defaults(Protocol):
     @property
     def fps(self) -> float | None: ...
 
+    @property
+    def frame_step(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class ExtractSettings:
@@ -125,6 +128,7 @@ class ExtractSettings:
         values["layers"] = self.layers or (backbone.default_layer,)
         values["stride"] = self.stride or backbone.default_stride
         values["fps"] = None if self.fps == "source" else self.fps or backbone.fps
+        values["frame_step"] = backbone.frame_step if self.fps is None else 1
         return ResolvedSettings(**values)
 
 
@@ -137,12 +141,13 @@ def _check_choice(option: str, value: str, choices: Collection[str]) -> None:
 class ResolvedSettings(ExtractSettings):
     """The settings of a run whose network is known: nothing is left to a default.
 
-    ``fps`` is None where frames are taken as they are decoded.
+    ``fps`` is None where frames are taken as they are decoded, then every ``frame_step``-th of them.
     """
 
     layers: tuple[str, ...] = ()
     stride: int = 0
     fps: float | None = None
+    frame_step: int = 1
 
     @property
     def n_crops(self) -> int:
@@ -150,5 +155,8 @@ class ResolvedSettings(ExtractSettings):
         return CROPS[self.crops]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, layers as a list."""
-        return dataclasses.asdict(self) | {"layers": list(self.layers)}
+        """Return plain values, layers as a list; ``frame_step`` only where frames are left out."""
+        values = dataclasses.asdict(self) | {"layers": list(self.layers)}
+        if self.frame_step == 1:
+            del values["frame_step"]
+        return values

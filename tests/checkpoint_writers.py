@@ -234,6 +234,59 @@ def write_npy(path: Path, state: State, *, order: str = "chw", protocol: int | N
         pickle.dump(wrapped, file, protocol=protocol)
 
 
+RES3D_CONVOLUTIONS = {
+    "conv1": (64, 3, 3, 7, 7),
+    **{f"res2{block}_branch{branch}": (64, 64, 3, 3, 3) for block in "ab" for branch in ("2a", "2b")},
+    "res2a_branch1": (64, 64, 1, 1, 1),
+    **{
+        f"res{stage}{block}_branch{branch}": (
+            out,
+            out // 2 if (block, branch) == ("a", "2a") else out,
+            *(3, 3, 3),
+        )
+        for stage, out in ((3, 128), (4, 256), (5, 512))
+        for block in "ab"
+        for branch in ("2a", "2b")
+    },
+    **{f"res{stage}a_branch1": (out, out // 2, 1, 1, 1) for stage, out in ((3, 128), (4, 256), (5, 512))},
+}
+"""Convolutions of C3D v1.1's Res3D-18 by the names of its prototxt."""
+
+
+def res3d_layers(n_classes: int = 487, seed: int = 0) -> dict[str, list[NDArray[np.float32]]]:
+    """Random blobs of every layer; a BatchNorm's are sums over the number in its third."""
+    rng = np.random.default_rng(seed)
+    layers = {}
+    for name, shape in RES3D_CONVOLUTIONS.items():
+        of = name.removeprefix("res") if name != "conv1" else "_conv1"
+        spread = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        layers[name] = [rng.standard_normal(shape, dtype=np.float32) * spread]
+        mean, variance = rng.uniform(-5, 5, shape[0]), rng.uniform(50, 150, shape[0])
+        layers[f"bn{of}"] = [
+            mean.astype(np.float32),
+            variance.astype(np.float32),
+            np.array([99.97], np.float32),
+        ]
+        scale, shift = rng.uniform(0.5, 1, shape[0]), rng.uniform(-0.1, 0.1, shape[0])
+        layers[f"scale{of}"] = [scale.astype(np.float32), shift.astype(np.float32)]
+    matrix = rng.standard_normal((n_classes, 512), dtype=np.float32) * np.float32(0.05)
+    layers["fc8"] = [matrix, rng.standard_normal(n_classes, dtype=np.float32)]
+    return layers
+
+
+def caffe_model(layers: dict[str, list[NDArray[np.float32]]]) -> bytes:
+    """A NetParameter of BVLC's form with these layers, and some without blobs."""
+    out = [
+        _message(1, b"C3D-ResNet18-Sports1M"),
+        _message(100, _message(1, b"data"), _message(2, b"VideoData")),
+    ]
+    for name, blobs in layers.items():
+        parts = (_message(7, bvlc_blob(blob)) for blob in blobs)
+        out.append(_message(100, _message(1, name.encode()), _message(2, b"Layer"), *parts))
+        out.append(_message(100, _message(1, f"{name}_relu".encode()), _message(2, b"ReLU")))
+    return b"".join(out)
+
+
 # Caffe2 ----------------------------------------------------------------------------------------------
 
 

@@ -90,12 +90,11 @@ def _identity(
 
 def _backbone_of(weights: str) -> Backbone:
     """Return the network of registered weights, which may not be here."""
-    from c3d_extract.models.registry import default_backbone
-    from c3d_extract.models.torchvision import published
+    from c3d_extract.models.registry import BACKBONES, default_backbone
     from c3d_extract.weights import find_entry
 
-    is_c3d = find_entry(weights).layout != "torchvision"
-    return default_backbone() if is_c3d else published()[weights].network
+    network = find_entry(weights).network
+    return default_backbone() if network is None else BACKBONES[network]
 
 
 def _open_store(options: Options, identity: RunIdentity | None, settings: ResolvedSettings) -> RunStore:

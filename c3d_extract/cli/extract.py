@@ -322,9 +322,10 @@ def _introduce(options: Options, extractor: Extractor) -> None:
 
 
 def _clips(extractor: Extractor) -> str:
-    fps, n_crops = extractor.settings.fps, extractor.settings.n_crops
-    rate = "as decoded" if fps is None else f"at {fps:g} a second"
-    crops = "" if n_crops == 1 else f", {n_crops} crops of each"
+    settings = extractor.settings
+    rate = "as decoded" if settings.fps is None else f"at {settings.fps:g} a second"
+    rate = rate if settings.frame_step == 1 else f"{rate}, one of {settings.frame_step}"
+    crops = "" if settings.n_crops == 1 else f", {settings.n_crops} crops of each"
     return f"{extractor.checkpoint.backbone.clip[0]} frames a clip {rate}{crops}"
 
 

@@ -90,6 +90,8 @@ def _size(entry: RegistryEntry) -> str:
     if entry.embedded:
         path = local_path(entry)
         return "-" if path is None else _megabytes(path.stat().st_size)
+    if entry.network is not None:
+        return "-"
     # C3D in float32: 77,995,776 numbers to fc7, 3,584 x 4,096 less with a 3x3 pool5, and 4,097 a class.
     to_fc7 = 77_995_776 - (3584 * 4096 if entry.pool5 == "floor" else 0)
     return f"~{_megabytes(4 * (to_fc7 + 4097 * (entry.n_classes or 0)))}"

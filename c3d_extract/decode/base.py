@@ -159,12 +159,15 @@ class DecodeOptions:
         Larger frames are refused.
     fps
         Frames per second to resample to, or None for the frames as they are decoded.
+    frame_step
+        Every how many of the decoded frames one is taken; 1 where ``fps`` is given.
     """
 
     transform: FrameTransform
     n_frames: int
     max_pixels: int = MAX_PIXELS
     fps: float | None = None
+    frame_step: int = 1
 
 
 class Lease:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from c3d_extract.decode.base import FramesDecoded, Lease, VideoFailed, VideoRead
@@ -56,7 +57,8 @@ def decode_video(
                 timed = resample(
                     timed, options.fps, native_fps=reader.info.fps, longest_gap_seconds=longest, gaps=gaps
                 )
-            yield from _buffered(task, timed, next_buffer)
+            taken = islice(timed, 0, None, options.frame_step)
+            yield from _buffered(task, taken, next_buffer)
             trouble = "; ".join(filter(None, (reader.trouble(), gaps.trouble()))) or None
             counts = reader.n_frames, reader.n_decode_errors
             end = VideoRead(task, reader.info, *counts, trouble, time.monotonic() - started)

@@ -37,6 +37,10 @@ class Backbone(Protocol):
         """Frames per second of the training videos; None to use every decoded frame."""
 
     @property
+    def frame_step(self) -> int:
+        """Every how many decoded frames one is taken, where ``fps`` is None; 1 takes all."""
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers whose features can be extracted, in the order of the network."""
 

@@ -50,6 +50,11 @@ class Architecture(C3DShapes):
         return None
 
     @property
+    def frame_step(self) -> int:
+        """1: every decoded frame is used."""
+        return 1
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers whose features can be extracted, in the order of the network."""
         named = (self.conv_names[-1][-1], "pool5", "fc6", "fc7")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from c3d_extract.models.c3d import ARCHITECTURES
-from c3d_extract.models.torchvision import NETWORKS
+from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKBONES", "default_backbone"]
 
-BACKBONES: Mapping[str, Backbone] = {**ARCHITECTURES, **NETWORKS}
+BACKBONES: Mapping[str, Backbone] = {**ARCHITECTURES, **NETWORKS, **FURTHER_NETWORKS}
 """Every supported backbone, by its name in checkpoints."""
 
 

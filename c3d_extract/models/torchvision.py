@@ -1,4 +1,4 @@
-"""torchvision's video networks, by torchvision's own builders and weights records.
+"""torchvision's video networks, by torchvision's own builders and weights records, and others of its blocks.
 
 What a record says is read from it: address, hash, labels, preprocessing, accuracy. A record states clip
 length and frame rate in prose only, and not which of its modules is the descriptor; `_Family` does.
@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.models.cpu_module import CpuModule
+from c3d_extract.models.video_resnets import r2plus1d_34, res3d_18
 from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
 
     from c3d_extract.models.base import Shape
 
-__all__ = ["INPUT_WEIGHTS", "NETWORKS", "Published", "VideoModel", "VideoNetwork", "published", "recognise"]
+__all__ = [
+    "FURTHER_NETWORKS",
+    "INPUT_WEIGHTS",
+    "NETWORKS",
+    "Published",
+    "VideoModel",
+    "VideoNetwork",
+    "mean_of",
+    "published",
+    "recognise",
+]
 
 _MAX_CPU_ELEMENTS = 1 << 29  # in memory: 2 GiB in fp32
 
@@ -44,7 +55,7 @@ class _Family(NamedTuple):
     """What torchvision's records do not say of networks of one kind."""
 
     n_frames: int
-    fps: float
+    fps: float | None
     strides: tuple[int, int, int]
     """Frames, rows and columns of the clip for each place of the last map."""
     map_layer: str
@@ -59,6 +70,13 @@ class _Family(NamedTuple):
     head: str
     """The module that is the classifier."""
     input_weight: str
+    build: Callable[..., nn.Module] | None = None
+    """What builds a network that torchvision does not list."""
+    takes: str = ""
+    """For such a network: the listed one with the same preprocessing; empty where it has `_CAFFE`'s."""
+    tensors_of: str = ""
+    """The network with tensors of the same shapes, if this is that one with other clips."""
+    frame_step: int = 1
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -130,6 +148,10 @@ _SWIN = _Family(
     head="head",
     input_weight="patch_embed.proj.weight",
 )
+_R2PLUS1D_34 = _RESNET._replace(n_frames=32, fps=None, build=r2plus1d_34, takes="r2plus1d_18")
+_RES3D_18 = _RESNET._replace(n_frames=8, fps=None, build=res3d_18, frame_step=2)
+_CAFFE = Preprocessing(), (128.0, 128.0, 128.0)
+"""Preprocessing and mean of Res3D-18: C3D's, with one number for the mean (its prototxt)."""
 _FAMILIES = {
     "r3d_18": _RESNET,
     "mc3_18": _RESNET,
@@ -140,6 +162,10 @@ _FAMILIES = {
     "swin3d_t": _SWIN,
     "swin3d_s": _SWIN,
     "swin3d_b": _SWIN,
+    "r2plus1d_34": _R2PLUS1D_34,
+    "r2plus1d_34_clip8": _R2PLUS1D_34._replace(n_frames=8, tensors_of="r2plus1d_34"),
+    "tsp_r2plus1d_34": _R2PLUS1D_34._replace(n_frames=16, fps=15.0, tensors_of="r2plus1d_34"),
+    "res3d_18": _RES3D_18,
 }
 
 
@@ -173,6 +199,16 @@ class VideoNetwork:
         return self._family.fps
 
     @property
+    def frame_step(self) -> int:
+        """Which of the decoded frames are taken: every ``frame_step``-th."""
+        return self._family.frame_step
+
+    @property
+    def tensors_of(self) -> str:
+        """The network that a file of such tensors is taken for."""
+        return self._family.tensors_of or self.name
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The last map (C, T, H, W), the descriptor, and the classifier's output before and after softmax."""
         return self._family.map_layer, self._family.descriptor, "logits", "prob"
@@ -190,7 +226,9 @@ class VideoNetwork:
     @property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing that the record of the network's default weights says."""
-        return published()[self.name].preprocessing
+        if self._family.build is not None and not self._family.takes:
+            return _CAFFE[0]
+        return published()[self._family.takes or self.name].preprocessing
 
     @property
     def input_weight(self) -> str:
@@ -272,6 +310,9 @@ class VideoNetwork:
 
     def build_torchvision(self) -> nn.Module:
         """Return torchvision's model, with random weights on torch's current default device."""
+        if self._family.build is not None:
+            classes = {} if self.n_classes is None else {"n_classes": self.n_classes}
+            return self._family.build(**classes)
         from torchvision.models import get_model
 
         given = {} if self.n_classes is None else {"num_classes": self.n_classes}
@@ -521,7 +562,7 @@ def recognise(shapes: Mapping[str, Shape]) -> VideoNetwork | None:
     candidates = [
         VideoNetwork(name, _n_classes(shapes, family))
         for name, family in _FAMILIES.items()
-        if _has_input(shapes, family)
+        if _has_input(shapes, family) and not family.tensors_of
     ]
     if not candidates:
         return None
@@ -555,13 +596,22 @@ def _n_classes(shapes: Mapping[str, Shape], family: _Family) -> int | None:
 def _why_not(network: str, shapes: Mapping[str, Shape], name: str, wanted: Shape) -> str:
     given = shapes.get(name)
     if given is None:
-        return f"not a whole {network} of torchvision: lacks {name}"
+        return f"not a whole {network}: lacks {name}"
     here, there = ("x".join(map(str, shape)) or "()" for shape in (given, wanted))
-    return f"not a {network} of torchvision: {name} has shape {here}, but the network needs {there}"
+    return f"not a {network}: {name} has shape {here}, but the network needs {there}"
 
 
-NETWORKS: dict[str, VideoNetwork] = {name: VideoNetwork(name) for name in _FAMILIES}
-"""The networks by name."""
+def mean_of(network: VideoNetwork) -> tuple[float, float, float]:
+    """Return the grey levels that are subtracted, B, G, R."""
+    family = _FAMILIES[network.name]
+    return published()[family.takes or network.name].mean if family.takes or not family.build else _CAFFE[1]
+
+
+NETWORKS = {name: VideoNetwork(name) for name, family in _FAMILIES.items() if family.build is None}
+"""The networks that torchvision lists, by name."""
+
+FURTHER_NETWORKS = {name: VideoNetwork(name) for name in _FAMILIES if name not in NETWORKS}
+"""Networks built from torchvision's blocks, by name."""
 
 INPUT_WEIGHTS = tuple(sorted({family.input_weight for family in _FAMILIES.values()}))
 """Names of the kernels of first convolutions."""

@@ -111,6 +111,7 @@ class Extractor:
             self.checkpoint.backbone.clip[0],
             self.settings.max_pixels,
             self.settings.fps,
+            self.settings.frame_step,
         )
         self._decoders = Decoders(
             options, self.workers, timeout_seconds=self._timeout_seconds, n_first=self._first_workers

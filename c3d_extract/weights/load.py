@@ -10,7 +10,7 @@ import torch
 
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.files import read_text_lines
-from c3d_extract.models.torchvision import published
+from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS, mean_of, published
 from c3d_extract.preprocess.mean import fit_mean, resized_mean
 from c3d_extract.weights.checkpoint import Checkpoint
 from c3d_extract.weights.conventions import Conventions, assumed_conventions, registered_conventions
@@ -108,8 +108,8 @@ def load_checkpoint(
     order = fc6_order or (entry.fc6_order if entry else None)
     with open_contents(located.path, order) as contents:
         if contents.network is not None:
-            located = located._replace(entry=_entry_of_published(contents.network, located.sha256))
-            described = _describe_published(contents.network, located, wanted)
+            located = located._replace(entry=_entry_of_network(contents.network, located))
+            described = _describe_video_network(contents.network, located.entry, wanted)
         else:
             described = _describe(contents, entry, wanted)
         if layers is not None:
@@ -170,6 +170,8 @@ def _remarks(
 def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) -> _Described:
     if contents.header is not None:
         return _describe_native(contents, wanted)
+    if entry is not None and entry.network is not None:
+        raise WeightsError(f"holds a C3D, but {entry.name} is a {entry.network}")
     shape = contents.shapes.get("fc8.weight")
     n_classes = shape[0] if shape else None
     conventions = registered_conventions(entry) if entry else None
@@ -189,34 +191,57 @@ def _describe(contents: Contents, entry: RegistryEntry | None, wanted: _Wanted) 
     )
 
 
-def _entry_of_published(network: VideoNetwork, sha256: str) -> RegistryEntry | None:
-    """Return torchvision's record of a file with this hash; there are a few files of each network."""
+def _entry_of_network(network: VideoNetwork, located: Located) -> RegistryEntry | None:
+    """Return the entry that was asked for, else that of a file with this hash."""
+    if located.name is not None:
+        entry = located.entry
+        if entry is None or entry.network not in _same_tensors(network):
+            wanted = entry.network if entry and entry.network else "C3D"
+            raise WeightsError(
+                f"holds a {network.name}, but {located.name} is a {wanted}", subject=located.path
+            )
+        return entry
+    entries = (load_registry().checkpoints | published_entries()).values()
     return next(
         (
-            published_entries()[name]
-            for name, weights in published().items()
-            if weights.network == network and sha256.startswith(weights.sha256)
+            entry
+            for entry in entries
+            if entry.network in _same_tensors(network)
+            and entry.file.sha256 is not None
+            and located.sha256.startswith(entry.file.sha256)
         ),
         None,
     )
 
 
-def _describe_published(network: VideoNetwork, located: Located, wanted: _Wanted) -> _Described:
-    """Describe a network by torchvision's record of this file, else of the network's default weights."""
+def _same_tensors(network: VideoNetwork) -> set[str]:
+    """Return the names of the networks whose tensors have these names and shapes."""
+    known = NETWORKS | FURTHER_NETWORKS
+    return {name for name, one in known.items() if one.tensors_of == network.tensors_of}
+
+
+def _describe_video_network(
+    network: VideoNetwork, entry: RegistryEntry | None, wanted: _Wanted
+) -> _Described:
+    """Describe a network by the record of this file, else as its publisher runs its default weights."""
     if wanted.pool5 is not None:
         raise UsageError(f"is for C3D, and this is a {network.name}", subject="--pool5")
-    record = published()[located.entry.name if located.entry else network.name]
+    network = replace(network, name=entry.network) if entry and entry.network else network
+    record = published().get(entry.name) if entry else None
+    mean = mean_of(network) if record is None else record.mean
+    rate = "as decoded" if network.fps is None else f"at {network.fps:g} a second"
     assumed = (
-        f"not a file of torchvision's: taken for a {network.name} with the preprocessing that it documents"
+        f"not a registered file: taken for a {network.name}, clips of {network.clip[0]} frames {rate}, "
+        "with its preprocessing"
     )
     return _Described(
         network,
-        _coloured(record.preprocessing, wanted.colour),
-        NamedMean(np.array(record.mean), record.mean_name),
+        _coloured(network.preprocessing if record is None else record.preprocessing, wanted.colour),
+        NamedMean(np.array(mean), ",".join(f"{value:.9g}" for value in mean)),
         sports1m=False,
-        notes=[] if located.entry else [assumed],
+        notes=[] if entry else [assumed],
         n_classes=network.layer_size("logits"),
-        labels=record.labels if located.entry else None,
+        labels=record.labels if record else None,
     )
 
 

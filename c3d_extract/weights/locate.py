@@ -242,4 +242,4 @@ def _checked(entry: RegistryEntry, path: Path) -> Located:
     unverified = None if entry.embedded else unverified_note(entry.file, digest)
     if expected is None and entry.file.hash_known:
         check_file(path, entry.file)
-    return Located(path, digest, entry, [], unverified=unverified)
+    return Located(path, digest, entry, [], name=entry.name, unverified=unverified)

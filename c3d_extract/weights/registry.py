@@ -83,8 +83,10 @@ class RegistryEntry:
         Where to fetch it and how to check it.
     layout
         How the file names and orders its tensors.
+    network
+        Name of the network in `models.registry`; None for C3D, whose widths the file says.
     n_classes
-        Outputs of fc8; None where the file has no fc8.
+        Outputs of fc8; None where the file has no fc8, or where nobody states them.
     pool5, colour, mean, resize, crop, std
         Its conventions: see `Architecture` and `Preprocessing`; None if the file itself contains them.
         ``mean`` is the name of a registered mean, or three numbers; means and divisors are always in the
@@ -113,6 +115,7 @@ class RegistryEntry:
     layout: str
     trained_on: str
     licence: str
+    network: str | None = None
     n_classes: int | None = None
     pool5: Pool5 | None = None
     colour: Colour | None = None
@@ -227,6 +230,7 @@ def _published_entry(weights: Published) -> RegistryEntry:
         layout="torchvision",
         trained_on=weights.trained_on,
         licence=licence,
+        network=network.name,
         n_classes=len(weights.labels),
         colour=preprocessing.colour,
         mean=weights.mean_name,

@@ -49,6 +49,14 @@ def test_any_transform_and_any_number_of_frames_at_a_time(video: Path, in_proces
     assert (np.concatenate(handed_over) == np.stack([transform(frame) for frame in read(video)[0]])).all()
 
 
+@pytest.mark.parametrize("step", [2, 3])
+def test_one_of_several_decoded_frames_is_taken(video: Path, step: int) -> None:
+    decoder = InProcessDecoder(DecodeOptions(MeanColour(), 4, frame_step=step))
+    transform = MeanColour()
+    expected = np.stack([transform(frame) for frame in read(video)[0]])[::step]
+    assert (np.concatenate(frames_of(decoder, video)) == expected).all()
+
+
 def test_decoders_of_the_same_options_work_in_several_threads(
     video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ class Tiny:
     layers = ("pooled",)
     default_layer = "pooled"
     default_stride = 4
+    frame_step = 1
     preprocessing = Preprocessing(resize=(28, 36), crop=(24, 32), colour="rgb")
     input_weight = "conv.weight"
     variant: dict[str, str] = {}  # noqa: RUF012 - nothing changes it

@@ -30,6 +30,7 @@ import numpy as np
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.layouts.contents import Contents, Layout, TensorSource
 from c3d_extract.weights.layouts.protobuf import BYTES, VARINT, Field, fields, varints
+from c3d_extract.weights.layouts.res3d import is_res3d, res3d_contents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,23 +52,29 @@ class _Blob(NamedTuple):
 
 @contextmanager
 def _open_caffe(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
-    """Open a ``.caffemodel`` of either form."""
+    """Open a ``.caffemodel`` of either form, of C3D or of Res3D-18."""
     mapped: Any = np.memmap(path, dtype=np.uint8, mode="r")
+    layers = [(name, blobs) for name, blobs in _layers(memoryview(mapped)) if blobs]
+    sources = {name: [_source(blob, blob.shape) for blob in blobs] for name, blobs in layers}
+    yield res3d_contents(sources) if is_res3d(sources) else Contents("caffe", _c3d_sources(layers))
+
+
+def _c3d_sources(layers: list[tuple[str, list[_Blob]]]) -> dict[str, TensorSource]:
     sources: dict[str, TensorSource] = {}
-    for name, blobs in _layers(memoryview(mapped)):
+    for name, blobs in layers:
         match = _LAYER_NAME.fullmatch(name)
-        if match is None or not blobs:
+        if match is None:
             continue
         layer = match[1]
         if f"{layer}.weight" in sources or len(blobs) != 2:
             raise WeightsError(
                 f"layer {name}: {len(blobs)} blobs or a second layer of that name, not weight and bias"
             )
-        sources[f"{layer}.weight"] = _source(layer, blobs[0], n_axes=5 if layer.startswith("conv") else 2)
-        sources[f"{layer}.bias"] = _source(layer, blobs[1], n_axes=1)
+        sources[f"{layer}.weight"] = _shaped(layer, blobs[0], n_axes=5 if layer.startswith("conv") else 2)
+        sources[f"{layer}.bias"] = _shaped(layer, blobs[1], n_axes=1)
     if not sources:
         raise WeightsError("no C3D layers in it, if it is a Caffe model at all")
-    yield Contents("caffe", sources)
+    return sources
 
 
 def _layers(net: memoryview) -> Iterator[tuple[str, list[_Blob]]]:
@@ -105,12 +112,16 @@ def _shape(parts: list[Field], *, n_legacy: int) -> tuple[int, ...]:
     return tuple(legacy.get(number, 1) for number in range(1, n_legacy + 1))
 
 
-def _source(layer: str, blob: _Blob, *, n_axes: int) -> TensorSource:
+def _shaped(layer: str, blob: _Blob, *, n_axes: int) -> TensorSource:
     shape = blob.shape
     while len(shape) > n_axes and shape[0] == 1:  # legacy blobs of FC layers are (1, 1, 1, out, in)
         shape = shape[1:]
     if len(shape) != n_axes:
         raise WeightsError(f"{layer} has a blob of shape {blob.shape}, not of {n_axes} axes")
+    return _source(blob, shape)
+
+
+def _source(blob: _Blob, shape: tuple[int, ...]) -> TensorSource:
     return TensorSource(shape, partial(_numbers, blob, shape))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -72,8 +73,10 @@ def _load(path: Path) -> Any:
     try:
         zipped = zipfile.is_zipfile(path)
         _check_zip(path) if zipped else _check_legacy(path)
-        # Zip files are mapped, so tensors that are not needed are never read.
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+        # Options of a training script, beside the tensors, are often a Namespace: a holder of attributes.
+        with torch.serialization.safe_globals([Namespace]):
+            # Zip files are mapped, so tensors that are not needed are never read.
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except WeightsError:
         raise
     except Exception as error:  # a damaged or malicious pickle can raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from c3d_extract.models.torchvision import VideoNetwork
 
 __all__ = ["FoundNetwork", "find_video_network"]
+
+
+_FEATURES = "features."
+_WITH_CLASSIFIER_BESIDE = {"r2plus1d_34": "tsp_r2plus1d_34"}
+"""TSP runs this network on other clips than the weights that it began with."""
 
 
 class FoundNetwork(NamedTuple):
@@ -43,11 +49,24 @@ def find_video_network(states: Iterable[Mapping[str, Any]]) -> FoundNetwork | No
             tensors = {
                 name[len(prefix) :]: value for name, value in floating.items() if name.startswith(prefix)
             }
-            network = recognise({name: tuple(value.shape) for name, value in tensors.items()})
+            classifier = _classifier_beside(floating, prefix)
+            network = recognise({name: tuple(value.shape) for name, value in (tensors | classifier).items()})
             if network is not None:
-                wanted = {name: tensors[name] for name in network.state_shapes()}
-                return FoundNetwork(network, wanted, len(floating) - len(wanted))
+                wanted = {name: (tensors | classifier)[name] for name in network.state_shapes()}
+                found = replace(network, name=_WITH_CLASSIFIER_BESIDE.get(network.name, network.name))
+                return FoundNetwork(found if classifier else network, wanted, len(floating) - len(wanted))
     return None
+
+
+def _classifier_beside(floating: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return TSP's classifier of actions, which is beside ``features.`` and not in it, as torchvision's."""
+    root = prefix.removesuffix(_FEATURES)
+    if root == prefix:
+        return {}
+    names = next((name for name in ("fc", "fc1") if f"{root}{name}.weight" in floating), None)
+    parts = () if names is None else ("weight", "bias")
+    found = {f"fc.{part}": floating.get(f"{root}{names}.{part}") for part in parts}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
