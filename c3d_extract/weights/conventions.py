@@ -61,7 +61,7 @@ def registered_conventions(entry: RegistryEntry) -> Conventions | None:
         resize=entry.resize or _PREPROCESSING.resize,
         crop=entry.crop or _PREPROCESSING.crop,
         colour=entry.colour,
-        std=entry.std,
+        std=entry.std or _PREPROCESSING.std,
     )
     return Conventions(entry.pool5, preprocessing, entry.mean, sports1m=entry.mean == "sports1m")
 

@@ -122,7 +122,7 @@ class RegistryEntry:
     mean: str | None = None
     resize: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[float, float, float] | None = None
     fc6_order: Fc6Order | None = None
     labels: str | None = None
     same_tensors: tuple[str, ...] = ()

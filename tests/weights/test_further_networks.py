@@ -211,7 +211,7 @@ def test_the_record_says_which_clips_a_file_takes(
     by: str, deep: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache, name = tmp_path / "hub/checkpoints", "ig65m-r2plus1d-34-clip8-kinetics"
+    cache, name = tmp_path / "hub/checkpoints", "ig65m-clip8-kinetics"
     cache.mkdir(parents=True)
     path = cache / find_entry(name).file.name
     torch.save(deep, path)
@@ -222,7 +222,7 @@ def test_the_record_says_which_clips_a_file_takes(
     assert checkpoint.licence == find_entry(name).licence
 
 
-@pytest.mark.parametrize("name", ["sports1m-davidea", "tsp-r3d-18-activitynet"])
+@pytest.mark.parametrize("name", ["sports1m-davidea", "tsp-r3d-activitynet"])
 def test_a_file_of_another_network_than_its_record_says_is_refused(
     name: str, deep: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

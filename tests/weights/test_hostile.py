@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_a_pickle_that_would_run_code_does_not(legacy: bool, tmp_path: Path) -> 
     torch.save({"conv1.weight": RunsCode(mark)}, tmp_path / "x", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(WeightsError, match="could run code"):
         load_checkpoint(tmp_path / "x")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_options_beside_the_tensors_are_read_as_attributes_alone(legacy: bool, tmp_path: Path) -> None:
+    tensors = {f"{DAVIDEA.get(n[:6], n[:6])}{n[6:]}": torch.from_numpy(a) for n, a in STATE.items()}
+    plain = {"state_dict": tensors, "args": Namespace(lr=0.1, names=["a"])}
+    torch.save(plain, tmp_path / "x", _use_new_zipfile_serialization=not legacy)
+    assert load_checkpoint(tmp_path / "x", mean="1,2,3").layout == "pytorch-davidea"
+    mark = tmp_path / "ran"
+    hostile = {"state_dict": tensors, "args": Namespace(lr=RunsCode(mark))}
+    torch.save(hostile, tmp_path / "x", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match="could run code"):
+        load_checkpoint(tmp_path / "x", mean="1,2,3")
     assert not mark.exists()
 
 

@@ -37,12 +37,8 @@ NARROW = ARCHITECTURES["c3d"].scaled(1 / 32)
 STATE = random_state(NARROW.state_shapes())
 KNOWN_LAYOUTS = {
     *MODULE_NAMES,
-    "caffe",
-    "keras-tensorflow",
-    "keras-theano",
-    "tensorflow-npy",
-    "safetensors",
-    "caffe2-vmz",
+    *("caffe", "caffe2-vmz", "caffe-res3d", "torchvision"),
+    *("keras-tensorflow", "keras-theano", "tensorflow-npy", "safetensors"),
 }
 
 
