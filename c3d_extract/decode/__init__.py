@@ -41,11 +41,13 @@ if TYPE_CHECKING:
         VideoRead,
         VideoReader,
     )
+    from c3d_extract.decode.frames import FrameSequence
     from c3d_extract.decode.images import FrameFolder, read_frame_folder
     from c3d_extract.decode.in_process import InProcessDecoder
+    from c3d_extract.decode.opened import OpenedFile, ReadableFile, file_of_bytes
     from c3d_extract.decode.pool import DecodePool
     from c3d_extract.decode.pyav import PyAVReader, codec_report
-    from c3d_extract.decode.reader import open_video
+    from c3d_extract.decode.reader import InMemoryVideo, open_video
     from c3d_extract.decode.write import write_video
 
 _MODULES = {
@@ -56,12 +58,16 @@ _MODULES = {
     "Decoder": "base",
     "Frame": "base",
     "FrameFolder": "images",
+    "FrameSequence": "frames",
     "FrameTransform": "base",
     "FramesDecoded": "base",
+    "InMemoryVideo": "reader",
     "InProcessDecoder": "in_process",
     "Lease": "base",
     "Lines": "base",
     "NextVideo": "base",
+    "OpenedFile": "opened",
+    "ReadableFile": "opened",
     "SlotsExhausted": "base",
     "PyAVReader": "pyav",
     "VideoFailed": "base",
@@ -69,6 +75,7 @@ _MODULES = {
     "VideoRead": "base",
     "VideoReader": "base",
     "codec_report": "pyav",
+    "file_of_bytes": "opened",
     "open_video": "reader",
     "read_frame_folder": "images",
     "write_video": "write",
@@ -82,19 +89,24 @@ __all__ = [
     "Decoder",
     "Frame",
     "FrameFolder",
+    "FrameSequence",
     "FrameTransform",
     "FramesDecoded",
+    "InMemoryVideo",
     "InProcessDecoder",
     "Lease",
     "Lines",
     "NextVideo",
+    "OpenedFile",
     "PyAVReader",
+    "ReadableFile",
     "SlotsExhausted",
     "VideoFailed",
     "VideoInfo",
     "VideoRead",
     "VideoReader",
     "codec_report",
+    "file_of_bytes",
     "open_video",
     "read_frame_folder",
     "write_video",

@@ -17,12 +17,13 @@ from c3d_extract.decode.video import decode_video
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, NextVideo
+    from c3d_extract.decode.reader import InMemoryVideo
 
 __all__ = ["InProcessDecoder"]
 
@@ -32,9 +33,17 @@ class InProcessDecoder:
 
     For environments where no process can be started. A video that crashes FFmpeg also crashes this process,
     and there is no timeout for a decoder that hangs.
+
+    Parameters
+    ----------
+    options
+        Options for every video.
+    in_memory
+        The videos by their task numbers, where these are read instead of paths.
     """
 
-    def __init__(self, options: DecodeOptions) -> None:
+    def __init__(self, options: DecodeOptions, in_memory: Sequence[InMemoryVideo] | None = None) -> None:
+        self._in_memory = in_memory
         # Decoders in other threads may share the options, but a transform's buffers are not thread-safe.
         self._options = dataclasses.replace(options, transform=copy.copy(options.transform))
         self._is_checked = False
@@ -69,7 +78,8 @@ class InProcessDecoder:
                 return
 
     def _decode(self, task: int, path: Path) -> Iterator[DecodeEvent]:
-        for event in decode_video(task, path, self._options, next_buffer=self._next_buffer):
+        video = path if self._in_memory is None else self._in_memory[task]
+        for event in decode_video(task, video, self._options, next_buffer=self._next_buffer):
             if not isinstance(event, FramesDecoded):
                 yield event
                 continue

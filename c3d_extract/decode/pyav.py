@@ -14,6 +14,7 @@ from av.packet import Packet
 from av.stream import Disposition
 
 from c3d_extract.decode.base import MAX_PIXELS, Frame, VideoInfo, one_line
+from c3d_extract.decode.opened import OpenedFile
 from c3d_extract.decode.safety import CONTAINERS, check_regular, why_not_opened
 from c3d_extract.decode.sampling import FrameSampling
 from c3d_extract.decode.timestamps import frame_seconds
@@ -51,7 +52,7 @@ class PyAVReader:
     Parameters
     ----------
     path
-        A regular file; its name is never interpreted as a URL or a pattern.
+        A regular file, whose name is never interpreted as a URL or a pattern; or a file object.
     max_pixels
         Larger frames are refused.
 
@@ -61,8 +62,8 @@ class PyAVReader:
         Where the file is not a video, has no frames, or may not be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | OpenedFile, *, max_pixels: int = MAX_PIXELS) -> None:
+        self.path = path if isinstance(path, OpenedFile) else Path(path)
         self.n_decode_errors = 0
         self.n_frames = 0
         self._n_packets = 0
@@ -72,7 +73,7 @@ class PyAVReader:
         self._last_pts: float | None = None
         self._first_pts: float | None = None
         self._end_ticks: int | None = None  # of the packet that ends last, in units of the stream's time base
-        self._n_bytes = check_regular(self.path)
+        self._n_bytes = self.path.size if isinstance(self.path, OpenedFile) else check_regular(self.path)
         self._container = self._open()
         try:
             self._check_not_encrypted()
@@ -99,12 +100,17 @@ class PyAVReader:
         self._container.close()
 
     def _open(self) -> InputContainer:
-        # FFmpeg would open a relative path such as "http:x.mp4" as a URL.
+        path: OpenedFile | str
+        if isinstance(self.path, OpenedFile):
+            path, protocols = self.path, ""  # none: nothing but the file object is read
+            path.rewind()
+        else:
+            # FFmpeg would open a relative path such as "http:x.mp4" as a URL.
+            path, protocols = os.path.abspath(self.path), "file"  # noqa: PTH100
         # Passed as container options, because it is the demuxer that opens further files.
-        allowed = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-        path = os.path.abspath(self.path)  # noqa: PTH100
+        allowed = {"protocol_whitelist": protocols, "format_whitelist": CONTAINERS}
         try:
-            return cast("InputContainer", av.open(path, container_options=allowed, **_TAGS))
+            return cast("InputContainer", av.open(path, "r", container_options=allowed, **_TAGS))
         except Exception as error:
             raise VideoError(why_not_opened(self.path, error), subject=self.path) from error
 
@@ -319,7 +325,8 @@ class PyAVReader:
         A truncated file seldom causes a decode error, so its structure is checked too; and a video that
         ends well before the length that its stream states is reported as damaged.
         """
-        cut = why_truncated(self.path, self.info.container, self._n_bytes)
+        n_bytes = self._n_bytes
+        cut = None if n_bytes is None else why_truncated(self.path, self.info.container, n_bytes)
         missing = (
             f"its index lists {self._n_missing} more frames than there are" if self._n_missing > 0 else None
         )

@@ -8,13 +8,14 @@ import stat
 from typing import TYPE_CHECKING
 
 from c3d_extract.decode.base import one_line
+from c3d_extract.decode.opened import OpenedFile
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import BinaryIO
+    from typing import IO, BinaryIO
 
-__all__ = ["CONTAINERS", "check_regular", "open_regular", "why_not_opened"]
+__all__ = ["CONTAINERS", "check_regular", "open_bytes", "open_regular", "why_not_opened"]
 
 # Demuxers of files that hold their own frames. Deliberately omitted: concat, hls, dash, sdp, rtsp,
 # image2 (patterns), imf, lavfi and devices, which open other files or URLs.
@@ -80,10 +81,15 @@ def _non_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def why_not_opened(path: Path, error: Exception) -> str:
+def open_bytes(video: Path | OpenedFile) -> IO[bytes]:
+    """Open a regular file as `open_regular` does, or view a file object."""
+    return video.view() if isinstance(video, OpenedFile) else open_regular(video)
+
+
+def why_not_opened(video: Path | OpenedFile, error: Exception) -> str:
     """Return why FFmpeg did not open a file, from the file's first bytes or else from FFmpeg's ``error``."""
     try:
-        with open_regular(path) as file:
+        with open_bytes(video) as file:
             head = file.read(64)
     except (VideoError, OSError) as unreadable:
         return (
@@ -97,16 +103,16 @@ def why_not_opened(path: Path, error: Exception) -> str:
     for beginnings, why in _NOT_VIDEOS:
         if start.startswith(beginnings):
             return why
-    if head[4:8] == b"ftyp" and not _has_box(path, {b"moov", b"moof", b"meta"}):
+    if head[4:8] == b"ftyp" and not _has_box(video, {b"moov", b"moof", b"meta"}):
         return "cut off: it ends before its index (the moov box)"
     if getattr(error, "errno", None) == errno.EINVAL:  # its demuxer is not among those allowed
         return "not a supported kind of video file"
     return f"not a readable video: {one_line(error)}"
 
 
-def _has_box(path: Path, kinds: set[bytes]) -> bool:
+def _has_box(video: Path | OpenedFile, kinds: set[bytes]) -> bool:
     """Return whether an MP4 file has one of these boxes at its top level, complete or not."""
-    with open_regular(path) as file:
+    with open_bytes(video) as file:
         while len(head := file.read(8)) == 8:
             if head[4:] in kinds:
                 return True

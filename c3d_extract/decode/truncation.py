@@ -21,13 +21,15 @@ import struct
 from typing import TYPE_CHECKING
 
 from c3d_extract.decode.base import one_line
-from c3d_extract.decode.safety import open_regular
+from c3d_extract.decode.safety import open_bytes
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import BinaryIO
+    from typing import IO
+
+    from c3d_extract.decode.opened import OpenedFile
 
 __all__ = ["why_truncated"]
 
@@ -38,7 +40,7 @@ _UNKNOWN = (0, 0xFFFFFFFF)  # sizes in an AVI whose writer could not seek back t
 class _FileBytes:
     """Random access to the bytes of a file, at any offset."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
         self.size = size
 
@@ -63,21 +65,21 @@ class _FileBytes:
         return f"incomplete: only zeros from byte {offset} on, the file has {self.size}"
 
 
-def why_truncated(path: Path, container: str, n_bytes: int) -> str | None:
+def why_truncated(video: Path | OpenedFile, container: str, n_bytes: int) -> str | None:
     """Return the evidence that a file is truncated, or None.
 
     Parameters
     ----------
-    path
-        The file; it is opened again.
+    video
+        The file; it is opened again. Or a file object that can seek.
     container
         FFmpeg's short name of its format.
     n_bytes
         Its size when it was opened for decoding.
     """
     try:
-        with open_regular(path) as file:
-            data = _FileBytes(file, os.fstat(file.fileno()).st_size)
+        with open_bytes(video) as file:
+            data = _FileBytes(file, file.seek(0, os.SEEK_END))
             if data.size != n_bytes:
                 return f"changed while it was read: from {n_bytes} to {data.size} bytes"
             check = _CHECKS.get(container)

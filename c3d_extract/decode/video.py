@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from c3d_extract.decode.base import FramesDecoded, Lease, VideoFailed, VideoRead
-from c3d_extract.decode.reader import open_video
+from c3d_extract.decode.reader import open_in_memory, open_video
 from c3d_extract.decode.timestamps import LONGEST_GAP_SECONDS, Gaps, frame_seconds, resample, steady_times
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, VideoInfo, VideoReader
+    from c3d_extract.decode.reader import InMemoryVideo
 
 __all__ = ["decode_video", "failure_reason"]
 
@@ -27,7 +28,7 @@ _NO_LEASE = Lease(lambda: None)  # the memory is that of `next_buffer`
 
 def decode_video(
     task: int,
-    path: Path,
+    video: Path | InMemoryVideo,
     options: DecodeOptions,
     *,
     next_buffer: Callable[[], NDArray[np.uint8]],
@@ -37,8 +38,8 @@ def decode_video(
 
     Parameters
     ----------
-    task, path
-        The video's number and its path.
+    task, video
+        The video's number, and its path or what is in memory of it.
     options
         The decoder's options.
     next_buffer
@@ -50,7 +51,7 @@ def decode_video(
     gaps = Gaps()
     end: VideoRead | VideoFailed
     try:
-        with open_video(path, max_pixels=options.max_pixels) as reader:
+        with _open(video, options.max_pixels) as reader:
             timed = steady_times(_transformed(reader, options, on_frame), reader.info.fps)
             if options.fps is not None:
                 longest = _longest_gap(reader.info)
@@ -65,6 +66,12 @@ def decode_video(
     except Exception as error:  # noqa: BLE001 - an unexpected error fails this video only
         end = VideoFailed(task, failure_reason(error), time.monotonic() - started)
     yield end
+
+
+def _open(video: Path | InMemoryVideo, max_pixels: int) -> VideoReader:
+    if isinstance(video, Path):
+        return open_video(video, max_pixels=max_pixels)
+    return open_in_memory(video, max_pixels=max_pixels)
 
 
 def _transformed(

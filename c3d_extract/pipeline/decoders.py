@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from c3d_extract.compute.network import Network
-    from c3d_extract.decode import DecodeOptions, Decoder
+    from c3d_extract.decode import DecodeOptions, Decoder, InMemoryVideo
 
-__all__ = ["Decoders"]
+__all__ = ["Decoders", "InMemoryDecoders"]
 
 
 class Decoders:
@@ -115,6 +115,28 @@ class Decoders:
             for decoder in (*self._lent, *([self._kept] if self._kept else [])):
                 self._close(decoder)
             self._lent, self._kept = [], None
+
+
+class InMemoryDecoders:
+    """Lends a decoder of videos that only this process can read, which are decoded in it.
+
+    Parameters
+    ----------
+    options
+        What is done to every video.
+    videos
+        By their task numbers.
+    """
+
+    def __init__(self, options: DecodeOptions, videos: Sequence[InMemoryVideo]) -> None:
+        self._options = options
+        self._videos = videos
+
+    @contextlib.contextmanager
+    def lend(self, n_videos: int, networks: Sequence[Network]) -> Iterator[Decoder]:
+        """Lend a decoder of these videos."""
+        del n_videos, networks
+        yield InProcessDecoder(self._options, self._videos)
 
 
 def _clips_in_batch(network: Network) -> int:

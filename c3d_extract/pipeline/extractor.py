@@ -10,7 +10,7 @@ import platform
 import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, cast, overload
 
 import torch
 
@@ -20,30 +20,55 @@ from c3d_extract.compute.network import Network
 from c3d_extract.compute.precision import common_precision
 from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
-from c3d_extract.errors import UsageError, VideoError
+from c3d_extract.errors import UsageError
 from c3d_extract.output import OutputPaths, RunIdentity, RunStore, StoreOptions, check_n_components
-from c3d_extract.pipeline.decoders import Decoders
-from c3d_extract.pipeline.results import Features, Progress, features_of, outcome_of
+from c3d_extract.pipeline.batch import batches_of
+from c3d_extract.pipeline.decoders import Decoders, InMemoryDecoders
+from c3d_extract.pipeline.inputs import read_inputs
+from c3d_extract.pipeline.results import Progress
 from c3d_extract.pipeline.run import Extraction
-from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
+from c3d_extract.pipeline.stream import Stream, StreamParts
 from c3d_extract.preprocess.resize import sampler_for
 from c3d_extract.settings import ExtractSettings, Precision
-from c3d_extract.sources.find import Found, find_videos, one_video
+from c3d_extract.sources.find import Found, find_videos
 from c3d_extract.weights import load_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from typing import Unpack
 
     from c3d_extract.models.c3d import Pool5
-    from c3d_extract.output import JSON, ClipRows, VideoRow
+    from c3d_extract.output import JSON
+    from c3d_extract.pipeline.batch import InputBatch
+    from c3d_extract.pipeline.inputs import VideoInput
+    from c3d_extract.pipeline.results import Features
     from c3d_extract.pipeline.run import RunOptions
     from c3d_extract.preprocess.spec import Colour
+    from c3d_extract.settings import Precision, Short, Tail
     from c3d_extract.sources.source import Source
     from c3d_extract.weights import Checkpoint
 
-__all__ = ["Extractor", "library_versions", "suitable_workers"]
+__all__ = ["Extractor", "ExtractorOptions", "library_versions", "suitable_workers"]
+
+
+class ExtractorOptions(TypedDict, total=False):
+    """Keywords of `Extractor.from_weights`: those of `ExtractSettings` and of `Extractor`."""
+
+    layers: str | Sequence[str] | None
+    stride: int | None
+    tail: Tail
+    short: Short
+    fps: float | Literal["source"] | None
+    l2: bool
+    pca: int | None
+    strict: bool
+    max_pixels: int
+    device: str
+    precision: Precision | Literal["auto"]
+    batch_size: int | None
+    workers: int | Literal["auto"] | None
+    timeout_seconds: float
 
 
 class Extractor:
@@ -106,7 +131,7 @@ class Extractor:
         """Set up what belongs to this process."""
         self._networks: list[Network] = []
         self._crops = self.checkpoint.preprocessing.several_crops(self.settings.crops)
-        options = DecodeOptions(
+        options = self._decode_options = DecodeOptions(
             sampler_for(self.checkpoint.preprocessing, self._crops),
             self.checkpoint.backbone.clip[0],
             self.settings.max_pixels,
@@ -131,7 +156,7 @@ class Extractor:
                 subject="Extractor",
                 hint="make one in each process",
             )
-        own = {"_crops", "_networks", "_decoders", "_streams", "_lock", "_process"}
+        own = {"_crops", "_networks", "_decode_options", "_decoders", "_streams", "_lock", "_process"}
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -151,18 +176,33 @@ class Extractor:
         colour: Colour | None = None,
         offline: bool = False,
         fetch_progress: Callable[[str, int, int | None], None] | None = None,
-        **run: Any,
+        **options: Unpack[ExtractorOptions],
     ) -> Self:
         """Load a checkpoint by registry name or file, fetching it where it is not here.
 
-        ``run`` holds the class's own keywords: device, precision, batch_size, workers, timeout_seconds.
+        Parameters
+        ----------
+        weights
+            A registered name (``c3d-tools weights list``) or a file.
+        settings
+            What changes the numbers; ``options`` take precedence.
+        mean, pool5, colour
+            Override the checkpoint's.
+        offline
+            Fetch nothing.
+        fetch_progress
+            Called with a file's name, the bytes so far and the bytes of all, if known.
+        options
+            The attributes of `ExtractSettings`, such as ``layers`` (one name or several) and ``stride``, and
+            the class's own keywords: ``device``, ``precision``, ``batch_size``, ``workers`` and
+            ``timeout_seconds``.
 
         Raises
         ------
         WeightsError, UsageError, DeviceError
             One line each: what is missing, unknown or not available.
         """
-        settings = settings or ExtractSettings()
+        settings, run = _told_apart(settings or ExtractSettings(), options)
         checkpoint = load_checkpoint(
             weights if isinstance(weights, str) else Path(weights),
             layers=settings.layers or (),  # empty: the default descriptor
@@ -234,28 +274,92 @@ class Extractor:
         """The first device's network."""
         return self.networks[0]
 
-    def extract(self, path: str | os.PathLike[str]) -> Features:
-        """Return the features of one video, a file or an address, every clip of it.
+    def extract(
+        self, video: VideoInput, *, colour: Colour | None = None, fps: float | None = None
+    ) -> Features:
+        """Return the features of one video, every clip of it.
+
+        Parameters
+        ----------
+        video
+            A path or an address. Or an encoded video as bytes or as a file object open to read bytes, which
+            is read from its beginning; nothing in it makes another file be opened. Or frames: uint8
+            (T, H, W, 3) as an array or a tensor, or anything that yields frames (H, W, 3), which are asked
+            for as they are needed, in another thread. All but paths and addresses are decoded in this
+            process, whatever ``workers`` says.
+        colour, fps
+            Of frames, and required with them: the order of their channels, and frames per second.
 
         Raises
         ------
         VideoError
             Where it cannot be read; with ``settings.strict`` also where it can only in part.
         UsageError
-            Where it is an archive or a prefix with another number of videos than one.
+            Where it is no video, or an archive or a prefix with another number of videos than one.
+        Exception
+            What a file object or an iterator of frames raised.
         """
-        source = one_video(path)
-        clips: list[ClipRows] = []
-        row: VideoRow | None = None
-        with self._stream([source], Progress()) as stream:
-            for item in stream:
-                if isinstance(item, ClipFeatures):
-                    clips += [rows for _, rows in item.by_video([source])]
-                else:
-                    row = item[0].row
-        if row is None or row.status == "failed":
-            raise VideoError(row.error or "failed" if row else "failed", subject=path)
-        return features_of(clips, outcome_of(source, row), self.settings.n_crops)
+        return self.extract_batch([video], colour=colour, fps=fps)[0]
+
+    @overload
+    def extract_batch(
+        self,
+        videos: Iterable[VideoInput],
+        *,
+        colour: Colour | None = None,
+        fps: float | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[Features]: ...
+
+    @overload
+    def extract_batch(
+        self,
+        videos: Iterable[VideoInput],
+        *,
+        colour: Colour | None = None,
+        fps: float | None = None,
+        return_exceptions: bool,
+    ) -> list[Features | Exception]: ...
+
+    def extract_batch(
+        self,
+        videos: Iterable[VideoInput],
+        *,
+        colour: Colour | None = None,
+        fps: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Features] | list[Features | Exception]:
+        """Return the features of several videos, in their order; clips of several share batches.
+
+        Parameters
+        ----------
+        videos
+            Each as `extract` takes one; of several kinds if need be.
+        colour, fps
+            Of those that are frames.
+        return_exceptions
+            Whether a video that fails has its exception in its place, instead of ending the call.
+        """
+        inputs = read_inputs(videos, colour=colour, fps=fps)
+        found: dict[int, Features | Exception] = {}
+        for batch in batches_of(inputs):
+            with contextlib.closing(self._results(batch)) as results:
+                for number, result in results:
+                    if isinstance(result, Exception) and not return_exceptions:
+                        raise result
+                    found[number] = result
+        return [found[number] for number in range(len(inputs))]
+
+    def _results(self, batch: InputBatch) -> Generator[tuple[int, Features | Exception]]:
+        decoders: Decoders | InMemoryDecoders = self._decoders
+        if batch.in_memory:
+            decoders = InMemoryDecoders(self._decode_options, batch.in_memory)
+        try:
+            with self._stream_from(decoders, batch.sources, Progress()) as stream:
+                yield from batch.results(stream, self.settings.n_crops)
+        finally:
+            for video in batch.in_memory:
+                video.forget()
 
     def extract_files(
         self,
@@ -341,12 +445,21 @@ class Extractor:
         backbone, asked = self.checkpoint.backbone, self._batch_size
         return [batch_size_for(backbone, device, self.precision, asked) for device in self.devices]
 
-    @contextlib.contextmanager
     def _stream(
         self, sources: Sequence[Source], progress: Progress, scratch: Path | None = None
-    ) -> Iterator[Stream]:
+    ) -> AbstractContextManager[Stream]:
         """Start a stream of ``sources``, with decoders of its own."""
-        parts = StreamParts(self.networks, self._decoders, self.settings)
+        return self._stream_from(self._decoders, sources, progress, scratch)
+
+    @contextlib.contextmanager
+    def _stream_from(
+        self,
+        decoders: Decoders | InMemoryDecoders,
+        sources: Sequence[Source],
+        progress: Progress,
+        scratch: Path | None = None,
+    ) -> Iterator[Stream]:
+        parts = StreamParts(self.networks, decoders, self.settings)
         with Stream(parts, sources, progress, scratch) as stream:
             with self._lock:
                 self._check_usable()
@@ -358,6 +471,19 @@ class Extractor:
                 stream.close()
                 with self._lock, contextlib.suppress(ValueError):  # the Extractor was closed
                     self._streams.remove(stream)
+
+
+def _told_apart(
+    settings: ExtractSettings, options: ExtractorOptions
+) -> tuple[ExtractSettings, dict[str, Any]]:
+    """Return settings with what ``options`` say of them, and the other options."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    changed = {name: value for name, value in options.items() if name in names}
+    layers = changed.get("layers")
+    if layers is not None:
+        changed["layers"] = (layers,) if isinstance(layers, str) else tuple(cast("Sequence[str]", layers))
+    run = {name: value for name, value in options.items() if name not in names}
+    return dataclasses.replace(settings, **cast("Any", changed)), run
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -33,8 +33,8 @@ class Features:
     start_frames, end_frames
         int64 (n_clips); the clip's frames are ``[start, end)``, fewer than the network takes where some
         are padded.
-    start_seconds
-        float64 (n_clips), the time of each clip's first frame.
+    start_seconds, end_seconds
+        float64 (n_clips), the times of each clip's first frame and of its last that is not padding.
     outcome
         Status, and what was wrong with the video, if anything.
     """
@@ -43,6 +43,7 @@ class Features:
     start_frames: NDArray[np.int64]
     end_frames: NDArray[np.int64]
     start_seconds: NDArray[np.float64]
+    end_seconds: NDArray[np.float64]
     outcome: Outcome
 
     @property
@@ -64,7 +65,7 @@ class Outcome:
     """The result of one video in a run; ``skipped``: an earlier run finished it.
 
     ``path`` is an object's address, a text, or else the path of the file, of the folder of images or of the
-    archive.
+    archive; of a video in memory a text such as ``<bytes>``.
     """
 
     video: str
@@ -125,6 +126,7 @@ def features_of(clips: Sequence[ClipRows], outcome: Outcome, n_crops: int = 1) -
         np.concatenate([rows.start_frame for rows in clips])[::n_crops],
         np.concatenate([rows.end_frame for rows in clips])[::n_crops],
         np.concatenate([rows.start_seconds for rows in clips])[::n_crops],
+        np.concatenate([rows.end_seconds for rows in clips])[::n_crops],
         outcome,
     )
 

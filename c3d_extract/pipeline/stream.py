@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.compute.network import Network
     from c3d_extract.decode import NextVideo, VideoInfo, VideoRead
-    from c3d_extract.pipeline.decoders import Decoders
+    from c3d_extract.pipeline.decoders import Decoders, InMemoryDecoders
     from c3d_extract.pipeline.feeder import Batch, BatchClip, VideoEnd
     from c3d_extract.pipeline.results import Progress
     from c3d_extract.preprocess.clips import Clip
@@ -47,7 +47,7 @@ class StreamParts(NamedTuple):
     """What streams of one Extractor share."""
 
     networks: Sequence[Network]
-    decoders: Decoders
+    decoders: Decoders | InMemoryDecoders
     settings: ResolvedSettings
 
 

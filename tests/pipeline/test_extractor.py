@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from conftest import LENGTHS, MEAN
 from c3d_extract import Extractor, FeatureFile
 from c3d_extract.compute.network import Network
 from c3d_extract.errors import DecoderError, LockedError, PcaError, UsageError, VideoError
+from c3d_extract.pipeline.extractor import ExtractorOptions
 from c3d_extract.preprocess.clips import clip_spans
 from c3d_extract.settings import ExtractSettings
 
@@ -240,6 +243,32 @@ def test_wrong_values_are_named(narrow_weights: Path) -> None:
     ):
         with pytest.raises(UsageError):
             ExtractSettings(**bad)
+
+
+def test_settings_can_be_given_as_keywords(narrow_weights: Path) -> None:
+    given = ExtractSettings(layers=("fc7",), stride=8, tail="pad")
+    with make(narrow_weights, stride=4, layers=["fc7", "prob"], l2=True) as extractor:
+        assert extractor.settings.layers == ("fc7", "prob")
+        assert (extractor.settings.stride, extractor.settings.l2, extractor.settings.tail) == (
+            4,
+            True,
+            "drop",
+        )
+    with make(narrow_weights, given, layers="fc8") as extractor:  # over settings that are given
+        assert extractor.settings == ExtractSettings(("fc8",), 8, "pad").for_backbone(
+            extractor.checkpoint.backbone
+        )
+    with pytest.raises(UsageError, match="--stride: must be at least 1"):
+        make(narrow_weights, stride=0)
+    with pytest.raises(TypeError, match="'strde'"):
+        make(narrow_weights, strde=8)
+
+
+def test_every_setting_and_every_keyword_of_the_class_is_one_of_from_weights() -> None:
+    own = inspect.signature(Extractor).parameters
+    run = {name for name, each in own.items() if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    settings = {field.name for field in dataclasses.fields(ExtractSettings)}
+    assert set(ExtractorOptions.__annotations__) == settings | run
 
 
 def test_no_decoder_that_starts_ends_the_run_with_one_error(
