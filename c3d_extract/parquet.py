@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.files import writing_output
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["check_parquet", "read_text_column", "write_columns"]
+    Table: TypeAlias = pa.Table  # for the modules whose functions return one
+
+__all__ = ["check_parquet", "read_text_column", "table_of", "write_columns"]
 
 
 def check_parquet(path: Path) -> None:
@@ -84,10 +87,7 @@ def write_columns(
         Where the file cannot be written.
     """
     pyarrow = _pyarrow(path)
-    tables = (
-        pyarrow.table({name: _array(pyarrow, values) for name, values in block.items()}, metadata=metadata)
-        for block in blocks
-    )
+    tables = (_table(pyarrow, block, metadata) for block in blocks)
     first = next(tables)
     with writing_output(path) as file:
         try:
@@ -97,6 +97,26 @@ def write_columns(
                     writer.write_table(table)
         except pyarrow.ArrowException as error:
             raise StoreError(f"cannot be written ({_first_line(error)})", subject=path) from error
+
+
+def table_of(
+    columns: Mapping[str, NDArray[Any] | list[str]], metadata: Mapping[str, str], *, subject: object
+) -> Table:
+    """Return a table in memory, as `write_columns` writes it.
+
+    Raises
+    ------
+    UsageError
+        Where pyarrow, which ``subject`` needs, is not installed.
+    """
+    return _table(_pyarrow(subject), columns, metadata)
+
+
+def _table(
+    pyarrow: ModuleType, columns: Mapping[str, NDArray[Any] | list[str]], metadata: Mapping[str, str]
+) -> Table:
+    arrays = {name: _array(pyarrow, values) for name, values in columns.items()}
+    return pyarrow.table(arrays, metadata=metadata)
 
 
 def _array(pyarrow: ModuleType, values: Any) -> Any:

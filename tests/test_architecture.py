@@ -19,6 +19,7 @@ OWNERS = {
     "av": {"decode"},
     "fsspec": {"object_store"},
     "h5py": {"hdf5"},
+    "pandas": {"dataframes"},
     "pyarrow": {"parquet"},
     "sqlite3": {"output"},
     "sklearn": {"analysis"},

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from c3d_extract.preprocess.spec import Preprocessing
 
-__all__ = ["Backbone", "CpuNetwork", "RunningBatch", "Shape"]
+__all__ = ["CLASS_LAYERS", "Backbone", "CpuNetwork", "RunningBatch", "Shape"]
+
+CLASS_LAYERS = frozenset({"fc8", "logits", "prob"})
+"""Layers of one value a class."""
 
 Shape = tuple[int, ...]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from c3d_extract.dataframes import data_frame
 from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.hdf5 import errors_as, numbers_in, open_hdf5
 from c3d_extract.output.basis_file import load_own_basis
 from c3d_extract.output.schema import FORMAT_VERSION, TableRow, columns_of
 from c3d_extract.output.table import FORMAT, ROWS_AT_ONCE
 from c3d_extract.output.validation import check_rows, own_attributes, table_columns
+from c3d_extract.parquet import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,8 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from c3d_extract.dataframes import DataFrame
     from c3d_extract.hdf5 import File
     from c3d_extract.output.schema import Column
+    from c3d_extract.parquet import Table
     from c3d_extract.strict_json import JSON
 
 __all__ = ["FeatureFile", "kind_of", "read_attributes"]
@@ -61,7 +67,8 @@ def read_attributes(path: Path, kind: str) -> dict[str, JSON]:
 class FeatureFile:
     """A feature file or a clip file, open for reading.
 
-    ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N.
+    ``f["fc6"]`` is float32 (N, D), rows in the order of ``f.videos``; ``len(f)`` is N; ``f.of("a.mp4")`` is
+    what is known of one video.
     Raises `StoreError` where the file is missing, damaged or of another program, declares sizes that its
     data does not have, or refers to other files (links, virtual datasets, external storage). Before the first
     values are returned, rows are checked to be sorted by video and unique.
@@ -156,6 +163,51 @@ class FeatureFile:
         others = {name: self._read(name, start, end) for name in [*self._columns, *self.layers]}
         return {"video": list(self._names(start, end)), **others}
 
+    def of(self, video: str) -> dict[str, Any]:
+        """Return the row of one video: each column's number, and of each layer float32 (D,).
+
+        Of a clip file the rows of its clips: of each column (n), and of each layer float32 (n, D).
+
+        Raises
+        ------
+        StoreError
+            Where there is no such video.
+        """
+        self._check_rows()
+        start, end = self._place(video.encode()), self._place(video.encode() + b"\0")
+        if start == end:
+            raise StoreError(f"has no video {video}", subject=self.path)
+        found = self.columns_between(start, end)
+        del found["video"]
+        return {name: values[0] for name, values in found.items()} if self.kind == "features" else found
+
+    def to_pandas(self) -> DataFrame:
+        """Return all rows as a table: every column, and of every layer one array a row; names are the index.
+
+        Raises
+        ------
+        UsageError
+            Where pandas is not installed.
+        """
+        return data_frame(self.columns_between(0, len(self)), index="video")
+
+    def to_arrow(self) -> Table:
+        """Return all rows as a table, layers as FixedSizeList<float32>[D], as ``export parquet`` writes it.
+
+        Raises
+        ------
+        UsageError
+            Where pyarrow is not installed.
+        """
+        metadata = {"c3d_extract": json.dumps(self.attributes)}
+        return table_of(self.columns_between(0, len(self)), metadata, subject="to_arrow()")
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names, in the order of the values of ``fc8``, ``logits`` and ``prob``; None where unknown."""
+        names = self.attributes.get("weights", {}).get("record", {}).get("classes")
+        return None if names is None or "pca_sha256" in self.attributes else list(names)
+
     def close(self) -> None:
         """Close the file."""
         self._open_until_closed.close()
@@ -165,6 +217,13 @@ class FeatureFile:
 
     def __len__(self) -> int:
         return int(self._datasets["video"].shape[0])
+
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"<FeatureFile {self.path}, closed>"
+        sizes = ", ".join(f"{layer} ({self.size_of(layer)})" for layer in self.layers)
+        rows = "videos" if self.kind == "features" else "clips"
+        return f"<FeatureFile {self.path}: {len(self)} {rows}, {sizes}>"
 
     def __enter__(self) -> Self:
         return self
@@ -177,16 +236,24 @@ class FeatureFile:
         return columns_of(self.kind, self.attributes)
 
     def _read(self, name: str, start: int, end: int) -> NDArray[Any]:
-        if not self._rows_checked:
-            with errors_as(StoreError, "cannot be read as a feature file", self.path):
-                check_rows(self._row_names())
-            self._rows_checked = True
+        self._check_rows()
         with errors_as(StoreError, f"{name} cannot be read", self.path):
             dataset = self._datasets.get(name)
             if dataset is None:  # a dataset that a user added
                 dataset = numbers_in(self._file, name)
             values: NDArray[Any] = dataset[start:end]
         return values
+
+    def _check_rows(self) -> None:
+        if not self._rows_checked:
+            with errors_as(StoreError, "cannot be read as a feature file", self.path):
+                check_rows(self._row_names())
+            self._rows_checked = True
+
+    def _place(self, name: bytes) -> int:
+        """Return the first row whose video is not before ``name``."""
+        names = self._datasets["video"]
+        return bisect.bisect_left(range(len(self)), name, key=lambda row: bytes(names[row]))
 
     def _row_names(self) -> Iterator[tuple[NDArray[Any], NDArray[Any] | None]]:
         for start in range(0, len(self), _SCALARS_AT_ONCE):

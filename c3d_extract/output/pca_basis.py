@@ -61,7 +61,7 @@ class LayerBasis:
         return projected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PcaBasis:
     """One basis per layer, and what they were fitted on."""
 
@@ -70,6 +70,10 @@ class PcaBasis:
     """Name of its file, for messages and records."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """``settings`` and ``weights`` of the features it was fitted on, as far as known."""
+
+    def __repr__(self) -> str:
+        sizes = (f"{layer} {len(b.mean)} → {len(b.components)}" for layer, b in self.layers.items())
+        return f"<PcaBasis {self.name}: {', '.join(sizes)}>"
 
     @property
     def n_components(self) -> int:

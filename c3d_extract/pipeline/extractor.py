@@ -21,6 +21,7 @@ from c3d_extract.compute.precision import common_precision
 from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.process import may_start_processes
 from c3d_extract.errors import UsageError
+from c3d_extract.models.base import CLASS_LAYERS
 from c3d_extract.output import OutputPaths, RunIdentity, RunStore, StoreOptions, check_n_components
 from c3d_extract.pipeline.batch import batches_of
 from c3d_extract.pipeline.decoders import Decoders, InMemoryDecoders
@@ -213,6 +214,11 @@ class Extractor:
             progress=fetch_progress,
         )
         return cls(checkpoint, settings, **run)
+
+    def __repr__(self) -> str:
+        settings, devices = self.settings, ", ".join(map(str, self.devices))
+        described = f"{', '.join(settings.layers)}, stride {settings.stride}, {devices}, {self.precision}"
+        return f"<Extractor {self.checkpoint.name}: {described}{', closed' if self._closed else ''}>"
 
     def __enter__(self) -> Self:
         return self
@@ -434,6 +440,8 @@ class Extractor:
         sizes = {layer: backbone.layer_size(layer) for layer in self.settings.layers}
         identity = self.checkpoint.identity(self.settings.layers, with_crops=self._crops is not None)
         record = {k: v for k, v in self.checkpoint.record_json().items() if v != identity.get(k)}
+        if self.checkpoint.labels and CLASS_LAYERS & set(self.settings.layers):
+            record["classes"] = self.checkpoint.labels
         weights = {**identity, "record": record}
         versions = library_versions() | {
             "device": ", ".join(map(device_name, self.devices)),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from c3d_extract.dataframes import data_frame
 from c3d_extract.pipeline.aggregate import aggregated
 
 if TYPE_CHECKING:
@@ -16,15 +17,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.dataframes import DataFrame
     from c3d_extract.output import ClipRows, VideoRow
     from c3d_extract.sources.source import Source
 
 __all__ = ["Features", "Outcome", "Progress", "features_of", "outcome_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
-    """One video's features, before any normalisation.
+    """One video's features, before any normalisation; its length is the number of clips.
 
     Attributes
     ----------
@@ -58,6 +60,25 @@ class Features:
         """Return the video descriptor: the average over the clips and their crops, float32 (D,)."""
         clips = self.clips if layer is None else self.layers[layer]
         return aggregated(clips.reshape(-1, clips.shape[-1]))
+
+    def to_pandas(self) -> DataFrame:
+        """Return a table of a row a clip: frames, seconds, and of every layer one array a row.
+
+        Raises
+        ------
+        UsageError
+            Where pandas is not installed.
+        """
+        names = ("start_frames", "end_frames", "start_seconds", "end_seconds")
+        singular = {name.replace("frames", "frame"): getattr(self, name) for name in names}
+        return data_frame(singular | self.layers)
+
+    def __len__(self) -> int:
+        return len(self.start_frames)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{layer} ({rows.shape[1]})" for layer, rows in self.layers.items())
+        return f"<Features of {self.outcome.video}: {len(self)} clips, {sizes}>"
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class RunOptions(TypedDict, total=False):
 class Extraction:
     """One run of an Extractor over many files: iterate over it for the outcomes, then read ``summary``.
 
+    Its length is the number of videos, each of which has one outcome.
+
     Made by `Extractor.extract_files`.
 
     Parameters
@@ -115,6 +117,13 @@ class Extraction:
         self._at_video = options.get("at_video")
         unlike = _unlike_before(self.output.name, store.versions_before, store.identity.versions)
         self.warnings: tuple[str, ...] = (*store.warnings, *unlike)
+
+    def __len__(self) -> int:
+        return len(self.found.videos)
+
+    def __repr__(self) -> str:
+        n_done = self.progress.n_finished + self.progress.n_skipped
+        return f"<Extraction to {self.output}: {n_done} of {len(self)} videos>"
 
     def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False

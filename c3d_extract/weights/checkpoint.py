@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A network's tensors and everything that determines its features.
 
@@ -75,6 +75,9 @@ class Checkpoint:
     record: dict[str, Any] = field(default_factory=dict)
     resized_mean: NDArray[np.float32] | None = None
     tensors_sha256: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.name}: {self.backbone.name}, sha256 {self.sha256[:6]}…>"
 
     @property
     def architecture(self) -> Architecture:

@@ -229,6 +229,39 @@ def test_a_folder_of_numbered_images_is_a_video(
     ]
 
 
+def test_what_there_is_says_what_it_is(extractor: Extractor, videos: Path, tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    run = extractor.extract_files([videos], tmp_path / "feats.h5")
+    assert len(run) == len(LENGTHS)
+    assert repr(run) == f"<Extraction to {tmp_path / 'feats.h5'}: 0 of 6 videos>"
+    assert len(list(run)) == len(run)
+    assert repr(run) == f"<Extraction to {tmp_path / 'feats.h5'}: 6 of 6 videos>"
+    assert repr(extractor) == "<Extractor narrow.pickle: fc6, stride 16, cpu, fp32>"
+    assert repr(extractor.checkpoint).startswith("<Checkpoint narrow.pickle: c3d, sha256 ")
+    features = extractor.extract(videos / "long.mp4")
+    assert len(features) == 6
+    assert repr(features) == "<Features of long.mp4: 6 clips, fc6 (256)>"
+    table = features.to_pandas()
+    assert isinstance(table, pd.DataFrame)
+    assert list(table) == ["start_frame", "end_frame", "start_seconds", "end_seconds", "fc6"]
+    np.testing.assert_array_equal(np.stack(list(table["fc6"])), features.clips)
+    np.testing.assert_allclose(table["end_seconds"], (np.arange(6) * 16 + 15) / 25, atol=1e-6)
+
+
+def test_class_names_are_in_the_file_where_there_is_a_value_a_class(videos: Path, tmp_path: Path) -> None:
+    video, clips = videos / "a/one.mp4", tmp_path / "clips.h5"
+    for layers, is_named in ((("fc6", "prob"), True), (("fc8",), True), (("fc6",), False)):
+        with Extractor.from_weights("motion-mini", layers=layers, device="cpu") as extractor:
+            names = extractor.checkpoint.labels
+            assert names
+            list(extractor.extract_files([video], tmp_path / "feats.h5", clips=clips, overwrite=True))
+        for path in (tmp_path / "feats.h5", clips):
+            with FeatureFile(path) as file:
+                assert file.classes == (names if is_named else None)
+                if is_named:
+                    assert file.size_of(layers[-1]) == len(names)
+
+
 def test_wrong_values_are_named(narrow_weights: Path) -> None:
     for run in ({"batch_size": 0}, {"workers": -1}, {"timeout_seconds": 0.0}):
         with pytest.raises(UsageError, match=r"must be (above 0|0 or more)"):
