@@ -1,10 +1,13 @@
 """C3D video descriptors with the original tool's numbers.
 
+What a caller may want to know beside results and errors is logged under ``c3d_extract``, by `logging`.
+
 Lazy: importing the package imports neither torch nor h5py nor av; each name is imported on first use.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from c3d_extract._lazy import lazy_names
@@ -60,4 +63,6 @@ __all__ = [
     "save_checkpoint",
 ]
 
+# Messages go where the program that imports this sends them, and nowhere by default.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

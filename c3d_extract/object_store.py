@@ -7,6 +7,7 @@ machine's role), never from an address. Requests are tried again, with growing p
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import re
 import time
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:/ is a drive
 # Others of fsspec's schemes read local files, or unpack what they read.
@@ -280,8 +282,11 @@ def _tried(address: str, request: Callable[[], T]) -> T:
                 raise
             if not n_left or not _may_pass(error):
                 raise _explained(address, error) from error
+            why = _explained(address, error)
         # Many processes that were refused at the same time must not come again at the same time.
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - not for secrets
+        seconds = pause * random.uniform(0.5, 1.5)  # noqa: S311 - not for secrets
+        _log.warning("%s; tried again in %.1f s", why, seconds)
+        time.sleep(seconds)
         pause *= 2
 
 

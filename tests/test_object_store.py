@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import http.server
+import re
 import subprocess
 import sys
 import threading
@@ -133,11 +134,17 @@ def test_an_object_that_was_deleted_is_not_there(s3: S3, tmp_path: Path) -> None
     assert s3.server.requests["GET", "/videos/d"] == 1, "it is not asked for again"
 
 
-def test_a_busy_server_is_asked_again(s3: S3, tmp_path: Path) -> None:
+def test_a_busy_server_is_asked_again_and_that_is_logged(
+    s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = stat(s3.put("busy", b"content"))
     s3.server.fault = failing(2, "503 Slow Down", "ServiceUnavailable")
     fetch_object(found, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"content"
+    logged = [record.getMessage() for record in caplog.records if record.name == "c3d_extract.object_store"]
+    assert len(logged) == 2
+    for line in logged:
+        assert re.fullmatch(r"s3://videos/busy: .*; tried again in \d+\.\d s", line), line
 
 
 def test_a_server_that_stays_busy_is_given_up(s3: S3, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,18 @@ def imported_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "torchvision", "numpy", "h5py", "av", "sklearn", "matplotlib", "safetensors"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "h5py",
+    "av",
+    "sklearn",
+    "matplotlib",
+    "safetensors",
+    "pandas",
+    "pyarrow",
+}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -61,6 +74,34 @@ def test_help_is_there_at_once() -> None:
 
     # The bar is 0.4 s; processor time of the best of three, so that a busy machine does not decide.
     assert min(seconds() for _ in range(3)) < 0.4
+
+
+def test_importing_the_package_takes_a_tenth_of_a_second() -> None:
+    def seconds() -> float:
+        code = (
+            "import time; began = time.process_time(); import c3d_extract; print(time.process_time() - began)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert min(seconds() for _ in range(3)) <= 0.1
+
+
+def test_nothing_is_printed_and_logging_is_silent_until_it_is_configured() -> None:
+    paths = Path(c3d_extract.__file__).parent.rglob("*.py")
+    calls = [
+        f"{path.name}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert calls == []
+    code = "import logging, c3d_extract; {}logging.getLogger('c3d_extract.pipeline').warning('heard')"
+    for configured in ("", "logging.basicConfig(); "):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(configured)], capture_output=True, text=True, check=True
+        )
+        assert ("heard" in done.stderr) == bool(configured)
 
 
 def test_a_decoder_process_imports_neither_torch_nor_h5py() -> None:

@@ -17,6 +17,7 @@ before they are ready, the run ends with one error, and no video is reported as 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SLOTS_PER_WORKER", "DecodePool"]
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5  # how often silent workers are checked
 _MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
 _START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
@@ -369,6 +371,7 @@ class DecodePool:
                 f"decoder processes end before their first frame ({reason})",
                 hint=f"see c3d-tools doctor; {_HINT}",
             )
+        _log.warning("a decoder process ended before its first frame (%s); another is started", reason)
         if worker.task is not None:
             self._requeued.append((worker.task, worker.path))
         self._remove(worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from c3d_extract.pipeline import Extractor, Progress
 
 __all__ = ["DEADLINE_SECONDS", "RETRIES", "attempt_part", "give_up"]
+
+_log = logging.getLogger(__name__)
 
 RETRIES = 3
 """How often a part is tried before it is done video by video."""
@@ -79,6 +82,7 @@ def attempt_part(
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other parts may not have it
             log.fail(reason_of(error))
+            _log.warning("part %d: %s; it is tried again", number, reason_of(error))
     try:
         return run_by_video(
             load, plan, number, scratch=scratch, deadline_seconds=deadline_seconds, progress=progress

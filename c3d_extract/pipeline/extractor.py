@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import platform
 import threading
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from c3d_extract.weights import Checkpoint
 
 __all__ = ["Extractor", "ExtractorOptions", "library_versions", "suitable_workers"]
+
+_log = logging.getLogger(__name__)
 
 
 class ExtractorOptions(TypedDict, total=False):
@@ -125,11 +128,15 @@ class Extractor:
         self._first_workers = suitable_workers(self.device.type) if workers in {None, "auto"} else None
         self.workers = _most_workers(self.device.type) if workers is None or workers == "auto" else workers
         self._timeout_seconds = timeout_seconds
+        self._is_auto = workers in {None, "auto"}
         self._closed = False
         self._begin()
 
     def _begin(self) -> None:
         """Set up what belongs to this process."""
+        if self._is_auto and self.workers == 0:
+            _log.info("videos are decoded in this process, which may not start others")
+        self._logged: set[str] = set()
         self._networks: list[Network] = []
         self._crops = self.checkpoint.preprocessing.several_crops(self.settings.crops)
         options = self._decode_options = DecodeOptions(
@@ -157,7 +164,9 @@ class Extractor:
                 subject="Extractor",
                 hint="make one in each process",
             )
-        own = {"_crops", "_networks", "_decode_options", "_decoders", "_streams", "_lock", "_process"}
+        own = {
+            "_crops", "_logged", "_networks", "_decode_options", "_decoders", "_streams", "_lock", "_process",
+        }  # fmt: skip
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -254,6 +263,12 @@ class Extractor:
         unlike = _unlike(self.devices)
         of_networks = [warning for network in self._networks for warning in network.warnings]
         return unlike + of_networks + self._decoders.warnings
+
+    def _log_warnings(self) -> None:
+        for warning in self.warnings:
+            if warning not in self._logged:
+                self._logged.add(warning)
+                _log.warning("%s", warning)
 
     @property
     def networks(self) -> list[Network]:
@@ -477,6 +492,7 @@ class Extractor:
                 yield stream
             finally:
                 stream.close()
+                self._log_warnings()
                 with self._lock, contextlib.suppress(ValueError):  # the Extractor was closed
                     self._streams.remove(stream)
 

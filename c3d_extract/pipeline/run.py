@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from c3d_extract.compute.batch_size import rounding_factors
-from c3d_extract.errors import VideoError
+from c3d_extract.errors import VideoError, printable
 from c3d_extract.pipeline.results import Outcome, Progress, outcome_of
 from c3d_extract.pipeline.stream import ClipFeatures, FinishedVideo, failed_row
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from c3d_extract.sources.source import Source
 
 __all__ = ["Extraction", "RunOptions"]
+
+_log = logging.getLogger(__name__)
 
 
 class RunOptions(TypedDict, total=False):
@@ -127,6 +130,8 @@ class Extraction:
 
     def __iter__(self) -> Generator[Outcome, None, None]:
         complete = False
+        for warning in self.warnings:
+            _log.warning("%s", warning)
         try:
             yield from self._run()
             complete = True
@@ -202,6 +207,8 @@ class Extraction:
             raise VideoError(reason, subject=video.source.location, hint=hint)
 
     def _count(self, row: VideoRow) -> None:
+        if row.status != "ok":
+            _log.warning("%s: %s: %s", row.status, printable(row.video), row.error)
         self.progress.n_bytes_finished += row.size_bytes
         self.progress.n_finished += 1
         self.progress.n_failed += row.status == "failed"

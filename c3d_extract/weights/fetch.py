@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import logging
 import os
 import queue
 import threading
@@ -47,6 +48,7 @@ T = TypeVar("T")
 FetchProgress = Callable[[str, int, int | None], None]
 """Called while fetching with the file's name, the bytes on disk, and the total where known."""
 
+_log = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _MAX_BYTES = 4 << 30  # for a file whose size is not known
 _FIRST_BYTE_SECONDS = 60.0  # seconds until the first byte, and until the rate below is enforced
@@ -183,6 +185,7 @@ def fetch_file(
             answer = part.try_mirror(mirror, progress, check, timeout_seconds)
             if answer is None:
                 return part.move_to(target)
+            _log.warning("%s: not fetched from %s", remote.name, answer)
             answers.append(answer)
         part.discard_if_empty()
     raise _failure(remote, folder, "could not be fetched", answers)

@@ -142,6 +142,53 @@ def test_the_command_line_on_two_nodes_equals_one_machine_to_the_bit(
     check_merged(folder, expected)
 
 
+@pytest.fixture(scope="module")
+def clips_of_long(narrow_weights: Path, videos: Path) -> Any:
+    with faults.load(str(narrow_weights)) as extractor:
+        return extractor.extract(videos / "long.mp4").clips
+
+
+def test_an_extractor_in_a_task_of_ones_own(
+    cluster: RayCluster, narrow_weights: Path, videos: Path, clips_of_long: Any
+) -> None:
+    del cluster
+    import ray
+
+    @ray.remote
+    def clips(weights: str, video: str) -> Any:
+        with faults.load(weights) as extractor:
+            return extractor.extract(video).clips, extractor.extract(Path(video).read_bytes()).clips
+
+    task = clips.remote(str(narrow_weights), str(videos / "long.mp4"))
+    for found in ray.get(task, timeout=PATIENCE_SECONDS):
+        np.testing.assert_array_equal(found, clips_of_long)
+
+
+class Featurise:
+    """What docs/pipelines.md gives to Ray Data's ``map_batches``: an actor with an Extractor of its own."""
+
+    def __init__(self, weights: str) -> None:
+        self.extractor = faults.load(weights)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        found = self.extractor.extract_batch(batch["path"].tolist())
+        return batch | {"features": np.stack([features.mean() for features in found])}
+
+
+def test_in_ray_data(cluster: RayCluster, narrow_weights: Path, videos: Path, expected: Path) -> None:
+    del cluster
+    import ray
+
+    paths = sorted(map(str, videos.rglob("*.mp4")))
+    rows = ray.data.from_items([{"path": path} for path in paths]).map_batches(
+        Featurise, fn_constructor_args=(str(narrow_weights),), batch_size=3, concurrency=1
+    )
+    found = {row["path"]: row["features"] for row in rows.take_all()}
+    with FeatureFile(expected) as file:
+        for name, features in zip(file.videos, file["fc6"], strict=True):
+            np.testing.assert_array_equal(found[str(videos / name)], features)
+
+
 def test_a_worker_that_is_killed_costs_one_attempt(
     cluster: RayCluster, plan: Plan, narrow_weights: Path, expected: Path, tmp_path: Path
 ) -> None:

@@ -96,11 +96,19 @@ def unused() -> Extractor:
 
 
 def test_a_part_that_raises_is_tried_again(
-    plan: Plan, extractor: Extractor, scratch: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan,
+    extractor: Extractor,
+    scratch: Path,
+    expected: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tried = raising(2, OSError("the network disk is gone for a moment"), monkeypatch)
     result = attempt_part(extractor, unused, plan, 0, scratch=scratch)
     assert (len(tried), result.n_videos, result.given_up) == (3, N_VIDEOS, None)
+    assert (
+        caplog.messages == ["part 0: OSError: the network disk is gone for a moment; it is tried again"] * 2
+    )
     check_part(plan, expected)
     assert not list(scratch.iterdir()), "scratch is left clean"
     assert attempt_part(extractor, unused, plan, 0, scratch=scratch).was_done

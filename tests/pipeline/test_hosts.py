@@ -1,13 +1,18 @@
-"""An Extractor within other programs' processes: Pools, DataLoader workers, joblib, forks."""
+"""An Extractor in other programs: Pools, DataLoader workers, joblib, forks, event loops, notebooks.
+
+docs/pipelines.md lists them; Ray's tasks are in tests/distributed/ray_cases.py.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import multiprocessing
 import os
 import pickle
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +34,6 @@ from c3d_extract.preprocess.spec import Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -47,7 +51,9 @@ def extractor(_: int) -> Extractor:
 def clips_and_workers(video: Path) -> tuple[NDArray[np.float32], int]:
     """What a host's process runs: its own Extractor's features, and how it decodes."""
     mine = extractor(os.getpid())
-    return mine.extract(video).clips, mine.workers
+    clips = mine.extract(video).clips
+    np.testing.assert_array_equal(mine.extract(video.read_bytes()).clips, clips)
+    return clips, mine.workers
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,66 @@ def test_in_a_multiprocessing_pool_videos_are_decoded_in_the_process_itself(
         clips, workers = pool.apply_async(clips_and_workers, [video]).get(SECONDS)
     assert workers == 0
     np.testing.assert_array_equal(clips, expected)
+
+
+def test_in_a_process_pool_of_concurrent_futures(video: Path, expected: NDArray[np.float32]) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        clips, workers = pool.submit(clips_and_workers, video).result(SECONDS)
+    assert workers > 0, "it may have children"
+    np.testing.assert_array_equal(clips, expected)
+
+
+def test_in_threads_of_a_server(video: Path, expected: NDArray[np.float32]) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        for clips, _ in threads.map(clips_and_workers, [video] * 3, timeout=SECONDS):
+            np.testing.assert_array_equal(clips, expected)
+
+
+def test_in_the_threads_of_an_event_loop(video: Path, expected: NDArray[np.float32]) -> None:
+    async def serve() -> list[tuple[NDArray[np.float32], int]]:
+        requests = (asyncio.to_thread(clips_and_workers, video) for _ in range(3))
+        return await asyncio.wait_for(asyncio.gather(*requests), SECONDS)
+
+    for clips, _ in asyncio.run(serve()):
+        np.testing.assert_array_equal(clips, expected)
+
+
+def test_in_the_thread_of_a_running_event_loop_as_in_a_cell_of_jupyter(
+    video: Path, expected: NDArray[np.float32], tmp_path: Path
+) -> None:
+    async def cell() -> None:
+        clips, workers = clips_and_workers(video)
+        assert workers > 0
+        np.testing.assert_array_equal(clips, expected)
+        outcomes = list(extractor(os.getpid()).extract_files([video], tmp_path / "feats.h5"))
+        assert [outcome.status for outcome in outcomes] == ["ok"]
+
+    asyncio.run(cell())
+
+
+def test_in_a_real_notebook(video: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    np.save(tmp_path / "expected.npy", expected)
+    source = f"""
+import numpy as np
+from c3d_extract import Extractor
+extractor = Extractor.from_weights("motion-mini", device="cpu", precision="fp32", offline=True)
+assert (extractor.extract({str(video)!r}).clips == np.load({str(tmp_path / "expected.npy")!r})).all()"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbclient.NotebookClient(notebook, timeout=SECONDS).execute()
+
+
+def add_features(row: dict[str, Any]) -> dict[str, Any]:
+    clips, _ = clips_and_workers(Path(row["path"]))
+    return {"features": clips}
+
+
+def test_in_the_processes_of_hugging_faces_map(video: Path, expected: NDArray[np.float32]) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"path": [str(video)] * 2})
+    for found in rows.map(add_features, num_proc=2, load_from_cache_file=False).with_format("numpy"):
+        np.testing.assert_array_equal(found["features"], expected)
 
 
 def test_decoders_that_were_asked_for_start_in_a_daemonic_process_too(

@@ -287,10 +287,14 @@ def test_the_next_mirror_makes_up_for_a_bad_one(fault: str, server: Server, tmp_
     assert [file.name for file in tmp_path.iterdir()] == ["file.bin"]
 
 
-def test_a_dead_first_mirror_costs_nothing_but_a_try(server: Server, tmp_path: Path) -> None:
+def test_a_dead_first_mirror_costs_nothing_but_a_try(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = remote(server, "good")
     file = replace(file, mirrors=(f"{dead_address()}/file", *file.mirrors))
     assert fetch_file(file, tmp_path).read_bytes() == CONTENT
+    (line,) = caplog.messages
+    assert line.startswith("file.bin: not fetched from ")
 
 
 def test_an_interrupted_download_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
