@@ -10,6 +10,7 @@
     classify.py         the classifier, its cross-validation, accuracy against PCA dimensions
     classifier_file.py  a fitted classifier and its file
     aslan.py            same action or not: twelve similarities of a pair
+    predict.py          from videos to classes
     charts.py           confusion matrix and PCA curve as a picture
 
 Names are imported on first use, because scikit-learn and matplotlib are extras and slow to import.
@@ -25,16 +26,30 @@ from c3d_extract.errors import C3DError
 if TYPE_CHECKING:
     from c3d_extract.analysis.aslan import PairsEvaluation, evaluate_pairs, read_pairs
     from c3d_extract.analysis.charts import draw_evaluation
-    from c3d_extract.analysis.classifier_file import LinearClassifier, load_classifier, save_classifier
+    from c3d_extract.analysis.classifier_file import (
+        LinearClassifier,
+        is_classifier,
+        load_classifier,
+        save_classifier,
+    )
     from c3d_extract.analysis.classify import (
+        Baselines,
         ClassifierSettings,
         Evaluation,
+        baselines,
         cross_validate,
         fit_classifier,
         pca_curve,
     )
     from c3d_extract.analysis.experiment import Experiment, ExperimentOptions, prepare_experiment
     from c3d_extract.analysis.features import read_layer, require_same_features
+    from c3d_extract.analysis.predict import (
+        Predictions,
+        classify_features,
+        extractor_for,
+        probabilities,
+        write_features,
+    )
     from c3d_extract.analysis.splits import (
         Samples,
         Split,
@@ -46,10 +61,11 @@ if TYPE_CHECKING:
 _NAMES_OF = {
     "aslan": "PairsEvaluation evaluate_pairs read_pairs",
     "charts": "draw_evaluation",
-    "classifier_file": "LinearClassifier load_classifier save_classifier",
-    "classify": "ClassifierSettings Evaluation cross_validate fit_classifier pca_curve",
+    "classifier_file": "LinearClassifier is_classifier load_classifier save_classifier",
+    "classify": "Baselines ClassifierSettings Evaluation baselines cross_validate fit_classifier pca_curve",
     "experiment": "Experiment ExperimentOptions prepare_experiment",
     "features": "read_layer require_same_features",
+    "predict": "Predictions classify_features extractor_for probabilities write_features",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
 }
 _EXTRAS = {
@@ -60,28 +76,36 @@ _EXTRAS = {
 """Library → the package to install, and the extra that contains it."""
 
 __all__ = [
+    "Baselines",
     "ClassifierSettings",
     "Evaluation",
     "Experiment",
     "ExperimentOptions",
     "LinearClassifier",
     "PairsEvaluation",
+    "Predictions",
     "Samples",
     "Split",
+    "baselines",
+    "classify_features",
     "cross_validate",
     "draw_evaluation",
     "evaluate_pairs",
+    "extractor_for",
     "fit_classifier",
     "grouped_splits",
+    "is_classifier",
     "leave_one_out_splits",
     "load_classifier",
     "pca_curve",
     "prepare_experiment",
+    "probabilities",
     "read_layer",
     "read_pairs",
     "require_same_features",
     "save_classifier",
     "stratified_splits",
+    "write_features",
 ]
 
 _import_name, __dir__ = lazy_names(

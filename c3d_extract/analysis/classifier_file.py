@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LinearClassifier", "load_classifier", "save_classifier"]
+__all__ = ["LinearClassifier", "is_classifier", "load_classifier", "save_classifier"]
 
-FORMAT = {"format": "c3d-extract linear classifier", "version": 1}
+FORMAT: dict[str, Any] = {"format": "c3d-extract linear classifier", "version": 1}
 ARRAYS = ("coef", "intercept", "pca_mean", "pca_components")
 
 
@@ -41,6 +41,8 @@ class LinearClassifier:
         The SVM's C, whether rows are L2-normalised first, whether the solver reached its tolerance.
     provenance
         Which features it accepts (`LayerFeatures.provenance`).
+    trained_on
+        Name and bytes of the videos that it was fitted on.
     pca_mean, pca_components
         float64 (D,) and (K, D): the PCA applied after the norm, or None.
     """
@@ -52,6 +54,7 @@ class LinearClassifier:
     l2: bool
     converged: bool = True
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: tuple[tuple[str, int], ...] = ()
     pca_mean: NDArray[np.float64] | None = None
     pca_components: NDArray[np.float64] | None = None
 
@@ -69,7 +72,7 @@ class LinearClassifier:
 
 def save_classifier(classifier: LinearClassifier, path: Path) -> None:
     """Write arrays as safetensors and the rest as JSON in its metadata; the file is replaced atomically."""
-    facts = {name: getattr(classifier, name) for name in ("classes", "c", "l2", "converged")}
+    facts = {name: getattr(classifier, name) for name in ("classes", "c", "l2", "converged", "trained_on")}
     metadata = json.dumps({**FORMAT, **facts, "features": dict(classifier.provenance)})
     arrays = {name: getattr(classifier, name) for name in ARRAYS}
     present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
@@ -78,6 +81,16 @@ def save_classifier(classifier: LinearClassifier, path: Path) -> None:
             file.write(save(present, {"c3d_extract": metadata}))
     except OSError as error:
         raise StoreError(f"cannot be written: {error.strerror}", subject=path) from error
+
+
+def is_classifier(path: Path) -> bool:
+    """Return whether a file says that it was written by `save_classifier`."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = (file.metadata() or {}).get("c3d_extract", "")
+    except (SafetensorError, OSError):
+        return False
+    return FORMAT["format"] in metadata
 
 
 def load_classifier(path: Path) -> LinearClassifier:
@@ -116,6 +129,7 @@ def _assemble(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]
         l2=bool(facts["l2"]),
         converged=bool(facts["converged"]),
         provenance=dict(facts["features"]),
+        trained_on=tuple((str(name), int(size)) for name, size in facts.get("trained_on", ())),
         coef=arrays["coef"],
         intercept=arrays["intercept"],
         pca_mean=arrays.get("pca_mean"),

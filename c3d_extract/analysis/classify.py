@@ -8,9 +8,10 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import (
     accuracy_score,
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "C_GRID",
+    "Baselines",
     "ClassifierSettings",
     "Evaluation",
     "FoldResult",
+    "baselines",
     "cross_validate",
     "fit_classifier",
     "linear_svm",
@@ -130,6 +133,25 @@ class Evaluation:
         return str(classification_report(*self.labels, **options))
 
 
+class Baselines(NamedTuple):
+    """Accuracies of classifiers that look at no feature."""
+
+    chance: float
+    """Of guessing: one divided by the number of classes."""
+    majority: float
+    """Of always naming the most frequent class of a fold's training videos; the mean over the folds."""
+
+
+def baselines(samples: Samples, splits: Sequence[Split]) -> Baselines:
+    """Return what an accuracy over these splits is to be compared with."""
+    labels = np.asarray(samples.labels)
+    found = []
+    for split in splits:
+        dummy = DummyClassifier(strategy="most_frequent").fit(samples.X[split.train], labels[split.train])
+        found.append(dummy.score(samples.X[split.test], labels[split.test]))
+    return Baselines(1 / len(samples.counts), float(np.mean(found)))
+
+
 def linear_svm(c: float) -> LinearSVC:
     """Return the SVM: one-vs-rest, with a fixed seed."""
     return LinearSVC(C=c, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
@@ -168,6 +190,7 @@ def fit_classifier(
     settings: ClassifierSettings = DEFAULTS,
     *,
     provenance: Mapping[str, Any] | None = None,
+    trained_on: Sequence[tuple[str, int]] = (),
 ) -> LinearClassifier:
     """Fit one classifier on all rows; ``provenance`` is that of `LayerFeatures`."""
     fitted = _fit(samples, settings)
@@ -180,6 +203,7 @@ def fit_classifier(
         l2=settings.l2,
         converged=bool(svm.n_iter_ < MAX_ITERATIONS),
         provenance=provenance or {},
+        trained_on=tuple(trained_on),
         **({} if basis is None else {"pca_mean": basis.mean, "pca_components": basis.components}),
     )
 

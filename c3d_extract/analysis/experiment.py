@@ -13,6 +13,7 @@ from c3d_extract.analysis.splits import Samples, Split
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -71,12 +72,13 @@ class ExperimentOptions:
 class Experiment:
     """Samples and their videos (those of a test file last), the splits to evaluate and their description.
 
-    A classifier that is saved is fitted on ``train_rows``; ``provenance`` is that of `LayerFeatures`;
-    ``notes`` are remarks for the user.
+    A classifier that is saved is fitted on ``train_rows``; ``sizes`` and ``provenance`` are those of
+    `LayerFeatures`; ``notes`` are remarks for the user.
     """
 
     samples: Samples
     videos: list[str]
+    sizes: list[int]
     splits: list[Split]
     protocol: str
     train_rows: NDArray[np.intp]
@@ -106,9 +108,25 @@ def prepare_experiment(options: ExperimentOptions) -> Experiment:
         protocol = f"trained on {options.features.name}, tested on {options.test.name}"
     else:
         parts, protocol = _official(lists, videos) if lists else _cross_validation(options, samples)
+        if not lists and groups is None:
+            notes += _related(videos, samples.labels)
     # With several splits, every row is used for training in some split, so a saved classifier uses all rows.
     train_rows = parts[0].train if len(parts) == 1 else np.arange(len(videos))
-    return Experiment(samples, videos, parts, protocol, train_rows, table.provenance, notes)
+    sizes = [table.sizes[i] for i in kept]
+    return Experiment(samples, videos, sizes, parts, protocol, train_rows, table.provenance, notes)
+
+
+def _related(videos: list[str], classes: Sequence[str]) -> list[str]:
+    """Return a note where clips of one recording may be in the training and in the test part of a fold."""
+    pattern = labels.likely_groups(videos, classes)
+    if pattern is None:
+        return []
+    found = labels.pattern_values(videos, pattern)
+    first = next(i for i, value in enumerate(found) if found.count(value) > 1)
+    other = next(i for i in range(first + 1, len(found)) if found[i] == found[first])
+    alike = f"such as {videos[first]} and {videos[other]}"
+    hint = f"if they are, give --groups '{pattern}'"
+    return [f"names look like clips of the same recordings, {alike}, which these folds split; {hint}"]
 
 
 def _read_features(options: ExperimentOptions) -> tuple[LayerFeatures, int, list[str]]:
@@ -120,7 +138,8 @@ def _read_features(options: ExperimentOptions) -> tuple[LayerFeatures, int, list
     require_same_features(train.provenance, test.provenance, subject=options.test)
     n_shared = len(set(train.videos) & set(test.videos))
     note = f"names that both files have: {n_shared}; the same videos on both sides would flatter"
-    both = LayerFeatures(np.concatenate([train.X, test.X]), train.videos + test.videos, train.provenance)
+    X, names = np.concatenate([train.X, test.X]), train.videos + test.videos
+    both = LayerFeatures(X, names, train.sizes + test.sizes, train.provenance)
     return both, len(train.videos), [note] if n_shared else []
 
 
@@ -167,4 +186,5 @@ def _cross_validation(options: ExperimentOptions, samples: Samples) -> tuple[lis
     if samples.groups is not None and k is not None:
         return splits.grouped_splits(samples, k), f"{k} folds of whole groups"
     k = k or min(DEFAULT_FOLDS, *samples.counts.values())
-    return splits.stratified_splits(samples, k), f"{k} folds of single videos"
+    described = f"{k} folds of single videos, shuffled with seed {splits.SEED}"
+    return splits.stratified_splits(samples, k), described

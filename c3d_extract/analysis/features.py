@@ -15,16 +15,32 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LayerFeatures", "read_layer", "require_same_features"]
+__all__ = ["LayerFeatures", "read_layer", "require_same_features", "weights_provenance"]
 
-NOT_COMPARED = {"weights", "name", "mean", "weights_file", "record"}  # names; checksums are compared instead
+NOT_COMPARED = {"weights", "name", "mean", "weights_file", "record", "settings"}
+"""Names, whose checksums are compared instead, and how features were extracted."""
+NAMES = ("weights", "mean")
+SHORT = 6  # characters of a checksum in a message
 
 
 class LayerFeatures(NamedTuple):
-    """Rows ``X``, float32 (N, D), of ``videos``; ``provenance`` is equal if rows can be compared."""
+    """One layer of a feature file.
+
+    Attributes
+    ----------
+    X
+        float32 (N, D).
+    videos
+        The name of each row's video.
+    sizes
+        Bytes of each video, 0 where unknown.
+    provenance
+        What the rows are: equal, but for the keys in `NOT_COMPARED`, where rows can be compared.
+    """
 
     X: NDArray[np.float32]
     videos: list[str]
+    sizes: list[int]
     provenance: dict[str, Any]
 
 
@@ -40,27 +56,27 @@ def read_layer(path: Path, layer: str | None = None) -> LayerFeatures:
         layer = layer or file.layers[0]
         pca = file.attributes.get("pca_sha256", "none")
         own = {"layer": layer, "dimension": file.size_of(layer), "pca": pca}
-        compared = _compared(file.attributes.get("weights", {}), layer)
-        X, videos = file[layer], file.videos
+        own["settings"] = file.attributes.get("settings", {})
+        of_weights = weights_provenance(file.attributes.get("weights", {}), layer)
+        X, videos, sizes = file[layer], file.videos, file.column("size_bytes").tolist()
     if not len(X):
         raise StoreError("holds no videos", subject=path)
     if len(bad := np.flatnonzero(~np.isfinite(X).all(axis=1))):
         reason = f"features of {len(bad)} of {len(X)} videos are not finite, the first is {videos[bad[0]]}"
         raise StoreError(reason, subject=path)
-    return LayerFeatures(
-        X, videos, own | {name: value for name, value in compared.items() if name not in own}
-    )
+    return LayerFeatures(X, videos, sizes, of_weights | own)
 
 
-def _compared(weights: Mapping[str, Any], layer: str) -> dict[str, Any]:
-    """Return what rows of one layer must share."""
+def weights_provenance(weights: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """Return what rows of one layer must share of the network, and its names."""
+    names = {name: weights[name] for name in NAMES if name in weights}
     found = {name: value for name, value in weights.items() if name not in NOT_COMPARED}
     hashes, record = found.pop("tensors_sha256", None), weights.get("record")
     if isinstance(hashes, dict) and layer in hashes:
         found["tensors_sha256"] = hashes[layer]
     how = record.get("preprocessing") if isinstance(record, dict) else None
     parts = how if isinstance(how, dict) else {}
-    return found | {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
+    return names | found | {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
 
 
 def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *, subject: object) -> None:
@@ -71,7 +87,18 @@ def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *
     # The hash of the tensors decides where both have one: the same tensors circulate in many files.
     both = wanted.get("tensors_sha256") and found.get("tensors_sha256")
     ignored = "weights_sha256" if both else "tensors_sha256"
-    keys = [key for key in {**wanted, **found} if key != ignored and wanted.get(key) != found.get(key)]
+    keys = {key for key in {**wanted, **found} if wanted.get(key) != found.get(key)}
+    keys -= {*NOT_COMPARED, ignored}
+    if keys & {"weights_sha256", "tensors_sha256"}:
+        keys = {"weights_sha256"}  # with them everything else may differ
     if keys:
-        differences = [f"{key}: {wanted.get(key)} → {found.get(key)}" for key in keys]
+        differences = [_difference(key, wanted, found) for key in sorted(keys)]
         raise MismatchError("not the kind of features trained on", differences=differences, subject=subject)
+
+
+def _difference(key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    name = key.removesuffix("_sha256")
+    if name == key:
+        return f"{key}: {wanted.get(key)} → {found.get(key)}"
+    before, after = (f"{each.get(name)} ({str(each.get(key))[:SHORT]})" for each in (wanted, found))
+    return f"other {name}: {before} → {after}"

@@ -22,6 +22,7 @@ __all__ = [
     "MatchedLabels",
     "Ucf101Split",
     "folder_labels",
+    "likely_groups",
     "match_labels",
     "pattern_values",
     "read_label_csv",
@@ -75,6 +76,29 @@ def pattern_values(names: Sequence[str], pattern: str, *, what: str = "label") -
         if not value:
             raise UsageError(f"the {what} pattern {pattern!r} finds nothing in this name", subject=name)
     return [str(value) for value in values]
+
+
+def likely_groups(names: Sequence[str], labels: Sequence[str]) -> str | None:
+    """Return a pattern for `pattern_values` that finds what may be recordings in the names, or None.
+
+    Names of clips that were cut from recordings often have several numbers, one of which is the recording's:
+    ``v_Archery_g05_c02``, ``set1_10_2_1``. It is a number that several videos share and that differs between
+    others, and that is not the class; where there are several, the first. Of a single number that changes, as
+    in ``kick_07``, nothing can be said.
+    """
+    fields = [re.findall(r"\d+", PurePosixPath(name).stem) for name in names]
+    n_fields = min(map(len, fields), default=0)
+    changing = [i for i in range(-n_fields, 0) if len({numbers[i] for numbers in fields}) > 1]
+    for i in changing if len(changing) > 1 else ():
+        numbers = [each[i] for each in fields]
+        pairs = Counter(zip(numbers, labels, strict=True))
+        is_class = len(pairs) == max(len(set(numbers)), len(set(labels)))
+        if not is_class and len(set(numbers)) <= len(names) / 2:
+            pattern = rf"(\d+)(?:\D+\d+){{{-i - 1}}}\D*(?:\.\w+)?$"
+            matches = [re.search(pattern, name) for name in names]
+            if [match and match[1] for match in matches] == numbers:
+                return pattern
+    return None
 
 
 def read_label_csv(path: Path) -> dict[str, str]:

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Samples", "Split", "grouped_splits", "inner_splits", "leave_one_out_splits", "stratified_splits"]
+__all__ = [
+    "SEED",
+    "Samples",
+    "Split",
+    "grouped_splits",
+    "inner_splits",
+    "leave_one_out_splits",
+    "stratified_splits",
+]
 
+SEED = 0
+"""Decides how single videos are put into folds."""
 INNER_FOLDS = 5  # of the cross-validation that chooses C; fewer where there are fewer groups
 
 
@@ -79,12 +89,12 @@ def grouped_splits(samples: Samples, k: int) -> list[Split]:
 
 
 def stratified_splits(samples: Samples, k: int) -> list[Split]:
-    """Put single videos into ``k`` shuffled folds (fixed seed), each class spread over all of them."""
+    """Put single videos into ``k`` shuffled folds (`SEED`), each class spread over all of them."""
     n, name = min((n, name) for name, n in samples.counts.items())
     if n < k:
         reason = f"{k} folds, and class {name} has {n} video{'s' * (n > 1)}"
         raise UsageError(reason, hint="ask for fewer folds or leave the class out")
-    return _numbered(StratifiedKFold(k, shuffle=True, random_state=0), replace(samples, groups=None))
+    return _numbered(StratifiedKFold(k, shuffle=True, random_state=SEED), replace(samples, groups=None))
 
 
 def inner_splits(samples: Samples) -> list[Split]:

@@ -14,7 +14,7 @@ from c3d_extract.cli.options import debug_option, json_option, missing_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from c3d_extract.analysis import ClassifierSettings, Evaluation, Experiment
+    from c3d_extract.analysis import Baselines, ClassifierSettings, Evaluation, Experiment
 
 __all__ = ["command"]
 
@@ -103,6 +103,7 @@ def command(**options: Any) -> None:
     from c3d_extract.analysis import (
         ClassifierSettings,
         ExperimentOptions,
+        baselines,
         cross_validate,
         pca_curve,
         prepare_experiment,
@@ -121,11 +122,12 @@ def command(**options: Any) -> None:
     samples, splits = experiment.samples, experiment.splits
     evaluation = cross_validate(samples, splits, settings)
     curve = pca_curve(samples, splits, options["pca_curve"], settings)
+    compared_with = baselines(samples, splits)
     _warn(experiment, evaluation)
     if options["as_json"]:
-        put_json(_as_json(experiment, settings, evaluation, curve))
+        put_json(_as_json(experiment, settings, evaluation, curve, compared_with))
     else:
-        _show(experiment, settings, evaluation, curve)
+        _show(experiment, settings, evaluation, curve, compared_with)
     if options["save"]:
         _save(experiment, settings, options["save"])
     if options["plot"]:
@@ -148,7 +150,8 @@ def _save(experiment: Experiment, settings: ClassifierSettings, path: Path) -> N
     from c3d_extract.analysis import fit_classifier, save_classifier
 
     rows = experiment.samples.rows(experiment.train_rows)
-    classifier = fit_classifier(rows, settings, provenance=experiment.provenance)
+    trained_on = [(experiment.videos[i], experiment.sizes[i]) for i in experiment.train_rows]
+    classifier = fit_classifier(rows, settings, provenance=experiment.provenance, trained_on=trained_on)
     save_classifier(classifier, path)
     n_classes, n_videos = len(classifier.classes), len(rows.labels)
     note(f"{path}: {n_classes} classes, fitted on {n_videos:,} videos, C = {classifier.c:g}")
@@ -157,7 +160,7 @@ def _save(experiment: Experiment, settings: ClassifierSettings, path: Path) -> N
 def _plot(experiment: Experiment, evaluation: Evaluation, curve: dict[int, Evaluation], path: Path) -> None:
     from c3d_extract.analysis import draw_evaluation
 
-    title = f"{experiment.provenance['layer']}: {_accuracy(evaluation)}"
+    title = f"{experiment.provenance['layer']}: accuracy {_accuracy(evaluation)}"
     draw_evaluation(evaluation, path, curve=curve, title=title)
     note(f"{path}: drawn")
 
@@ -167,6 +170,7 @@ def _as_json(
     settings: ClassifierSettings,
     evaluation: Evaluation,
     curve: dict[int, Evaluation],
+    compared_with: Baselines,
 ) -> dict[str, Any]:
     return {
         "protocol": experiment.protocol,
@@ -186,6 +190,8 @@ def _as_json(
         ],
         "confusion": evaluation.confusion.tolist(),
         "pca_curve": [{"dimensions": k, **_figures(curve[k])} for k in sorted(curve)],
+        "chance": compared_with.chance,
+        "majority": compared_with.majority,
         "predictions": [
             {"video": experiment.videos[i], "fold": f.name, "label": truth, "predicted": predicted}
             for f in evaluation.folds
@@ -209,6 +215,7 @@ def _show(
     settings: ClassifierSettings,
     evaluation: Evaluation,
     curve: dict[int, Evaluation],
+    compared_with: Baselines,
 ) -> None:
     provenance, classes = experiment.provenance, evaluation.classes
     steps = [f"{provenance['layer']}, {provenance['dimension']} dimensions"]
@@ -219,6 +226,7 @@ def _show(
     show(f"{n_videos:,} videos, {len(classes)} classes; {protocol}")
     show(f"{', '.join(steps)}; linear SVM, {chosen}")
     show(f"\naccuracy  {_accuracy(evaluation)}")
+    show(f"  chance {compared_with.chance:.3f}, the most frequent class {compared_with.majority:.3f}")
     if 1 < len(evaluation.folds) <= 12:
         for f in evaluation.folds:
             show(f"  fold {printable(f.name):<8} {f.accuracy:.3f}  {len(f.test)} tested on {f.n_train}")

@@ -1,51 +1,181 @@
-"""``c3d-tools predict``: name the class of every video of a feature file with a saved model."""
+"""``c3d-tools predict``: name the class of videos, or of every video of a feature file."""
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import guarded, put_json
-from c3d_extract.cli.options import debug_option, json_option
+from c3d_extract.cli.common import EXIT_SOME_FAILED, guarded, note, printable, put_json
+from c3d_extract.cli.options import (
+    debug_option,
+    device_option,
+    json_option,
+    mean_option,
+    offline_option,
+    precision_option,
+)
+from c3d_extract.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from c3d_extract.analysis import LinearClassifier, Predictions
+    from c3d_extract.pipeline import Extractor, Outcome
 
 __all__ = ["command"]
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+_EXAMPLES = """\b
+Examples:
+  c3d-tools predict svm.safetensors feats.h5       # a classifier, on features that are there
+  c3d-tools predict svm.safetensors clip.mp4 more/ # on videos: files, folders, quoted globs
+  c3d-tools predict sports1m clip.mp4 --top 5      # the network's own classes
+"""
 
 
-@click.command("predict")
-@click.argument("model", type=FILE)
-@click.argument("features", type=FILE)
+@click.command("predict", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
+@click.argument("model")
+@click.argument("inputs", metavar="FEATURES|VIDEO...", nargs=-1, required=True)
+@click.option(
+    "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes named for each video."
+)
+@click.option("--weights", metavar="NAME|FILE", help="The network.  [default: the one that MODEL names]")
+@mean_option
+@click.option(
+    "--pca-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The basis that the training features were projected with.",
+)
+@device_option(several=True)
+@precision_option("Of the network.")
+@offline_option
 @json_option
 @debug_option
 @guarded
-def command(model: Path, features: Path, *, as_json: bool, debug: bool) -> None:
-    """Apply MODEL, saved by `classify --save`, to FEATURES; write lines video,label,score.
+def command(model: str, inputs: tuple[str, ...], **options: Any) -> None:
+    """Name the classes of videos with MODEL; write lines video,label,score.
 
-    The score is the signed distance to the class's hyperplane: above 0 means "this class". Features of
-    other weights, another layer or another PCA than the model was trained on are refused.
+    MODEL is a classifier saved by `classify --save`, or a checkpoint (a registered name or a file), whose own
+    classes are named then. A classifier's score is the signed distance to the class's hyperplane: above 0
+    means "this class"; a checkpoint's is the probability, averaged over the clips. Features of other weights,
+    another layer or another PCA than a classifier was trained on are refused.
+
+    Where videos lie in folders named as classes, the accuracy is told.
     """
-    del debug
-    from c3d_extract.analysis import load_classifier, read_layer, require_same_features
+    from c3d_extract.analysis import is_classifier, load_classifier
 
-    classifier = load_classifier(model)
-    table = read_layer(features, str(classifier.provenance.get("layer")))
-    require_same_features(classifier.provenance, table.provenance, subject=features)
-    scores, classes = classifier.scores(table.X), classifier.classes
-    rows = list(zip(table.videos, [classes[i] for i in scores.argmax(axis=1)], scores, strict=True))
+    if not is_classifier(Path(model)):
+        predictions, outcomes = _with_checkpoint(model, inputs, options)
+    else:
+        classifier = load_classifier(Path(model))
+        predictions, outcomes = _with_classifier(classifier, inputs, options)
+        _warn_of_training(predictions, classifier)
+    _put(predictions, options["top"], as_json=options["as_json"])
+    _note_accuracy(*predictions.in_class_folders(outcomes), of=len(predictions.videos))
+    for outcome in outcomes:
+        if outcome.status != "ok":
+            note(f"{outcome.status}: {printable(outcome.video)}: {outcome.error}")
+    if any(outcome.status == "failed" for outcome in outcomes):
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _with_classifier(
+    classifier: LinearClassifier, inputs: Sequence[str], options: dict[str, Any]
+) -> tuple[Predictions, list[Outcome]]:
+    from c3d_extract.analysis import classify_features, extractor_for, write_features
+    from c3d_extract.output import load_basis
+
+    if _is_hdf5(inputs[0]):
+        _check_alone(inputs, options)
+        return classify_features(classifier, Path(inputs[0])), []
+    basis = None if options["pca_from"] is None else load_basis(options["pca_from"])
+    with (
+        extractor_for(classifier.provenance, basis, options["weights"], **_loading(options)) as extractor,
+        TemporaryDirectory(prefix="c3d-") as folder,
+    ):
+        features = Path(folder) / "feats.h5"
+        outcomes = write_features(extractor, inputs, features, basis)
+        return classify_features(classifier, features), outcomes
+
+
+def _with_checkpoint(
+    model: str, inputs: Sequence[str], options: dict[str, Any]
+) -> tuple[Predictions, list[Outcome]]:
+    from c3d_extract.analysis import probabilities, write_features
+    from c3d_extract.pipeline import Extractor
+
+    for name in ("weights", "pca_from"):
+        if options[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError("goes with a saved classifier alone", subject=option)
+    if _is_hdf5(inputs[0]):
+        raise UsageError(
+            "holds features, which a saved classifier takes; a checkpoint takes videos", subject=inputs[0]
+        )
+    extractor: Extractor
+    with (
+        Extractor.from_weights(model, layers="prob", **_loading(options)) as extractor,
+        TemporaryDirectory(prefix="c3d-") as folder,
+    ):
+        features = Path(folder) / "feats.h5"
+        outcomes = write_features(extractor, inputs, features)
+        return probabilities(extractor, features), outcomes
+
+
+def _loading(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("mean", "device", "precision", "offline")}
+
+
+def _is_hdf5(path: str) -> bool:
+    if not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
+
+def _check_alone(inputs: Sequence[str], options: dict[str, Any]) -> None:
+    if len(inputs) > 1:
+        raise UsageError("is a feature file; give it alone", subject=inputs[0])
+    for name in ("weights", "mean", "pca_from"):
+        if options[name] is not None:
+            raise UsageError("is for videos, not for features", subject=f"--{name.replace('_', '-')}")
+
+
+def _warn_of_training(predictions: Predictions, classifier: LinearClassifier) -> None:
+    n = predictions.n_trained_on(classifier)
+    if n:
+        many = f"{n} of {len(predictions.videos)} videos are ones that the model was trained on"
+        note(f"Warning: {many}; how well it does on them says nothing about others.")
+
+
+def _note_accuracy(n: int, n_right: int, *, of: int) -> None:
+    if n:
+        which = "" if n == of else " in folders named as classes"
+        note(f"accuracy {n_right / n:.3f} ({n_right} of {n} videos{which})")
+
+
+def _put(predictions: Predictions, top: int, *, as_json: bool) -> None:
+    classes = predictions.classes
+    found = list(zip(predictions.videos, predictions.labels, predictions.scores, strict=True))
     if as_json:
         put_json(
             [
-                {"video": video, "label": label, "scores": dict(zip(classes, row.tolist(), strict=True))}
-                for video, label, row in rows
+                {"video": video, "label": label, "scores": dict(zip(classes, map(float, row), strict=True))}
+                for video, label, row in found
             ]
         )
         return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("video", "label", "score"))
-    writer.writerows((video, label, f"{row.max():.4f}") for video, label, row in rows)
+    for video, _, row in found:
+        best = sorted(range(len(classes)), key=lambda i: -row[i])[:top]
+        writer.writerows((video, classes[i], f"{row[i]:.4f}") for i in best)
     click.echo(text.getvalue(), nl=False)

@@ -24,7 +24,7 @@ def features(tmp_path: Path) -> Path:
 
 def test_without_options_it_is_five_folds_of_single_videos(features: Path) -> None:
     experiment = prepare_experiment(ExperimentOptions(features))
-    assert experiment.protocol == "5 folds of single videos"
+    assert experiment.protocol == "5 folds of single videos, shuffled with seed 0"
     assert [len(split.test) for split in experiment.splits] == [12] * 5
     assert experiment.train_rows.tolist() == list(range(60))
 

@@ -36,8 +36,11 @@ def provenance(path: Path, weights: dict[str, Any]) -> dict[str, Any]:
         (FROM_PICKLE | {"record": {"preprocessing": {"std": [1, 1, 1]}, "notes": []}}, None),
         (FROM_PICKLE | {"tensors_sha256": {"fc6": "aa"}}, None),
         (FROM_PICKLE | {"tensors_sha256": {"fc6": "aa", "fc7": "other, of which fc6 knows nothing"}}, None),
-        (FROM_PICKLE | {"tensors_sha256": {"fc6": "bb"}}, "tensors_sha256: aa → bb"),
-        (FROM_PICKLE | {"tensors_sha256": {}}, "weights_sha256: 00 → 11"),
+        (
+            FROM_PICKLE | {"tensors_sha256": {"fc6": "bb"}},
+            r"\(other weights: sports1m \(00\) → sports1m \(11\)\)",
+        ),
+        (FROM_PICKLE | {"tensors_sha256": {}}, r"\(other weights: sports1m \(00\) → sports1m \(11\)\)"),
         (FROM_PICKLE | {"record": {"preprocessing": {"std": [2, 1, 1]}}}, r"std: \[1, 1, 1\] → \[2, 1, 1\]"),
         (FROM_CAFFE | {"tensors_sha256": ["nonsense"]}, None),
     ],

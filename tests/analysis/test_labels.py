@@ -8,6 +8,7 @@ import pytest
 
 from c3d_extract.analysis.labels import (
     folder_labels,
+    likely_groups,
     match_labels,
     pattern_values,
     read_label_csv,
@@ -126,3 +127,33 @@ def test_the_real_videos_are_of_six_classes_and_ten_sequences(shared_data: Path)
     labels, sequences = folder_labels(names), pattern_values(names, r"set1_\d+_(\d+)_")
     assert sorted(map(labels.count, set(labels))) == [10] * 6
     assert set(sequences) == {str(i) for i in range(1, 11)}
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (
+            [f"{c}/v_{c}_g{g:02}_c{i:02}.avi" for c in ("hug", "kick") for g in (1, 2) for i in (1, 2)],
+            ["01", "01", "02", "02"] * 2,
+        ),
+        (
+            [
+                f"{c}/set1_{10 * n + s}_{s}_{n}.mp4"
+                for n, c in enumerate(("hug", "kick", "hit"))
+                for s in (1, 2)
+            ],
+            ["1", "2"] * 3,
+        ),
+        ([f"{c}/{c}_{i}.avi" for c in ("hug", "kick") for i in (1, 2, 3)], None),
+        ([f"{c}/2013-01-02_{i}.avi" for c in ("hug", "kick") for i in (1, 2, 3)], None),
+        ([f"{c}/{c}.avi" for c in ("hug", "kick")], None),
+        ([f"hug/{i}" for i in range(4)], None),
+        ([], None),
+    ],
+    ids=["UCF101", "UT-Interaction", "numbered", "dated", "plain", "no suffix", "none"],
+)
+def test_a_number_that_several_videos_share_may_be_their_recordings(
+    names: list[str], groups: list[str] | None
+) -> None:
+    pattern = likely_groups(names, folder_labels(names))
+    assert (None if pattern is None else pattern_values(names, pattern)) == groups

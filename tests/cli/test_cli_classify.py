@@ -72,7 +72,7 @@ def test_the_keys_of_the_json_stay(features: Path) -> None:
     found = answer("classify", features, "--pca-curve", "2,5")
     assert list(found) == [
         "protocol", "features", "n_videos", "l2", "c", "pca", "accuracy", "accuracy_std", "pooled_accuracy",
-        "folds", "classes", "confusion", "pca_curve", "predictions",
+        "folds", "classes", "confusion", "pca_curve", "chance", "majority", "predictions",
     ]  # fmt: skip
     assert list(found["folds"][0]) == ["name", "n_train", "n_test", "accuracy", "c"]
     assert list(found["classes"][0]) == ["name", "n_test", "precision", "recall", "f1"]
@@ -125,7 +125,7 @@ def test_a_test_class_that_was_never_trained_is_an_error(tmp_path: Path, feature
 def test_files_of_other_weights_are_not_mixed(tmp_path: Path, features: Path) -> None:
     test = feature_file(tmp_path / "t.h5", {"fc6": np.ones((1, SIZE))}, ["hug/a.avi"], sha="bb")
     line = failure("classify", features, "--test", test, code=1)
-    assert "weights_sha256: aa → bb" in line
+    assert line.endswith("t.h5: not the kind of features trained on (other weights: w (aa) → w (bb))")
 
 
 def test_the_official_splits_give_what_scikit_learn_gives(tmp_path: Path, features: Path) -> None:
@@ -221,11 +221,67 @@ def test_predict_refuses_features_of_another_kind(tmp_path: Path, features: Path
     model = tmp_path / "svm.safetensors"
     run("classify", features, "--save", model)
     other = feature_file(tmp_path / "other.h5", {"fc6": samples.X}, names, sha="bb")
-    assert "weights_sha256: aa → bb" in failure("predict", model, other, code=1)
+    assert "(other weights: w (aa) → w (bb))" in failure("predict", model, other, code=1)
     smaller = feature_file(tmp_path / "small.h5", {"fc6": samples.X[:, :5]}, names)
     assert "dimension: 12 → 5" in failure("predict", model, smaller, code=1)
-    assert "cannot be read as a feature file" in failure("predict", model, model, code=1)
-    assert "not a classifier saved by" in failure("predict", features, features, code=1)
+    assert "does not say how its features were extracted" in failure("predict", model, "clip.avi")
+    assert "is a feature file; give it alone" in failure("predict", model, features, features)
+    assert "--weights: is for videos" in failure("predict", model, features, "--weights", "motion-mini")
+    assert "holds features, which a saved classifier takes" in failure("predict", "motion-mini", features)
+
+
+def test_predict_tells_the_accuracy_and_what_was_trained_on(tmp_path: Path, features: Path) -> None:
+    samples, names = blobs()
+    model = tmp_path / "svm.safetensors"
+    assert run("classify", features, "--save", model).exit_code == 0
+    result = run("predict", model, features)
+    assert "Warning: 60 of 60 videos are ones that the model was trained on" in result.stderr
+    predicted = [row["label"] for row in csv.DictReader(io.StringIO(result.stdout))]
+    n_right = sum(name.split("/")[0] == label for name, label in zip(sorted(names), predicted, strict=True))
+    assert f"accuracy {n_right / 60:.3f} ({n_right} of 60 videos)" in result.stderr
+    elsewhere = [name.replace("hug/", "unsorted/").replace("v_", "w_") for name in names]
+    other = feature_file(tmp_path / "other.h5", {"fc6": samples.X}, elsewhere)
+    result = run("predict", model, other)
+    assert "trained on" not in result.stderr
+    assert "of 40 videos in folders named as classes)" in result.stderr
+
+
+def test_top_names_the_best_classes_of_each_video(tmp_path: Path, features: Path) -> None:
+    model = tmp_path / "svm.safetensors"
+    assert run("classify", features, "--save", model).exit_code == 0
+    scores = answer("predict", model, features)
+    rows = list(csv.DictReader(io.StringIO(run("predict", model, features, "--top", 2).stdout)))
+    assert len(rows) == 120
+    for i, each in enumerate(scores):
+        best = sorted(each["scores"], key=each["scores"].get, reverse=True)[:2]
+        assert [(row["video"], row["label"]) for row in rows[2 * i : 2 * i + 2]] == [
+            (each["video"], label) for label in best
+        ]
+
+
+def test_baselines_are_those_of_classifiers_that_look_at_nothing(tmp_path: Path) -> None:
+    samples, names = blobs()
+    few = [i for i, name in enumerate(names) if not name.startswith("push") or "_c00" in name]
+    path = feature_file(tmp_path / "f.h5", {"fc6": samples.X[few]}, [names[i] for i in few])
+    found = answer("classify", path, "--folds", 5)
+    assert found["chance"] == pytest.approx(1 / 3)
+    assert found["majority"] == pytest.approx(40 / 45 / 2)  # of 40 hugs and kicks and 5 pushes
+    result = run("classify", path, "--folds", 5)
+    assert "  chance 0.333, the most frequent class 0.444\n" in result.stdout
+    assert "5 folds of single videos, shuffled with seed 0" in result.stdout
+
+
+def test_names_that_look_like_parts_of_recordings_are_pointed_out(tmp_path: Path, features: Path) -> None:
+    result = run("classify", features)
+    pattern = result.stderr.partition("--groups '")[2].partition("'")[0]
+    assert "such as hug/v_g01_c00.avi and hug/v_g01_c01.avi, which these folds split" in result.stderr
+    grouped = answer("classify", features, "--groups", pattern)
+    assert grouped["predictions"] == [
+        each | {"fold": each["fold"].removeprefix("g")}
+        for each in answer("classify", features, "--groups", r"_(g\d+)_")["predictions"]
+    ]
+    for arguments in (["--groups", pattern], ["--test", features]):
+        assert "recordings" not in run("classify", features, *arguments).stderr
 
 
 def test_a_classifier_saved_with_a_test_file_never_saw_it(tmp_path: Path, features: Path) -> None:
