@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from c3d_extract._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from c3d_extract.analysis import VideoFeatures
     from c3d_extract.errors import C3DError
     from c3d_extract.models.c3d import ARCHITECTURES, C3D, Architecture
     from c3d_extract.output import FeatureFile, load_basis, read_report
     from c3d_extract.output.pca_basis import PcaBasis
     from c3d_extract.pipeline import Extraction, Extractor, Features, Outcome, Progress
     from c3d_extract.settings import ExtractSettings
+    from c3d_extract.train import ClipDataset
     from c3d_extract.weights import Checkpoint, load_checkpoint, save_checkpoint
 
 _MODULES = {
@@ -27,6 +29,7 @@ _MODULES = {
     "C3D": "models.c3d",
     "C3DError": "errors",
     "Checkpoint": "weights",
+    "ClipDataset": "train",
     "ExtractSettings": "settings",
     "Extraction": "pipeline",
     "Extractor": "pipeline",
@@ -35,6 +38,7 @@ _MODULES = {
     "Outcome": "pipeline",
     "PcaBasis": "output.pca_basis",
     "Progress": "pipeline",
+    "VideoFeatures": "analysis",
     "load_basis": "output",
     "load_checkpoint": "weights",
     "read_report": "output",
@@ -48,6 +52,7 @@ __all__ = [
     "Architecture",
     "C3DError",
     "Checkpoint",
+    "ClipDataset",
     "ExtractSettings",
     "Extraction",
     "Extractor",
@@ -56,6 +61,7 @@ __all__ = [
     "Outcome",
     "PcaBasis",
     "Progress",
+    "VideoFeatures",
     "__version__",
     "load_basis",
     "load_checkpoint",

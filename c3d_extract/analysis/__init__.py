@@ -10,6 +10,7 @@
     classify.py         the classifier, its cross-validation, accuracy against PCA dimensions
     classifier_file.py  a fitted classifier and its file
     aslan.py            same action or not: twelve similarities of a pair
+    transformer.py      features of videos as a scikit-learn transformer
     predict.py          from videos to classes
     charts.py           confusion matrix and PCA curve as a picture
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         leave_one_out_splits,
         stratified_splits,
     )
+    from c3d_extract.analysis.transformer import VideoFeatures
 
 _NAMES_OF = {
     "aslan": "PairsEvaluation evaluate_pairs read_pairs",
@@ -67,6 +69,7 @@ _NAMES_OF = {
     "features": "read_layer require_same_features",
     "predict": "Predictions classify_features extractor_for probabilities write_features",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
+    "transformer": "VideoFeatures",
 }
 _EXTRAS = {
     "sklearn": ("scikit-learn", "classify"),
@@ -86,6 +89,7 @@ __all__ = [
     "Predictions",
     "Samples",
     "Split",
+    "VideoFeatures",
     "baselines",
     "classify_features",
     "cross_validate",

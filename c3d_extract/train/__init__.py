@@ -3,6 +3,7 @@
 recipes.py    named sets of hyperparameters
 lists.py      class folders, list files, the official lists → labelled videos
 data.py       the clip at each position of a run; batches
+clip_dataset.py  every clip of some videos, as a dataset for other training loops
 network.py    the network during training; batch norm is folded into it afterwards
 loop.py       steps, tests and saves
 evaluate.py   the test: loss and accuracy
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from c3d_extract._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from c3d_extract.train.clip_dataset import ClipDataset, ClipItem
     from c3d_extract.train.data import SyntheticClipSet, VideoClipSet
     from c3d_extract.train.lists import VideoList, read_videos
     from c3d_extract.train.loop import Intervals, Trainer
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPES",
+    "ClipDataset",
+    "ClipItem",
     "Intervals",
     "LogEntry",
     "Recipe",
@@ -43,6 +47,8 @@ __all__ = [
 
 _MODULES = {
     "RECIPES": "recipes",
+    "ClipDataset": "clip_dataset",
+    "ClipItem": "clip_dataset",
     "Intervals": "loop",
     "LogEntry": "report",
     "Recipe": "recipes",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
     from c3d_extract.models.base import Backbone
     from c3d_extract.preprocess.spec import Preprocessing
@@ -94,6 +95,30 @@ class Checkpoint:
             why = f"is a {self.backbone.name}, and this is for C3D and its family alone"
             raise WeightsError(why, subject=self.name)
         return self.backbone
+
+    def build(self, layers: Sequence[str] | None = None) -> nn.Module:
+        """Return the network with these tensors, for training: in training mode, with gradients.
+
+        Its input is float (N, 3, T, H, W) with the mean subtracted, channels as `Preprocessing.colour` says;
+        `C3D.forward` returns the layers that it is asked for.
+
+        Parameters
+        ----------
+        layers
+            The layers that will be requested; later ones are not built. None builds all.
+
+        Raises
+        ------
+        WeightsError
+            Where a tensor is missing, such as that of a layer for which the checkpoint was not loaded.
+        """
+        missing = sorted(set(self.backbone.state_shapes(layers)) - set(self.state))
+        if missing:
+            hint = "load_checkpoint(…, layers=…) names the layers"
+            raise WeightsError(f"was loaded without {missing[0]}", subject=self.name, hint=hint)
+        network = self.backbone.build(layers)
+        network.load_state_dict({name: self.state[name] for name in self.backbone.state_shapes(layers)})
+        return network
 
     def identity(self, layers: Sequence[str] | None = None, *, with_crops: bool = False) -> dict[str, Any]:
         """Return what tells whether features of ``layers``, or of all, are comparable, as JSON values.

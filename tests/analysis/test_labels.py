@@ -127,6 +127,9 @@ def test_the_real_videos_are_of_six_classes_and_ten_sequences(shared_data: Path)
     labels, sequences = folder_labels(names), pattern_values(names, r"set1_\d+_(\d+)_")
     assert sorted(map(labels.count, set(labels))) == [10] * 6
     assert set(sequences) == {str(i) for i in range(1, 11)}
+    pattern = likely_groups(names, labels)
+    assert pattern is not None
+    assert pattern_values(names, pattern) == sequences
 
 
 @pytest.mark.parametrize(
