@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import user_script
+from tiny_network import tiny_checkpoint
 
 import c3d_extract
 
@@ -118,6 +120,36 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(c3d_extract.__all__) <= set(dir(c3d_extract))
     with pytest.raises(AttributeError):
         c3d_extract.nothing_of_the_kind  # noqa: B018
+
+
+def test_a_script_that_uses_every_public_name_runs(videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    script = Path(user_script.__file__).read_text("utf-8")  # mypy checks it with the rest of the tests
+    used = {node.id for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Name)}
+    used |= {node.attr for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Attribute)}
+    assert set(c3d_extract.__all__) <= used
+    user_script.main(videos, tmp_path / "feats.h5")
+
+
+def test_what_is_public_says_what_it_is(videos: Path, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint()
+    with c3d_extract.Extractor(checkpoint, device="cpu") as extractor:
+        run = extractor.extract_files([videos / "a"], tmp_path / "feats.h5")
+        outcome = next(iter(run))
+        features = extractor.extract(videos / "a/one.mp4")
+    file = c3d_extract.FeatureFile(tmp_path / "feats.h5")
+    things = [
+        extractor, run, run.progress, outcome, features, file, checkpoint, extractor.settings,
+        c3d_extract.ARCHITECTURES["c3d"], c3d_extract.ClipDataset([videos], checkpoint), run.summary,
+        c3d_extract.VideoFeatures("motion-mini"), c3d_extract.C3DError("why", subject="what"),
+    ]  # fmt: skip
+    file.close()
+    for thing in things:
+        text = repr(thing)
+        assert type(thing).__name__.removeprefix("Resolved") in text
+        assert " object at 0x" not in text
+        assert len(text) < 600
+        assert "\n" not in text
 
 
 def test_every_command_of_the_group_has_help() -> None:

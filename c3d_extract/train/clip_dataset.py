@@ -142,6 +142,9 @@ class ClipDataset(IterableDataset[ClipItem]):
             if video.needs_staging:
                 raise UsageError("is not a local file", subject=video.location, hint="fetch it first")
 
+    def __repr__(self) -> str:
+        return f"<ClipDataset of {len(self.videos)} videos, {len(self.classes)} folders>"
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next: it decides the order, with ``seed``. Call it before each epoch."""
         self._epoch.fill_(epoch)
