@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -95,7 +97,8 @@ INSTEAD = {
 def run(program: str, *words: str) -> Result:
     group = command if program == "c3d-extract" else LazyGroup(COMMANDS, "")
     more = INSTEAD.get(program if program == "c3d-extract" else words[0], [])
-    return CliRunner().invoke(group, [*words, *more])
+    here = ["motion-mini" if word == "sports1m" else word for word in words]
+    return CliRunner().invoke(group, [*here, *more])
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,33 @@ def test_the_python_of_the_readme_runs_on_the_rendered_samples(
         assert names["X"][:].shape == (12, names["X"].shape[1])
         assert len(names["names"]) == 12
     assert capsys.readouterr().out.count(" skipped ") == 12
+
+
+def test_the_python_of_the_pipelines_page_runs_and_its_commands_too(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "c3d_extract")  # and as it was afterwards
+    for library in ("sklearn", "datasets", "pandas", "pyarrow"):
+        pytest.importorskip(library)
+    monkeypatch.setenv("HF_HOME", str(place / "hf"))
+    assert run("c3d-extract", "videos/").exit_code == 0
+    page = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert sum("import ray" in block for block in blocks) == 1, "run by tests/distributed/ray_cases.py"
+    found: dict[str, Any] = {}
+    for block in blocks:
+        if "import ray" not in block:
+            names: dict[str, Any] = {"__name__": "__main__"}
+            exec(compile(block.replace("sports1m", "motion-mini"), "pipelines.md", "exec"), names)  # noqa: S102
+            found |= names
+    np.testing.assert_array_equal(found["of_bytes"].clips, found["features"].clips)
+    np.testing.assert_array_equal(found["of_generator"].clips, found["of_array"].clips)
+    assert found["X"].shape == (12, 512)
+    found["extractor"].close()
+    for line in re.findall(r"^(c3d-tools .*)$", page, flags=re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        done = run(*words)
+        assert done.exit_code == 0, f"{words}: {done.output}"
 
 
 def test_weights_show_says_what_motion_mini_really_takes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -164,29 +165,23 @@ def test_an_extractor_in_a_task_of_ones_own(
         np.testing.assert_array_equal(found, clips_of_long)
 
 
-class Featurise:
-    """What docs/pipelines.md gives to Ray Data's ``map_batches``: an actor with an Extractor of its own."""
-
-    def __init__(self, weights: str) -> None:
-        self.extractor = faults.load(weights)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        found = self.extractor.extract_batch(batch["path"].tolist())
-        return batch | {"features": np.stack([features.mean() for features in found])}
-
-
-def test_in_ray_data(cluster: RayCluster, narrow_weights: Path, videos: Path, expected: Path) -> None:
+def test_the_python_of_the_pipelines_page_with_ray_data(
+    cluster: RayCluster, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del cluster
-    import ray
-
-    paths = sorted(map(str, videos.rglob("*.mp4")))
-    rows = ray.data.from_items([{"path": path} for path in paths]).map_batches(
-        Featurise, fn_constructor_args=(str(narrow_weights),), batch_size=3, concurrency=1
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text("utf-8")
+    (block,) = (
+        each for each in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "import ray" in each
     )
-    found = {row["path"]: row["features"] for row in rows.take_all()}
-    with FeatureFile(expected) as file:
-        for name, features in zip(file.videos, file["fc6"], strict=True):
-            np.testing.assert_array_equal(found[str(videos / name)], features)
+    shutil.copytree(videos, tmp_path / "videos")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(block.replace("sports1m", "motion-mini"), "pipelines.md", "exec"), names)  # noqa: S102
+    found = {Path(row["path"]).name: row["features"] for row in names["table"]}
+    with Extractor.from_weights("motion-mini", device="cpu") as extractor:
+        expected = extractor.extract(videos / "a" / "two.mp4").mean()
+    assert len(names["table"]) == 4
+    np.testing.assert_array_equal(found["two.mp4"], expected)
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(
