@@ -212,7 +212,7 @@ def test_tables_of_positions_are_never_read_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"layer4.1.conv2.1.running_var": None}, "not a whole r3d_18 of torchvision: lacks layer4.1.conv2.1"),
+        ({"layer4.1.conv2.1.running_var": None}, "not a whole r3d_18: lacks layer4.1.conv2.1"),
         ({"fc.bias": torch.zeros(3)}, "fc.bias has shape 3, but the network needs 400"),
         ({"stem.1.weight": torch.full((64,), float("nan"))}, "stem.1.weight has values that are not finite"),
         ({"extra": torch.zeros(2)}, None),
