@@ -46,7 +46,7 @@ def test_capsules_are_painted_in_their_order_with_soft_rims() -> None:
     colours = rng.random((20, 2, 3)).astype(np.float32)
     textures = [Texture(one, two, "plain", 1, opacity=float(rng.choice([0.3, 1]))) for one, two in colours]
     painted = Canvas(np.full((3, 3, 30, 40), 0.5, np.float32))
-    painted.capsules(starts, ends, radii, textures)
+    painted.capsules(starts, ends, radii[:, None] + np.zeros(starts.shape[1]), textures)
     expected = np.full((3, 3, 30, 40), 0.5)
     for line, (radius, texture) in enumerate(zip(radii, textures, strict=True)):
         outer, inner = (radius + 0.5) ** 2, max(radius - 0.5, 0) ** 2

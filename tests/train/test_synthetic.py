@@ -20,6 +20,9 @@ from c3d_extract.train.synthetic import (
     SyntheticClips,
     render_video,
 )
+from c3d_extract.train.synthetic.actions import Pose, Scene
+from c3d_extract.train.synthetic.clips import _figures
+from c3d_extract.train.synthetic.figures import View, _passers_by, _random_view
 from c3d_extract.train.synthetic.shapes import _trajectory, paint_shapes
 
 SMALL = (16, 48, 48)
@@ -41,7 +44,7 @@ def test_a_clip_depends_on_seed_and_index_alone(kind: str) -> None:
 
 def test_every_label_comes_up_and_clips_of_shapes_have_two() -> None:
     clips = SyntheticClips("all", seed=0, size=(4, 16, 16))
-    seen = [clips.clip(index)[1] for index in range(200)]
+    seen = [clips.clip(index)[1] for index in range(400)]
     assert {label for labels in seen for label in labels} == set(
         range(len(MOTIONS) + len(SHAPES) + len(ACTIONS))
     )
@@ -121,6 +124,54 @@ def test_every_action_shows_motion(action: str) -> None:
     assert frames.std() > 5
     if action != "stand":
         assert np.abs(frames[12] - frames[0]).max() > 40
+
+
+def _scene(seed: int, n_moments: int = 16) -> Scene:
+    time = np.linspace(-1, 1, n_moments)
+    return Scene(time, np.random.default_rng(seed), Pose(n_moments), Pose(n_moments))
+
+
+def test_standing_up_bends_the_legs_as_sitting_down_does_at_the_other_end() -> None:
+    sitting, rising = _scene(3), _scene(3)
+    ACTIONS["sit-down"](sitting)
+    ACTIONS["stand-up"](rising)
+    assert sitting.actor.hip[0, 0] == 0
+    assert sitting.actor.hip[0, -1] == pytest.approx(1.55)
+    assert np.allclose(sitting.actor.hip + rising.actor.hip, 1.55)
+
+
+def test_figures_are_seen_from_far_and_near() -> None:
+    rng = np.random.default_rng(0)
+    heights = np.array([_random_view(_scene(0), (100, 80), rng).height for _ in range(600)])
+    assert 0.15 < (heights < 45).mean() < 0.25
+    assert 0.12 < (heights > 100).mean() < 0.22
+    assert heights.min() < 25
+    assert heights.max() > 150
+
+
+def test_a_view_scales_and_turns_the_world_about_the_origin_on_the_ground() -> None:
+    view = View(100, 1.0, np.array([40.0, 90.0]), elevation=0.0, roll=np.pi / 2, shadow=0.0)
+    assert np.allclose(view.project(np.array([0.0, 0.0, 0.0])), [40, 90])
+    assert np.allclose(view.project(np.array([0.0, 0.5, 0.0])), [90, 90])  # up points right
+    assert np.allclose(view.project(np.array([0.5, 0.0, 0.0])), [40, 140])  # right points down
+
+
+def test_passers_by_keep_behind_the_actors_in_a_quarter_of_scenes() -> None:
+    rng = np.random.default_rng(1)
+    found = [_passers_by(np.linspace(-1, 1, 8), rng) for _ in range(200)]
+    assert 0.15 < np.mean([len(people) > 0 for people in found]) < 0.35
+    assert {len(people) for people in found} == {0, 1, 2}
+    depths = [points["pelvis"][:, 2].mean() for people in found for points, _ in people]
+    assert max(depths) < 0.2
+
+
+def test_some_scenes_have_a_cut_to_another_background() -> None:
+    n_cuts = 0
+    for seed in range(60):
+        pixels = _figures("stand", (16, 24, 24), np.random.default_rng(seed))
+        change = np.abs(np.diff(pixels, axis=1)).mean(axis=(0, 2, 3))
+        n_cuts += change.max() > 0.05 and change.max() > 5 * np.median(change)
+    assert 1 <= n_cuts <= 15
 
 
 def test_actions_are_no_easier_to_tell_by_brightness_than_by_chance() -> None:

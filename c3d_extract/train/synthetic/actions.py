@@ -261,7 +261,10 @@ def _hug(scene: Scene) -> None:
 
 
 def _sit_down(scene: Scene) -> None:
-    down = scene.step(-0.5, scene.uniform(0.7, 1.2))
+    _sit(scene, scene.step(-0.5, scene.uniform(0.7, 1.2)))
+
+
+def _sit(scene: Scene, down: Array) -> None:
     scene.actor.bend(hip=1.55 * down, knee=1.5 * down, torso=0.7 * scene.pulse(0.5, 0.1))
     scene.actor.bend(arm_pitch=scene.uniform(0.3, 0.9) * down, advance=-(0.2 * down))
 
@@ -272,9 +275,136 @@ def _turn(scene: Scene) -> None:
     _follow(scene.actor, 0.25 * scene.actor.turn, 0.4, 0.3)
 
 
+def _stand_up(scene: Scene) -> None:
+    _sit(scene, 1 - scene.step(-0.5, scene.uniform(0.7, 1.2)))
+
+
+def _throw(scene: Scene) -> None:
+    back = scene.pulse(scene.uniform(0.3, 0.5), 0.15, start=-0.35)
+    out = scene.step(-0.12, scene.uniform(0.15, 0.3)) * (1 - scene.step(0.35, 0.5))
+    raised, low = scene.uniform(2.2, 2.9), scene.uniform(0.8, 1.4)
+    scene.actor.bend(scene.side, arm_pitch=raised * back * (1 - out) + low * out)
+    scene.actor.bend(scene.side, elbow=scene.uniform(1.0, 1.8) * back * (1 - out))
+    scene.actor.bend(1 - scene.side, arm_pitch=scene.uniform(0.3, 1.2) * back, hip=0.5 * out, knee=0.3 * out)
+    twist = (1 - 2 * scene.side) * scene.uniform(0.2, 0.7)
+    scene.actor.bend(torso=0.4 * out - 0.2 * back, turn=twist * (back - out))
+
+
+def _swing(scene: Scene) -> None:
+    # As with a bat, a racket or an axe: both arms and the body sweep around.
+    way, start = scene.rng.choice([-1, 1]), scene.uniform(-0.3, -0.1)
+    around = scene.step(start, scene.uniform(0.2, 0.45)) - 0.5
+    back = scene.pulse(0.5, 0.2, start=start)
+    scene.actor.bend(turn=way * scene.uniform(1.2, 2.4) * around, torso=scene.uniform(0.1, 0.5))
+    scene.actor.bend(arm_pitch=scene.uniform(0.7, 1.4) + scene.uniform(0, 1.0) * back)
+    scene.actor.bend(elbow=scene.uniform(0, 0.7) * back, elbow_spread=-0.4, hip=0.25, knee=0.4)
+
+
+def _squat(scene: Scene) -> None:
+    down = 0.5 + 0.5 * scene.wave(scene.uniform(0.4, 0.9))
+    depth = scene.uniform(0.6, 1.0)
+    scene.actor.bend(hip=1.7 * depth * down, knee=2.4 * depth * down, torso=0.7 * depth * down)
+    scene.actor.bend(arm_pitch=scene.uniform(0, 1.5) * (down if scene.rng.random() < 0.5 else 1))
+
+
+def _arms_up_jump(scene: Scene) -> None:
+    phase = 0.5 + 0.5 * scene.wave(scene.uniform(0.8, 1.8))
+    scene.actor.bend(arm_spread=scene.uniform(2.2, 2.8) * phase)
+    scene.actor.bend(rise=scene.uniform(0.03, 0.12) * (4 * phase * (1 - phase)), knee=0.3 * (1 - phase))
+
+
+def _lift(scene: Scene) -> None:
+    up = np.clip(0.5 + 0.8 * scene.wave(scene.uniform(0.3, 0.8)), 0, 1)
+    low, elbow = scene.uniform(0.3, 0.8), scene.uniform(1.7, 2.2)
+    scene.actor.bend(arm_pitch=low + (2.9 - low) * up, elbow=elbow * (1 - up))
+    scene.actor.bend(arm_spread=scene.uniform(0, 0.3), knee=0.3 * (1 - up), hip=0.15 * (1 - up))
+
+
+def _drink(scene: Scene) -> None:
+    up = scene.pulse(scene.uniform(0.4, 0.8), scene.uniform(0.2, 1.5))
+    scene.actor.bend(scene.side, arm_pitch=scene.uniform(0.6, 1.1) * up, elbow=scene.uniform(1.8, 2.2) * up)
+    scene.actor.bend(torso=-(scene.uniform(0, 0.15) * up))
+
+
+def _row(scene: Scene) -> None:
+    pull = 0.5 + 0.5 * scene.wave(scene.uniform(0.4, 0.9))
+    scene.actor.bend(hip=1.5 + 0.3 * (1 - pull), knee=0.2 + 1.1 * (1 - pull), torso=0.4 - 0.7 * pull)
+    scene.actor.bend(arm_pitch=1.3 - 0.8 * pull, elbow=1.5 * pull)
+
+
+def _alternate(scene: Scene, hertz: float) -> tuple[Array, Array]:
+    wave = scene.wave(hertz)
+    return wave, -wave
+
+
+def _climb(scene: Scene) -> None:
+    speed = scene.uniform(0.5, 1.2)
+    for side, wave in enumerate(_alternate(scene, speed)):
+        scene.actor.bend(side, arm_pitch=2.3 + 0.5 * wave, elbow=0.5 - 0.4 * wave)
+        scene.actor.bend(side, hip=0.7 - 0.6 * wave, knee=1.1 - 0.8 * wave)
+    scene.actor.bend(rise=scene.uniform(0.1, 0.4) * speed * (scene.time - scene.time.min()))
+
+
+def _cycle(scene: Scene) -> None:
+    hertz, phase = scene.uniform(0.7, 2.0), scene.rng.random()
+    for side in (0, 1):
+        angle = 2 * np.pi * (hertz * scene.time + phase + side / 2)
+        scene.actor.bend(side, hip=1.1 + 0.45 * np.cos(angle), knee=1.2 + 0.5 * np.cos(angle + 0.9))
+    scene.actor.bend(torso=scene.uniform(0.2, 0.8), arm_pitch=scene.uniform(0.8, 1.3), elbow=0.3)
+    scene.actor.bend(rise=0.25, advance=scene.rng.choice([0, 1.5]) * (scene.time - scene.time.mean()))
+
+
+def _arm_circles(scene: Scene) -> None:
+    angle = (
+        2 * np.pi * scene.rng.choice([-1, 1]) * (scene.uniform(0.5, 1.6) * scene.time + scene.rng.random())
+    )
+    apart = scene.rng.choice([0, HALF_TURN])
+    scene.actor.bend(0, arm_pitch=angle)
+    scene.actor.bend(1, arm_pitch=angle + apart)
+
+
+def _dance(scene: Scene) -> None:
+    beat = scene.uniform(0.8, 1.8)
+    for side in (0, 1):
+        scene.actor.bend(side, arm_pitch=scene.uniform(0, 1.6) + scene.uniform(0.2, 0.9) * scene.wave(beat))
+        scene.actor.bend(side, arm_spread=scene.uniform(0, 1.2) + 0.4 * scene.wave(beat))
+        scene.actor.bend(side, elbow=0.7 + 0.6 * scene.wave(beat), hip=0.25 + 0.25 * scene.wave(beat))
+        scene.actor.bend(side, knee=0.5 + 0.4 * scene.wave(beat))
+    scene.actor.bend(turn=scene.uniform(0, 0.8) * scene.wave(beat / 2), torso=0.12 * scene.wave(beat))
+
+
+def _high_five(scene: Scene) -> None:
+    _meet(scene, near=scene.uniform(0.36, 0.5), hold=scene.uniform(0.2, 0.5))
+    up = scene.pulse(scene.uniform(0.2, 0.4), scene.uniform(0.05, 0.3))
+    for pose in (scene.actor, scene.partner):
+        pose.bend(scene.side, arm_pitch=scene.uniform(2.0, 2.5) * up, elbow=0.5 * up * (1 - up))
+
+
+def _crawl(scene: Scene) -> None:
+    hertz = scene.uniform(0.6, 1.4)
+    for side, wave in enumerate(_alternate(scene, hertz)):
+        scene.actor.bend(side, arm_pitch=1.45 + 0.4 * wave, hip=-(0.4 * wave), knee=1.45 + 0.1 * wave)
+    scene.actor.bend(torso=1.4, advance=0.5 * hertz * (scene.time - scene.time.mean()))
+
+
+def _push_up(scene: Scene) -> None:
+    up = 0.5 + 0.5 * scene.wave(scene.uniform(0.4, 1.0))
+    scene.actor.bend(torso=1.5 - 0.2 * up, hip=-(1.5 - 0.2 * up), rise=0.06 + 0.06 * up)
+    scene.actor.bend(arm_pitch=1.4 - 0.9 * (1 - up), elbow=1.6 * (1 - up))
+
+
+def _fall(scene: Scene) -> None:
+    down = scene.step(scene.uniform(-0.4, 0), scene.uniform(0.3, 0.7)) ** 1.5
+    scene.actor.bend(torso=1.45 * down, knee=1.5 * down, arm_pitch=scene.uniform(0.5, 2.0) * down)
+    scene.actor.bend(hip=-(scene.uniform(0, 0.4) * down), advance=scene.uniform(0, 0.3) * down)
+
+
 ACTIONS: dict[str, Callable[[Scene], None]] = {
     "stand": _stand, "walk": _walk, "run": _run, "jump": _jump, "wave": _wave, "bend": _bend, "clap": _clap,
     "kick": _kick, "punch": _punch, "push": _push, "point": _point, "shake-hands": _shake_hands, "hug": _hug,
-    "sit-down": _sit_down, "turn": _turn,
+    "sit-down": _sit_down, "turn": _turn, "stand-up": _stand_up, "throw": _throw, "swing": _swing,
+    "squat": _squat, "jumping-jack": _arms_up_jump, "lift": _lift, "drink": _drink, "row": _row,
+    "climb": _climb, "cycle": _cycle, "arm-circles": _arm_circles, "dance": _dance, "high-five": _high_five,
+    "crawl": _crawl, "push-up": _push_up, "fall": _fall,
 }  # fmt: skip
 """The actions of figures, by name."""

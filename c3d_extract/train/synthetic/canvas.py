@@ -129,9 +129,8 @@ class Canvas:
             levels[places] = blended
 
     def capsules(self, starts: Array, ends: Array, radii: Array, textures: Sequence[Texture]) -> None:
-        """Paint L lines with round ends, in order, between points (L, T, 2); ``radii`` (L,) in pixels."""
-        n_frames = starts.shape[1]
-        near = self.near(starts, ends, radii[:, None] + np.full(n_frames, 0.6))
+        """Paint L lines with round ends, in order, between points (L, T, 2); ``radii`` (L, T) in pixels."""
+        near = self.near(starts, ends, radii + 0.6)
         x, y = starts.reshape(-1, 2).astype(np.float32).T
         spans = (ends - starts).reshape(-1, 2).astype(np.float32)
         length2 = np.maximum((spans**2).sum(axis=1), np.float32(1e-6))[near.box]
@@ -142,7 +141,7 @@ class Canvas:
         # |d - along·axis|² = |d|² + along·(along·|axis|² - 2 d·axis)
         distance2 = ((along * length2 - projection) - projection) * along + dx * dx + (dy * dy)[near.run]
         # A rim is 0 half a pixel outside the radius, 1 half a pixel inside, linear in the squared distance.
-        radii = radii.repeat(n_frames)
+        radii = radii.ravel()
         outer, inner = (radii + 0.5) ** 2, np.maximum(radii - 0.5, 0) ** 2
         slope = (1 / (outer - inner)).astype(np.float32)[near.box][near.run]
         outer = outer.astype(np.float32)[near.box][near.run]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.train.synthetic.canvas import Floats
+
 __all__ = ["KINDS", "SyntheticClips", "render_video"]
 
 _REVERSIBLE = tuple(name for pair in REVERSALS for name in pair)
@@ -67,16 +69,24 @@ class SyntheticClips:
         rng = np.random.default_rng((self.seed, index))
         if self.kind == "figures" or (self.kind == "all" and index % 3):
             action = _one_of(ACTIONS, rng)
-            canvas, names = paint_figures(action, self.size, rng), [f"action {action}"]
+            pixels = _figures(action, self.size, rng)
+            names = [f"action {action}"]
         else:
             motion = _one_of(_REVERSIBLE if self.kind == "reversal" else MOTIONS, rng)
             shape = _one_of(SHAPES, rng)
-            canvas, names = (
-                paint_shapes(motion, shape, self.size, rng),
-                [f"motion {motion}", f"shape {shape}"],
-            )
+            pixels = paint_shapes(motion, shape, self.size, rng).pixels
+            names = [f"motion {motion}", f"shape {shape}"]
         classes = tuple(self.labels.index(name) for name in names if name in self.labels)
-        return record(rng, canvas.pixels), classes
+        return record(rng, pixels), classes
+
+
+def _figures(action: str, size: tuple[int, int, int], rng: np.random.Generator) -> Floats:
+    """Return a scene (3, T, H, W); in 8 % of clips a cut leads to other people doing the same."""
+    pixels = paint_figures(action, size, rng).pixels
+    if rng.random() < 0.08 and size[0] > 3:
+        cut = int(rng.integers(size[0] // 4, size[0] - size[0] // 4))
+        pixels[:, cut:] = paint_figures(action, size, rng).pixels[:, cut:]
+    return pixels
 
 
 def _one_of(names: Collection[str], rng: np.random.Generator) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from c3d_extract.train.synthetic.actions import ACTIONS, HALF_TURN, Pose, Scene
 from c3d_extract.train.synthetic.background import random_background, random_colour
-from c3d_extract.train.synthetic.camera import Camera, camera_shake
+from c3d_extract.train.synthetic.camera import Camera, moving_camera
 from c3d_extract.train.synthetic.canvas import Array, Canvas, Texture
 
 __all__ = ["paint_figures"]
@@ -152,21 +152,35 @@ class View:
     stretch: float  # horizontal scale relative to vertical
     foot: Array  # pixels x, y of the world's origin on the ground
     elevation: float  # downward tilt of the camera, radians
+    roll: float  # sideways tilt of the camera, radians
     shadow: float  # opacity of the shadow below a figure, 0–1
 
     def project(self, points: Array) -> Array:
         """Project points (…, 3) to pixels (…, 2)."""
         up = points[..., 1] * np.cos(self.elevation) - points[..., 2] * np.sin(self.elevation)
-        pixels: Array = self.foot + self.height * np.stack([points[..., 0] * self.stretch, -up], axis=-1)
+        across = points[..., 0] * self.stretch
+        cos, sin = np.cos(self.roll), np.sin(self.roll)
+        turned = np.stack([across * cos + up * sin, across * sin - up * cos], axis=-1)
+        pixels: Array = self.foot + self.height * turned
         return pixels
 
 
 def _random_view(scene: Scene, size: tuple[int, int], rng: np.random.Generator) -> View:
+    """Return a view of the whole body, or from far away (1 in 5), or of a part from near (1 in 6)."""
     height, width = size
-    tall = height * rng.uniform(0.45, 1.0)
     stretch = rng.uniform(0.65, 1.5) * (1.0 if scene.gap is None else 0.85)
-    foot = np.array([width * rng.uniform(0.35, 0.65), height * 0.5 + tall * rng.uniform(0.38, 0.58)])
-    return View(tall, stretch, foot, rng.uniform(0.0, 0.45), float(rng.choice([0, 0.25, 0.5])))
+    chance = rng.random()
+    if chance < 0.2:
+        tall = height * rng.uniform(0.22, 0.45)
+        foot = np.array([width * rng.uniform(0.2, 0.8), height * rng.uniform(0.45, 0.95)])
+    elif chance < 0.2 + 1 / 6:
+        tall = height * rng.uniform(1.0, 1.7)
+        foot = np.array([width * rng.uniform(0.4, 0.6), height * 0.5 + tall * rng.uniform(0.4, 0.8)])
+    else:
+        tall = height * rng.uniform(0.45, 1.0)
+        foot = np.array([width * rng.uniform(0.3, 0.7), height * 0.5 + tall * rng.uniform(0.38, 0.58)])
+    shadow = float(rng.choice([0, 0.25, 0.5]))
+    return View(tall, stretch, foot, rng.uniform(0.0, 0.6), rng.normal(0, 0.05), shadow)
 
 
 def _paint_figure(canvas: Canvas, points: Points, body: Body, view: View, camera: Camera) -> None:
@@ -185,7 +199,7 @@ def _paint_figure(canvas: Canvas, points: Points, body: Body, view: View, camera
         black = np.zeros(3, np.float32)
         textures = [Texture(black, black, "plain", 1, opacity=view.shadow), *textures]
     placed = camera.place(view.project(np.array([starts, ends])), canvas.pixels.shape[2:])
-    canvas.capsules(placed[0], placed[1], np.array(radii), textures)
+    canvas.capsules(placed[0], placed[1], np.array(radii)[:, None] * camera.zoom, textures)
 
 
 def _moments(n_frames: int, rng: np.random.Generator, seconds: float | None) -> Array:
@@ -206,14 +220,31 @@ def paint_figures(
     ACTIONS[action](scene)
     if scene.gap is None and rng.random() < 0.5:
         scene.gap = np.full(n_frames, rng.uniform(0.5, 1.3))  # a bystander
-    camera = Camera(camera_shake(n_frames, height, rng), np.ones(n_frames))
+    people = [*_people(scene, rng), *_passers_by(time, rng)]
+    view = _random_view(scene, (height, width), rng)
+    camera = moving_camera(n_frames, height, rng)
+    if rng.random() < 0.2 or seconds is not None:
+        path = view.project(people[0][0]["pelvis"])
+        camera = replace(camera, shift=camera.shift - (path - path.mean(axis=0)))  # follow the actor
     background = random_background(rng, int(height * 1.15), int(width * 1.15))
     canvas = Canvas(camera.view(background, (height, width)))
-    view = _random_view(scene, (height, width), rng)
-    people = _people(scene, rng)
     for points, body in sorted(people, key=lambda person: float(person[0]["pelvis"][:, 2].mean())):
         _paint_figure(canvas, points, body, view, camera)
     return canvas
+
+
+def _passers_by(time: Array, rng: np.random.Generator) -> list[tuple[Points, Body]]:
+    """Return one or two people further back who stand, walk or turn, in a quarter of scenes."""
+    found = []
+    for _ in range((0, 0, 0, 0, 0, 0, 1, 2)[rng.integers(8)]):
+        scene = Scene(time, rng, Pose(len(time)), Pose(len(time)))
+        ACTIONS[("stand", "walk", "turn")[rng.integers(3)]](scene)
+        body = _random_body(rng)
+        place = np.array([rng.choice([-1, 1]) * rng.uniform(0.4, 1.6), -rng.uniform(0.2, 1.2)])
+        facing = rng.uniform(0, 2 * HALF_TURN) + scene.actor.turn
+        points = _skeleton(scene.actor, body.lengths)
+        found.append((_placed(points, facing, np.tile(place, (len(time), 1))), body))
+    return found
 
 
 def _people(scene: Scene, rng: np.random.Generator) -> list[tuple[Points, Body]]:

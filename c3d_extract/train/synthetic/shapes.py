@@ -131,4 +131,5 @@ def _paint_occluder(canvas: Canvas, rng: np.random.Generator) -> None:
     x, y, angle = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0, np.pi)
     half = np.array([np.cos(angle), np.sin(angle)]) * (height + width)
     starts, ends = (np.full((1, n_frames, 2), (x, y) + sign * half) for sign in (-1, 1))
-    canvas.capsules(starts, ends, np.array([rng.uniform(0.02, 0.07) * height]), [_random_texture(rng)])
+    radii = np.full((1, n_frames), rng.uniform(0.02, 0.07) * height)
+    canvas.capsules(starts, ends, radii, [_random_texture(rng)])
