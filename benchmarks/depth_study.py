@@ -160,7 +160,7 @@ def synthetic_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]
     test = kept("motion", 101, 1000, arguments.size, arguments.output / "clips")
     pairs = kept("reversal", 102, 200, arguments.size, arguments.output / "clips")
     recipe = RECIPES["synthetic"].with_changes(
-        {"batch_size": 30, "epochs": arguments.epochs, "iterations": None}
+        {"batch_size": 30, "epochs": arguments.epochs, "iterations": None, "augment": False}
     )
     recipe = dataclasses.replace(recipe, epochs=arguments.epochs).fixed(len(learn.clips))
     found: dict[str, dict[str, list]] = {
@@ -197,7 +197,7 @@ def decoded(source: VideoClipSet, n: int, seed: int) -> KeptClips:
 def video_study(arguments: argparse.Namespace) -> dict[str, dict[str, list]]:
     """Two folds: sequences (third field of the name) of odd number, and of even number."""
     every = read_videos(arguments.videos)
-    recipe = RECIPES["synthetic"].with_changes({"batch_size": 30, "mirror": 0.5})
+    recipe = RECIPES["synthetic"].with_changes({"batch_size": 30, "mirror": 0.5, "augment": False})
     recipe = dataclasses.replace(recipe, epochs=arguments.video_epochs)
     found: dict[str, dict[str, list]] = {net: {"curves": []} for net in arguments.nets}
     for fold in (0, 1):

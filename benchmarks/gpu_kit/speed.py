@@ -272,6 +272,7 @@ def _setup(kit: Kit, pool: Pool) -> TrainingSetup:
         "batch_size": kit.sizes.train_batch,
         "iterations": 2 * kit.sizes.train_steps,
         "rate": 0.001,
+        "augment": False,
     }
     architecture = replace(kit.architecture, n_classes=len(pool.labels))
     return TrainingSetup(

@@ -58,6 +58,7 @@ RECIPE_OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("dropout", float, "After fc6 and fc7."),
     ("initial", click.Choice(["gaussian", "he"]), "Initial weights: the authors' or He's."),
     ("mirror", float, "Chance of mirroring a clip."),
+    ("augment", bool, "Crop, mirror, recolour and partly erase clips at random."),
     ("clips_per_video", int, "Training clips a video in an epoch."),
     ("segment_seconds", float, "Length of the segment each clip is cut from; 0: the whole video."),
 )

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from c3d_extract.compute.devices import memory_format
 from c3d_extract.compute.precision import fp32_products
 from c3d_extract.errors import C3DError, UsageError
+from c3d_extract.train.augment import augment, mirrored_classes
 from c3d_extract.train.data import TrainingBatch, training_batches
 from c3d_extract.train.evaluate import Sums, count_correct, cross_entropy, evaluate
 from c3d_extract.train.network import TrainingNet
@@ -204,10 +205,10 @@ class Trainer:
             return 0.0, 0, 0, 0
         # The other processes wait for a gradient: without clips, contribute a zero one.
         shown = batch if n_clips else self._empty_batch()
-        targets = shown.targets.to(self.device)
+        x, targets = self._training_input(shown)
         with self._products():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                scores = step(self.input(shown.clips)).float()
+                scores = step(x).float()
             loss = cross_entropy(scores, targets)
             if not torch.isfinite(loss):
                 raise C3DError(
@@ -238,9 +239,21 @@ class Trainer:
 
     def input(self, clips: torch.Tensor) -> torch.Tensor:
         """Convert clips uint8 (N, T, H, W, 3), B, G, R, to the network's input: float (N, 3, T, H, W)."""
-        x = clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float() - self._mean
-        x = (x / self._std).contiguous(memory_format=memory_format(self.device))
+        return self._normalised(clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float())
+
+    def _normalised(self, levels: torch.Tensor) -> torch.Tensor:
+        x = ((levels - self._mean) / self._std).contiguous(memory_format=memory_format(self.device))
         return x.flip(1) if self.setup.preprocessing.colour == "rgb" else x
+
+    def _training_input(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the network's input and the targets, augmented if the recipe says so."""
+        targets = batch.targets.to(self.device)
+        if not self.setup.recipe.augment:
+            return self.input(batch.clips), targets
+        clips = batch.clips.to(self.device, non_blocking=True)
+        mirrored = torch.tensor(mirrored_classes(self.setup.labels), device=self.device)
+        levels, targets = augment(clips, targets, self.setup.preprocessing.crop, mirrored)
+        return self._normalised(levels), targets
 
     def _entry(self, sums: Sums, failures: list[str], seconds: float) -> LogEntry:
         if self.world > 1:  # each process has its own part

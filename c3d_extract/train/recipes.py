@@ -49,6 +49,9 @@ class Recipe:
     mirror
         Probability of mirroring a clip of a video; not applied to synthetic clips, whose classes include
         left and right.
+    augment
+        Crop, mirror, recolour and partly erase the clips of each batch at random, see `augment.augment`;
+        exchanges left and right in the labels of synthetic clips.
     clips_per_video
         Training clips per video and epoch, each from a fixed random segment of ``segment_seconds``, or from
         anywhere if that is 0.
@@ -68,6 +71,7 @@ class Recipe:
     initial: Literal["gaussian", "he"] = "gaussian"
     batch_norm: bool = False
     mirror: float = 0.5
+    augment: bool = False
     clips_per_video: int = 1
     segment_seconds: float = 0.0
 
@@ -143,6 +147,7 @@ RECIPES: dict[str, Recipe] = {
         initial="he",
         batch_norm=True,
         mirror=0.0,
+        augment=True,
     ),
 }
 """The recipes by name; every number can be overridden."""

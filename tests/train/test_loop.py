@@ -93,7 +93,8 @@ def test_a_process_left_without_clips_stays_on_its_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tensors without numbers stand in for a GPU's: an operation across devices is refused all the same.
-    gpu, trainer = torch.device("cuda", 0), Trainer(tmp_path, training_setup(), synthetic_clips())
+    recipe = RECIPES["synthetic"].with_changes({"batch_size": 4, "iterations": 6, "augment": False})
+    gpu, trainer = torch.device("cuda", 0), Trainer(tmp_path, training_setup(recipe), synthetic_clips())
     n_classes = len(trainer.setup.labels)
     monkeypatch.setattr(trainer, "device", gpu)
     monkeypatch.setattr(trainer, "input", lambda clips: clips)
@@ -123,10 +124,27 @@ def test_mixed_precision_follows_the_loss_of_fp32_with_weights_in_fp32(
     assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.1)
 
 
+def test_a_recipe_that_augments_changes_the_input_and_mirrors_labels_with_the_clips(tmp_path: Path) -> None:
+    clips, labels = synthetic_clips("reversal"), SyntheticClips("reversal", 0).labels
+    left, right = labels.index("motion left"), labels.index("motion right")
+    found = [(frames, (left,)) for frames, _ in (clips.clips.clip(item) for item in range(32))]
+    batch = collate(found, n_classes=len(labels))
+    inputs = {}
+    for augment in (False, True):
+        recipe = RECIPES["synthetic"].with_changes({"batch_size": 4, "iterations": 6, "augment": augment})
+        trainer = Trainer(tmp_path / str(augment), training_setup(recipe, kind="reversal"), clips)
+        inputs[augment], targets = trainer._training_input(batch)
+        assert inputs[augment].shape == trainer.input(batch.clips).shape
+        assert targets[:, [left, right]].sum() == 32
+        assert (4 < targets[:, right].sum() < 28) if augment else (targets[:, right].sum() == 0)
+    assert torch.equal(inputs[False], trainer.input(batch.clips))
+    assert not any(torch.equal(one, other) for one, other in zip(*inputs.values(), strict=True))
+
+
 def test_a_single_batch_can_be_overfitted(tmp_path: Path) -> None:
     clips = synthetic_clips("reversal", n_items=4)
     recipe = RECIPES["synthetic"].with_changes(
-        {"batch_size": 4, "iterations": 40, "dropout": 0.0, "rate": 0.01}
+        {"batch_size": 4, "iterations": 40, "dropout": 0.0, "rate": 0.01, "augment": False}
     )
     setup = training_setup(recipe, kind="reversal")
     log = list(Trainer(tmp_path, setup, clips).run())
