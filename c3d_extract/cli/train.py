@@ -59,6 +59,8 @@ RECIPE_OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("initial", click.Choice(["gaussian", "he"]), "Initial weights: the authors' or He's."),
     ("mirror", float, "Chance of mirroring a clip."),
     ("augment", bool, "Crop, mirror, recolour and partly erase clips at random."),
+    ("summary", float, "Weight of predicting from fc6 where a clip is bright, changes and moves; 0: none."),
+    ("max_gradient", float, "Gradients of a larger norm are scaled down to it."),
     ("clips_per_video", int, "Training clips a video in an epoch."),
     ("segment_seconds", float, "Length of the segment each clip is cut from; 0: the whole video."),
 )
@@ -91,7 +93,9 @@ def _recipe_options(function: Any) -> Any:
 @click.option(
     "--root", type=click.Path(path_type=Path), help="Where paths in lists start; default: the list's folder."
 )
-@click.option("--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune or synthetic.")
+@click.option(
+    "--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune, synthetic or motion-mini."
+)
 @click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
 @click.option("--width", type=float, default=None, help="Multiplies the filters.  [default: 1]")
 @click.option(
@@ -400,7 +404,7 @@ def _clip_sets(
 ) -> tuple[ClipSet, ClipSet | None, dict[str, Any]]:
     """Return what to learn from, what to test on, and a description for the record."""
     if data == "synthetic" or data.startswith("synthetic:"):
-        return _synthetic(data.partition(":")[2] or "all", options, preprocessing.crop)
+        return _synthetic(data.partition(":")[2] or "all", options, preprocessing.crop, recipe)
     from c3d_extract.train.data import VideoClipSet
     from c3d_extract.train.lists import read_videos
 
@@ -417,16 +421,19 @@ def _clip_sets(
     return clips, VideoClipSet(test, preprocessing, each_once, seed=0), description
 
 
-def _synthetic(kind: str, options: Options, crop: tuple[int, int]) -> tuple[ClipSet, ClipSet, dict[str, Any]]:
+def _synthetic(
+    kind: str, options: Options, crop: tuple[int, int], recipe: Recipe
+) -> tuple[ClipSet, ClipSet, dict[str, Any]]:
+    from c3d_extract.train.augment import size_before
     from c3d_extract.train.data import SyntheticClipSet
     from c3d_extract.train.synthetic import SyntheticClips
 
     if options["test_data"] is not None:
         raise UsageError("synthetic data is tested on clips of another seed", subject="--test")
-    seed, size = options["seed"], (16, *crop)
-    train = SyntheticClipSet(SyntheticClips(kind, 2 * seed, size))
-    test = SyntheticClipSet(SyntheticClips(kind, 2 * seed + 1, size), n_items=options["n_test"])
-    return train, test, {"synthetic": kind, "seed": 2 * seed, "test_seed": 2 * seed + 1}
+    seed, size = options["seed"], size_before(crop) if recipe.augment else crop
+    train = SyntheticClipSet(SyntheticClips(kind, 2 * seed, (16, *size)))
+    test = SyntheticClipSet(SyntheticClips(kind, 2 * seed + 1, (16, *crop)), n_items=options["n_test"])
+    return train, test, {"synthetic": kind, "seed": 2 * seed, "test_seed": 2 * seed + 1, "rendered": size}
 
 
 def _headline(setup: TrainingSetup, clips: ClipSet, done: int) -> str:

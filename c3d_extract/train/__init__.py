@@ -5,6 +5,7 @@ lists.py      class folders, list files, the official lists → labelled videos
 data.py       the clip at each position of a run; batches
 clip_dataset.py  every clip of some videos, as a dataset for other training loops
 augment.py    random changes of a batch on the training device
+summary.py    where a clip is how bright, changes and moves: a second task for fc6
 network.py    the network during training; batch norm is folded into it afterwards
 loop.py       steps, tests and saves
 evaluate.py   the test: loss and accuracy

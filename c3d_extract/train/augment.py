@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["augment", "mirrored_classes"]
+__all__ = ["augment", "mirrored_classes", "size_before"]
 
 _MIRRORED = {"left": "right", "clockwise": "counter-clockwise", "pan-left": "pan-right"}
+
+
+def size_before(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the rows and columns to render clips at: 75 to 100 % of them are about as large as ``size``."""
+    return round(size[0] * 8 / 7), round(size[1] * 8 / 7)
 
 
 def mirrored_classes(labels: tuple[str, ...]) -> list[int]:

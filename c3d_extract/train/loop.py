@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from c3d_extract.compute.devices import memory_format
@@ -23,12 +23,14 @@ from c3d_extract.train.evaluate import Sums, count_correct, cross_entropy, evalu
 from c3d_extract.train.network import TrainingNet
 from c3d_extract.train.report import LogEntry, TrainingLog
 from c3d_extract.train.state import load_state, save_state, write_model
+from c3d_extract.train.summary import clip_summary, summary_loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from c3d_extract.train.data import ClipSet
+    from c3d_extract.train.network import Outputs
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.train.report import Evaluation
     from c3d_extract.train.state import TrainingSetup
@@ -205,21 +207,32 @@ class Trainer:
             return 0.0, 0, 0, 0
         # The other processes wait for a gradient: without clips, contribute a zero one.
         shown = batch if n_clips else self._empty_batch()
-        x, targets = self._training_input(shown)
+        levels, targets = self._training_input(shown)
         with self._products():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                scores = step(x).float()
-            loss = cross_entropy(scores, targets)
-            if not torch.isfinite(loss):
-                raise C3DError(
-                    f"the loss is not finite in iteration {self.iteration}",
-                    hint="lower the rate; the last state is kept",
-                )
-            self.optimizer.zero_grad(set_to_none=True)
+                found: Outputs = step(self._normalised(levels))
+            loss = cross_entropy(found.scores.float(), targets)
             # DistributedDataParallel averages gradients over the processes; a mean over all clips is wanted.
-            torch.autograd.backward(loss * (self.world / n_everywhere))
+            share = self.world / n_everywhere if n_clips else 0.0
+            self._update(share * (loss + self._summary_loss(found, levels)))
+        return loss.item(), n_clips, *count_correct(found.scores.detach(), targets, self.setup.labels)
+
+    def _summary_loss(self, found: Outputs, levels: torch.Tensor) -> torch.Tensor | float:
+        if found.summary is None:
+            return 0.0
+        return self.setup.recipe.summary * summary_loss(found.summary.float(), clip_summary(levels))
+
+    def _update(self, loss: torch.Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise C3DError(
+                f"the loss is not finite in iteration {self.iteration}",
+                hint="lower the rate; the last state is kept",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        if self.setup.recipe.max_gradient is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.setup.recipe.max_gradient)
         self.optimizer.step()
-        return loss.item(), n_clips, *count_correct(scores.detach(), targets, self.setup.labels)
 
     def _empty_batch(self) -> TrainingBatch:
         size = (1, self.setup.architecture.clip[0], *self.setup.preprocessing.crop, 3)
@@ -239,21 +252,23 @@ class Trainer:
 
     def input(self, clips: torch.Tensor) -> torch.Tensor:
         """Convert clips uint8 (N, T, H, W, 3), B, G, R, to the network's input: float (N, 3, T, H, W)."""
-        return self._normalised(clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float())
+        return self._normalised(self._levels(clips))
+
+    def _levels(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.to(self.device, non_blocking=True).permute(0, 4, 1, 2, 3).float()
 
     def _normalised(self, levels: torch.Tensor) -> torch.Tensor:
         x = ((levels - self._mean) / self._std).contiguous(memory_format=memory_format(self.device))
         return x.flip(1) if self.setup.preprocessing.colour == "rgb" else x
 
     def _training_input(self, batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the network's input and the targets, augmented if the recipe says so."""
+        """Return levels, float (N, 3, T, H, W), and targets, augmented if the recipe says so."""
         targets = batch.targets.to(self.device)
         if not self.setup.recipe.augment:
-            return self.input(batch.clips), targets
+            return self._levels(batch.clips), targets
         clips = batch.clips.to(self.device, non_blocking=True)
         mirrored = torch.tensor(mirrored_classes(self.setup.labels), device=self.device)
-        levels, targets = augment(clips, targets, self.setup.preprocessing.crop, mirrored)
-        return self._normalised(levels), targets
+        return augment(clips, targets, self.setup.preprocessing.crop, mirrored)
 
     def _entry(self, sums: Sums, failures: list[str], seconds: float) -> LogEntry:
         if self.world > 1:  # each process has its own part
@@ -270,8 +285,7 @@ class Trainer:
             return evaluate(self._scores, test, self.setup.labels, n_workers=self.n_workers)
 
     def _scores(self, clips: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.net(self.input(clips))
-        return scores
+        return self.net.logits(self.input(clips))
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from c3d_extract.models.c3d import C3D
+from c3d_extract.train.summary import SUMMARY_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from c3d_extract.models.c3d import Architecture
     from c3d_extract.train.recipes import Recipe
 
-__all__ = ["TrainingNet"]
+__all__ = ["Outputs", "TrainingNet"]
+
+
+class Outputs(NamedTuple):
+    """Scores (N, classes), and predicted summaries (N, `SUMMARY_SIZE`) if the recipe asks for them."""
+
+    scores: Tensor
+    summary: Tensor | None
 
 
 class TrainingNet(C3D):
@@ -27,7 +35,7 @@ class TrainingNet(C3D):
     architecture
         Description of the network; needs ``n_classes``.
     recipe
-        ``initial``, ``dropout`` and ``batch_norm`` are used.
+        ``initial``, ``dropout``, ``batch_norm`` and ``summary`` are used.
     """
 
     def __init__(self, architecture: Architecture, recipe: Recipe) -> None:
@@ -43,6 +51,8 @@ class TrainingNet(C3D):
                     for name, n in zip(names, sizes, strict=True)
                 }
             )
+        # Predicts the summary from fc6; left behind with the batch norm.
+        self.summary = nn.Linear(architecture.hidden[0], SUMMARY_SIZE) if recipe.summary else None
         _initialise(self, recipe.initial)
 
     def convolve(self, name: str, x: Tensor) -> Tensor:
@@ -50,15 +60,18 @@ class TrainingNet(C3D):
         y = super().convolve(name, x)
         return self.norms[name](y) if name in self.norms else y
 
+    def outputs(self, clips: Tensor) -> Outputs:
+        """Return the outputs for clips, float (N, 3, T, H, W)."""
+        fc6 = F.relu(self.get_submodule("fc6")(self.maps(clips, (), {})))
+        x = F.dropout(fc6, self.dropout, self.training)
+        x = F.dropout(F.relu(self.get_submodule("fc7")(x)), self.dropout, self.training)
+        return Outputs(self.get_submodule("fc8")(x), None if self.summary is None else self.summary(fc6))
+
+    forward = outputs  # type: ignore[assignment]  # DistributedDataParallel calls forward
+
     def logits(self, clips: Tensor) -> Tensor:
         """Return fc8 of clips, float (N, 3, T, H, W), as float32 (N, n_classes)."""
-        x = self.maps(clips, (), {})
-        for name in ("fc6", "fc7"):
-            x = F.dropout(F.relu(self.get_submodule(name)(x)), self.dropout, self.training)
-        scores: Tensor = self.get_submodule("fc8")(x)
-        return scores.float()
-
-    forward = logits  # type: ignore[assignment]  # DistributedDataParallel calls forward
+        return self.outputs(clips).scores.float()
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the tensors of a plain `C3D`: batch norm folded into the convolution before it.

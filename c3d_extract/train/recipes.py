@@ -2,7 +2,7 @@
 
 ``ucf101`` is Section 3.1 of the paper with additions from the authors' example (C3D v1.0, c3d_train_ucf101);
 ``sports1m`` is Section 3.3; ``finetune`` the authors' fine-tuning example (c3d_finetuning);
-``synthetic`` is this package's, for narrow networks on endless synthetic clips.
+``synthetic`` and ``motion-mini`` are this package's, for narrow networks on endless synthetic clips.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class Recipe:
     augment
         Crop, mirror, recolour and partly erase the clips of each batch at random, see `augment.augment`;
         exchanges left and right in the labels of synthetic clips.
+    summary
+        Weight of a second task, predicting `summary.clip_summary` from fc6, so that fc6 also keeps what the
+        labels do not ask for; 0: none.
+    max_gradient
+        Gradients of a larger norm are scaled down to it; None: never.
     clips_per_video
         Training clips per video and epoch, each from a fixed random segment of ``segment_seconds``, or from
         anywhere if that is 0.
@@ -72,6 +77,8 @@ class Recipe:
     batch_norm: bool = False
     mirror: float = 0.5
     augment: bool = False
+    summary: float = 0.0
+    max_gradient: float | None = None
     clips_per_video: int = 1
     segment_seconds: float = 0.0
 
@@ -88,6 +95,8 @@ class Recipe:
                 ("every", self.every >= 1),
                 ("dropout", 0 <= self.dropout < 1),
                 ("mirror", 0 <= self.mirror <= 1),
+                ("summary", 0 <= self.summary < math.inf),
+                ("max_gradient", self.max_gradient is None or self.max_gradient > 0),
                 ("clips_per_video", self.clips_per_video >= 1),
             )
             if not fits
@@ -148,6 +157,22 @@ RECIPES: dict[str, Recipe] = {
         batch_norm=True,
         mirror=0.0,
         augment=True,
+    ),
+    # The checkpoint that comes with the package, see weights/README.md.
+    "motion-mini": Recipe(
+        batch_size=256,
+        iterations=8_756,
+        optimizer="adamw",
+        rate=0.003,
+        decay=0.05,
+        schedule="cosine",
+        dropout=0.1,
+        initial="he",
+        batch_norm=True,
+        mirror=0.0,
+        augment=True,
+        summary=1.0,
+        max_gradient=5.0,
     ),
 }
 """The recipes by name; every number can be overridden."""

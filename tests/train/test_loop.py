@@ -26,6 +26,7 @@ from training_samples import (
 from c3d_extract.errors import C3DError, MismatchError
 from c3d_extract.train import RECIPES, Intervals, SyntheticClipSet, Trainer, VideoClipSet, read_videos
 from c3d_extract.train.data import collate
+from c3d_extract.train.network import Outputs
 from c3d_extract.train.synthetic import SyntheticClips
 from c3d_extract.weights import load_checkpoint
 
@@ -38,9 +39,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_resumed_training_gives_the_same_weights_to_the_bit(tmp_path: Path, optimizer: str) -> None:
-    recipe = RECIPES["synthetic"].with_changes({"batch_size": 4, "iterations": 5, "optimizer": optimizer})
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("synthetic", "sgd"), ("synthetic", "adamw"), ("motion-mini", None)]
+)
+def test_resumed_training_gives_the_same_weights_to_the_bit(
+    tmp_path: Path, name: str, optimizer: str | None
+) -> None:
+    recipe = RECIPES[name].with_changes({"batch_size": 4, "iterations": 5, "optimizer": optimizer})
     setup, clips = training_setup(recipe), synthetic_clips()
     whole = finish(Trainer(tmp_path / "whole", setup, clips))
     # Saved after iteration 2, stopped after 3 as by a kill: iteration 3 is done again.
@@ -97,11 +102,11 @@ def test_a_process_left_without_clips_stays_on_its_gpu(
     gpu, trainer = torch.device("cuda", 0), Trainer(tmp_path, training_setup(recipe), synthetic_clips())
     n_classes = len(trainer.setup.labels)
     monkeypatch.setattr(trainer, "device", gpu)
-    monkeypatch.setattr(trainer, "input", lambda clips: clips)
+    monkeypatch.setattr(trainer, "_normalised", lambda levels: levels)
     monkeypatch.setattr(trainer, "_total", lambda _: 3)
 
-    def scores(clips: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(clips), n_classes, device=gpu)
+    def scores(clips: torch.Tensor) -> Outputs:
+        return Outputs(torch.zeros(len(clips), n_classes, device=gpu), None)
 
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):  # "is the loss finite?" needs numbers
         trainer._step(scores, collate(["lost", "lost"], n_classes=n_classes))  # type: ignore[arg-type]
@@ -133,12 +138,57 @@ def test_a_recipe_that_augments_changes_the_input_and_mirrors_labels_with_the_cl
     for augment in (False, True):
         recipe = RECIPES["synthetic"].with_changes({"batch_size": 4, "iterations": 6, "augment": augment})
         trainer = Trainer(tmp_path / str(augment), training_setup(recipe, kind="reversal"), clips)
-        inputs[augment], targets = trainer._training_input(batch)
+        levels, targets = trainer._training_input(batch)
+        inputs[augment] = trainer._normalised(levels)
         assert inputs[augment].shape == trainer.input(batch.clips).shape
         assert targets[:, [left, right]].sum() == 32
         assert (4 < targets[:, right].sum() < 28) if augment else (targets[:, right].sum() == 0)
     assert torch.equal(inputs[False], trainer.input(batch.clips))
     assert not any(torch.equal(one, other) for one, other in zip(*inputs.values(), strict=True))
+
+
+def test_a_process_left_without_clips_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPES["motion-mini"].with_changes({"batch_size": 4, "iterations": 6})
+    trainer = Trainer(tmp_path, training_setup(recipe), synthetic_clips())
+    monkeypatch.setattr(trainer, "_total", lambda _: 3)  # the other processes' clips
+    trainer._step(trainer.net, collate(["lost", "lost"], n_classes=len(trainer.setup.labels)))
+    gradients = [value.grad for value in trainer.net.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_fc6_learns_the_summary_and_the_model_is_written_without_it(tmp_path: Path) -> None:
+    recipe = RECIPES["motion-mini"].with_changes(
+        {"batch_size": 4, "iterations": 40, "augment": False, "dropout": 0.0, "rate": 0.005}
+    )
+    clips = synthetic_clips("reversal", n_items=4)
+    batch = collate([clips.clips.clip(item) for item in range(4)], n_classes=len(clips.labels))
+    losses = []
+    for until in (1, 40):
+        trainer = Trainer(tmp_path, training_setup(recipe, kind="reversal"), clips)
+        finish(trainer) if until == 40 else list(trainer.run(until=until))
+        levels, _ = trainer._training_input(batch)
+        with torch.no_grad():
+            losses.append(float(trainer._summary_loss(trainer.net(trainer._normalised(levels)), levels)))
+    assert losses[1] < losses[0] / 2
+    state = load_checkpoint(tmp_path / "model.safetensors").state
+    assert set(state) == set(trainer.setup.architecture.state_shapes())
+
+
+def test_gradients_of_a_larger_norm_are_scaled_down(tmp_path: Path) -> None:
+    steps = {}
+    for name, most in (("as they are", None), ("limited", 1e-3)):
+        recipe = RECIPES["finetune"].with_changes(
+            {"batch_size": 4, "iterations": 1, "rate": 1.0, "decay": 0.0, "max_gradient": most}
+        )
+        trainer = Trainer(tmp_path / name, training_setup(recipe), synthetic_clips())
+        before = [value.detach().clone() for value in trainer.net.parameters()]
+        list(trainer.run())
+        changes = [(a.detach() - b).norm() for a, b in zip(trainer.net.parameters(), before, strict=True)]
+        steps[name] = float(torch.stack(changes).norm())
+    assert steps["as they are"] > 2e-3
+    assert steps["limited"] == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_single_batch_can_be_overfitted(tmp_path: Path) -> None:

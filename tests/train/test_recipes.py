@@ -21,7 +21,17 @@ def test_recipes_are_the_papers() -> None:
     assert RECIPES["finetune"].rate_at(5_000) == pytest.approx(1e-5)
 
 
-@pytest.mark.parametrize("change", [{"rate": 0.0}, {"batch_size": 0}, {"mirror": 1.5}, {"every": 0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rate": 0.0},
+        {"batch_size": 0},
+        {"mirror": 1.5},
+        {"every": 0},
+        {"summary": -1.0},
+        {"max_gradient": 0.0},
+    ],
+)
 def test_a_recipe_with_an_impossible_number_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(change))):
         RECIPES["ucf101"].with_changes(change)
