@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_samples import (
@@ -24,8 +27,7 @@ from c3d_extract.errors import DeviceError, UsageError
 from c3d_extract.train import Trainer
 from c3d_extract.weights import load_checkpoint
 
-if TYPE_CHECKING:
-    from pathlib import Path
+EMBEDDED = Path(__file__).parents[2] / "weights" / "motion-mini.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +93,20 @@ def test_the_finished_file_extracts_as_it_is(class_folders: Path, tmp_path: Path
     with Extractor.from_weights(str(run / "model.safetensors"), device="cpu") as extractor:
         features = extractor.extract(class_folders / "jump" / "2.mp4")
     assert features.clips.shape == (2, found.architecture.hidden[0])
+
+
+def test_the_recipe_of_the_embedded_checkpoint_makes_a_network_like_it(tmp_path: Path) -> None:
+    text = EMBEDDED.with_name("README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"c3d-tools train (synthetic .*--recipe motion-mini.*)", text)
+    words = command.replace("-o motion-mini", f"-o {tmp_path}").split()
+    done = train(*words, "--iterations", "1", "--batch-size", "2", "--n-test", "2")
+    assert done.exit_code == 0, done.output
+    found, embedded = load_checkpoint(tmp_path / "model.safetensors"), load_checkpoint("motion-mini")
+    for what in ("architecture", "preprocessing", "labels"):
+        assert getattr(found, what) == getattr(embedded, what)
+    assert np.array_equal(found.mean, embedded.mean)
+    sizes = [path.stat().st_size for path in (tmp_path / "model.safetensors", EMBEDDED)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
 
 
 def test_fine_tuning_starts_from_a_checkpoint_with_a_new_last_layer(
