@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from c3d_extract.pipeline.results import Features
     from c3d_extract.pipeline.run import RunOptions
     from c3d_extract.preprocess.spec import Colour
-    from c3d_extract.settings import Precision, Short, Tail
+    from c3d_extract.settings import Crops, Precision, Short, Tail
     from c3d_extract.sources.source import Source
     from c3d_extract.weights import Checkpoint
 
@@ -63,6 +63,7 @@ class ExtractorOptions(TypedDict, total=False):
     stride: int | None
     tail: Tail
     short: Short
+    crops: Crops
     fps: float | Literal["source"] | None
     l2: bool
     pca: int | None
