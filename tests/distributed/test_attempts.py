@@ -34,6 +34,8 @@ from c3d_extract.sources.find import find_videos
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.slow
+
 N_VIDEOS = 6
 PATIENCE_SECONDS = 60.0  # a process that is silent for longer hangs, however busy this machine is
 

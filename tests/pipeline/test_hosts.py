@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
     from c3d_extract.decode import Decoder
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at processes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks at processes"),
+]
 SECONDS = 60  # until a host counts as hanging
 
 

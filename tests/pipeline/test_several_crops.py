@@ -234,6 +234,7 @@ def test_unknown_crops_are_refused() -> None:
         ExtractSettings(crops="three")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("crops", ["five", "ten"])
 def test_crops_of_frames_that_keep_their_aspect_equal_torchvisions(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow
+
 N_FRAMES, FPS = 40, 25
 ALL_FRAMES = ExtractSettings(fps="source")
 
