@@ -129,7 +129,7 @@ def test_grey_and_gamma_keep_black_white_and_the_order_of_levels() -> None:
         assert found[..., 0].max() == 0
         assert found[..., -1].min() == pytest.approx(1)
         assert (np.diff(found) > 0).all()
-        n_grey += np.ptp(_tinted(np.random.default_rng(seed), colours), axis=0).max() < 1e-6
+        n_grey += bool(np.ptp(_tinted(np.random.default_rng(seed), colours), axis=0).max() < 1e-6)
     assert 2 <= n_grey <= 20
 
 

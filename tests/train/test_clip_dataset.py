@@ -121,7 +121,7 @@ def test_a_video_that_fails_is_skipped_and_logged_or_raised(
     shutil.copytree(videos / "a", tmp_path / "a")
     (tmp_path / "a" / "bad.mp4").write_text("no video")
     assert {video for video, _ in keys(made(tmp_path))} == {"a/one.mp4", "a/two.mp4"}
-    assert "failed: a/bad.mp4: not a readable video" in caplog.messages[0]
+    assert any("failed: a/bad.mp4: not a readable video" in message for message in caplog.messages)
     with pytest.raises(VideoError, match="not a readable video"):
         list(made(tmp_path, on_error="fail"))
 
