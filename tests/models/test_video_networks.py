@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+pytestmark = pytest.mark.slow
+
 CPU, N_CLASSES = torch.device("cpu"), 7
 # Clips as small as each network takes: S3D's pool needs 7 x 7 places, MViT takes one size.
 SMALLEST = {

@@ -189,6 +189,7 @@ def test_an_empty_file_exports_to_nothing(tmp_path: Path) -> None:
         export("actionformer", clips, tmp_path / "actionformer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["npy", "ekosman-32", "csv", "flat-h5"])
 def test_memory_does_not_grow_with_the_number_of_videos(tmp_path: Path, preset: str) -> None:
     peaks = []

@@ -17,6 +17,8 @@ from conftest import MEAN, moving_square
 
 from c3d_extract.decode import write_video
 
+pytestmark = pytest.mark.slow
+
 N_COPIES = 3  # of the six small videos: enough that no run ends before its signal
 
 
