@@ -23,6 +23,7 @@ import numpy as np
 from c3d_extract import ExtractSettings
 from c3d_extract.decode import DecodeOptions
 from c3d_extract.decode.write import write_video
+from c3d_extract.models.c3d import ARCHITECTURES
 from c3d_extract.pipeline.decoders import Decoders
 from c3d_extract.pipeline.results import Progress
 from c3d_extract.pipeline.stream import ClipFeatures, Stream, StreamParts
@@ -35,20 +36,21 @@ class Nothing:
     """A network that is done at once."""
 
     clip_shape = (16, 112, 112, 3)
+    n_crops = 1
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.device = SimpleNamespace(type="cpu")
         self._features = {"fc6": np.zeros((batch_size, 4096), np.float32)}
 
-    def submit(self, clips: Any) -> Any:
+    def submit(self, clips: Any, *_: Any) -> Any:
         features = {layer: rows[: len(clips)] for layer, rows in self._features.items()}
         return SimpleNamespace(done=lambda: True, is_read=lambda: True, result=lambda: features)
 
 
 def run(videos: list[Path], decoders: Decoders, batch_size: int, stride: int) -> tuple[float, float, int]:
     """Return processor seconds of this process, wall seconds, and clips."""
-    settings = cast("Any", ExtractSettings(layers=("fc6",), stride=stride))
+    settings = ExtractSettings(layers=("fc6",), stride=stride).for_backbone(ARCHITECTURES["c3d"])
     progress = Progress()
     parts = StreamParts([cast("Any", Nothing(batch_size))], decoders, settings)
     sources = [Source(path.name, path, 0, 0) for path in videos]
