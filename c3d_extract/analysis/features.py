@@ -8,6 +8,7 @@ import numpy as np
 
 from c3d_extract.errors import MismatchError, StoreError
 from c3d_extract.output import FeatureFile
+from c3d_extract.output.identity import recorded_resize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,12 +72,10 @@ def weights_provenance(weights: Mapping[str, Any], layer: str) -> dict[str, Any]
     """Return what rows of one layer must share of the network, and its names."""
     names = {name: weights[name] for name in NAMES if name in weights}
     found = {name: value for name, value in weights.items() if name not in NOT_COMPARED}
-    hashes, record = found.pop("tensors_sha256", None), weights.get("record")
+    hashes = found.pop("tensors_sha256", None)
     if isinstance(hashes, dict) and layer in hashes:
         found["tensors_sha256"] = hashes[layer]
-    how = record.get("preprocessing") if isinstance(record, dict) else None
-    parts = how if isinstance(how, dict) else {}
-    return names | found | {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
+    return names | found | recorded_resize(weights)
 
 
 def require_same_features(wanted: Mapping[str, Any], found: Mapping[str, Any], *, subject: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,7 +63,7 @@ class Predictions(NamedTuple):
 
     def n_trained_on(self, classifier: LinearClassifier) -> int:
         """Return how many of the videos the classifier was fitted on, by file name and size."""
-        fitted = Counter((PurePosixPath(name).name, size) for name, size in classifier.trained_on)
+        fitted = {(PurePosixPath(name).name, size) for name, size in classifier.trained_on}
         found = zip(self.videos, self.sizes, strict=True)
         return sum((PurePosixPath(name).name, size) in fitted for name, size in found)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from c3d_extract.compute.devices import memory_format
+from c3d_extract.models.instantiate import built_with
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,10 +43,12 @@ def build_model(
     device: torch.device,
 ) -> nn.Module:
     """Return the network on ``device``, in ``dtype``, ready for inference; weights are shared if possible."""
-    with torch.device("meta"):  # allocate no memory for weights that are replaced below
+
+    def build() -> nn.Module:
         faster = backbone.cuda_network(layers) if device.type == "cuda" else None
-        model = backbone.build(layers) if faster is None else faster
-    model.load_state_dict(weights, assign=True)
+        return backbone.build(layers) if faster is None else faster
+
+    model = built_with(build, weights)
     model = model.to(device, dtype).to(memory_format=memory_format(device))
     return model.eval().requires_grad_(False)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from c3d_extract.models.cpu_threads import OneCoreThreads, RunningGroups
+from c3d_extract.models.instantiate import built_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,9 +50,7 @@ class CpuModule:
         clips_together: int,
         threads: int,
     ) -> None:
-        with torch.device("meta"):  # allocate no memory for weights that are replaced below
-            module = build()
-        module.load_state_dict(state, assign=True)
+        module = built_with(build, state)
         self.module = module.to(dtype).to(memory_format=torch.channels_last_3d).eval().requires_grad_(False)
         self.warnings: Sequence[str] = ()
         self._layers = tuple(layers)

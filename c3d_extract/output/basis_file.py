@@ -23,7 +23,7 @@ from c3d_extract.hdf5 import (
     open_hdf5,
     writing_hdf5,
 )
-from c3d_extract.output.identity import have_same_tensors
+from c3d_extract.output.identity import have_same_tensors, recorded_resize
 from c3d_extract.output.pca_basis import LayerBasis, PcaBasis
 from c3d_extract.output.table import FORMAT, put_attributes
 from c3d_extract.output.validation import MAX_LAYERS, own_attributes
@@ -186,10 +186,7 @@ def check_basis(
 
 def _made_with(weights: dict[str, JSON], settings: dict[str, JSON]) -> dict[str, JSON]:
     """Return what the values of features depend on, as far as it is known, by the names of the options."""
-    record = weights.get("record")
-    how = record.get("preprocessing") if isinstance(record, dict) else None
-    parts = how if isinstance(how, dict) else {}
-    found = {name: parts[name] for name in ("resize", "crop", "std") if name in parts}
+    found: dict[str, JSON] = recorded_resize(weights)
     found |= {name: weights[name] for name in ("pool5", "colour") if name in weights}
     found |= {"crops": "centre", **settings}
     # Only networks of another kind than C3D name their preprocessing, and only C3D has a pool5.

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from c3d_extract.strict_json import JSON
 
-__all__ = ["NO_IDENTITY", "RunIdentity", "have_same_tensors", "not_compared", "refuse_differences"]
+__all__ = [
+    "NO_IDENTITY",
+    "RunIdentity",
+    "have_same_tensors",
+    "not_compared",
+    "recorded_resize",
+    "refuse_differences",
+]
 
 
 def have_same_tensors(
@@ -47,9 +54,24 @@ def _tensor_hashes(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def _how(weights: Mapping[str, Any]) -> Any:
     """Return the preprocessing as JSON values: the hash of a file covers it, that of tensors does not."""
+    return json.loads(
+        json.dumps(_recorded_preprocessing(weights))
+    )  # tuples become lists, as they do in a file
+
+
+def recorded_resize(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return resize, crop and std of the preprocessing, as far as a description of weights records them."""
+    how = _recorded_preprocessing(weights)
+    return (
+        {name: how[name] for name in ("resize", "crop", "std") if name in how}
+        if isinstance(how, dict)
+        else {}
+    )
+
+
+def _recorded_preprocessing(weights: Mapping[str, Any]) -> Any:
     record = weights.get("record")
-    how = record.get("preprocessing") if isinstance(record, dict) else None
-    return json.loads(json.dumps(how))  # tuples become lists, as they do in a file
+    return record.get("preprocessing") if isinstance(record, dict) else None
 
 
 def not_compared(here: Mapping[str, Any], there: Mapping[str, Any]) -> frozenset[str]:

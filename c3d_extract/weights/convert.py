@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from c3d_extract.errors import UsageError
+from c3d_extract.models.instantiate import built_with
 from c3d_extract.weights.layouts.native import save_checkpoint
 from c3d_extract.weights.load import load_checkpoint
 
@@ -89,10 +91,8 @@ def _rounding(source: Checkpoint, written: Checkpoint) -> Rounding:
 def _features_of_noise(checkpoint: Checkpoint, layer: str) -> torch.Tensor:
     """Return a layer's features, (1, D), of a fixed clip of noise."""
     backbone = checkpoint.backbone
-    with torch.device("meta"):
-        model = backbone.build([layer])
     weights = {name: checkpoint.state[name] for name in backbone.state_shapes([layer])}
-    model.load_state_dict(weights, assign=True)
+    model = built_with(partial(backbone.build, [layer]), weights)
     # Grey levels around the mean.
     noise = torch.randn(1, 3, *backbone.clip, generator=torch.Generator().manual_seed(0)) * 50
     with torch.inference_mode():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.models.instantiate import built_with
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.weights.goldens import measures
 
@@ -183,10 +184,7 @@ def _run(
 
 def _built(network: Runnable, pool5: Pool5) -> C3D:
     architecture = replace(network.architecture, pool5=pool5)
-    with torch.device("meta"):
-        model = architecture.build()
-    model.load_state_dict(network.state, assign=True)  # shared, not copied
-    return model.eval()
+    return built_with(architecture.build, network.state).eval()
 
 
 def _classified(model: C3D, pooled: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from functools import partial
-from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c3d_extract.errors import WeightsError
-from c3d_extract.weights.layouts.contents import CONVOLUTIONS, Contents, Layout, TensorSource, one_line
-from c3d_extract.weights.layouts.pickles import PickledArray, load_arrays
+from c3d_extract.weights.layouts.contents import CONVOLUTIONS, Contents, Layout, TensorSource
+from c3d_extract.weights.layouts.pickles import PickledArray, as_text, load_arrays, read_mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,21 +59,12 @@ def _open_caffe2(path: Path, _fc6_order: Fc6Order | None) -> Iterator[Contents]:
 
 
 def _blobs(path: Path) -> Blobs:
-    try:
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-            held = load_arrays(mapped)
-    except WeightsError:
-        raise
-    except Exception as error:  # a damaged or malicious pickle can raise anything
-        raise WeightsError(f"not a readable pickle ({one_line(error)})") from error
+    held = read_mapped(path, load_arrays, "pickle")
     for key in ("blobs", b"blobs"):
         held = held.get(key, held) if isinstance(held, dict) else held
     if not isinstance(held, dict):
         raise WeightsError("a pickle, but not of a dictionary of arrays")
-    named = (
-        (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key), held[key]) for key in held
-    )
-    return {name: value.array for name, value in named if isinstance(value, PickledArray)}
+    return {as_text(key): value.array for key, value in held.items() if isinstance(value, PickledArray)}
 
 
 def _classifier(blobs: Blobs) -> str:

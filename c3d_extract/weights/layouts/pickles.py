@@ -10,18 +10,21 @@ from __future__ import annotations
 import pickle
 import pickletools
 from math import prod
+from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.weights.layouts.contents import one_line
 
 if TYPE_CHECKING:
-    from mmap import mmap
+    from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["PickledArray", "check_pickle", "load_arrays"]
+__all__ = ["PickledArray", "as_text", "check_pickle", "load_arrays", "read_mapped"]
 
 
 def check_pickle(mapped: mmap) -> None:
@@ -31,6 +34,22 @@ def check_pickle(mapped: mmap) -> None:
         if opcode.name in {"PUT", "LONG_BINPUT"} and int(str(argument)) > index:
             raise WeightsError("damaged: a pickle whose memo is larger than itself")
     mapped.seek(start)
+
+
+def read_mapped(path: Path, read: Callable[[mmap], Any], what: str) -> Any:
+    """Return what ``read`` makes of a file; raise WeightsError where it is no ``what`` that can be read."""
+    try:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+            return read(mapped)
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged or malicious pickle can raise anything
+        raise WeightsError(f"not a readable {what} ({one_line(error)})") from error
+
+
+def as_text(key: object) -> str:
+    """Return a key of a dictionary; strings of Python 2 come as bytes."""
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
 
 
 def load_arrays(mapped: mmap) -> Any:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import partial
-from mmap import ACCESS_READ, mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.weights.layouts.channels_last import Array, layer_names, pairs_of, to_sources
-from c3d_extract.weights.layouts.contents import Contents, Layout, one_line
-from c3d_extract.weights.layouts.pickles import PickledArray, load_arrays
+from c3d_extract.weights.layouts.contents import Contents, Layout
+from c3d_extract.weights.layouts.pickles import PickledArray, as_text, load_arrays, read_mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -61,7 +60,7 @@ def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
                 continue
             seen.add(id(one))
             for key, value in one.items():
-                name = prefix + (key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key))
+                name = prefix + as_text(key)
                 if isinstance(value, PickledArray):
                     yield name, value.array
                 elif isinstance(value, dict):
@@ -70,13 +69,7 @@ def _flat(values: Mapping[Any, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _load(path: Path) -> dict[Any, Any]:
-    try:
-        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
-            wrapped = _unpickled(mapped)
-    except WeightsError:
-        raise
-    except Exception as error:  # a damaged or malicious pickle can raise anything
-        raise WeightsError(f"not a readable npy dictionary ({one_line(error)})") from error
+    wrapped = read_mapped(path, _unpickled, "npy dictionary")
     held = wrapped.objects if isinstance(wrapped, PickledArray) else None
     if not isinstance(held, list) or len(held) != 1 or not isinstance(held[0], dict):
         raise WeightsError("an npy file of objects, but not of one dictionary of arrays")
