@@ -7,7 +7,7 @@ Features are taken by forward hooks and not by torchvision's ``create_feature_ex
 whose result is unused (``eliminate_dead_code``), and so what both MViTs add in place. Measured with random
 weights, the output of their ``norm`` is off by 7 % and 120 %.
 
-Axes N, C, T, H, W unless said otherwise. This is the only module that imports torchvision.
+Axes N, C, T, H, W unless said otherwise. Only this module and video_resnets import torchvision.
 """
 
 from __future__ import annotations
@@ -310,6 +310,7 @@ class VideoNetwork:
 
     def build_torchvision(self) -> nn.Module:
         """Return torchvision's model, with random weights on torch's current default device."""
+        _import_torchvision()
         if self._family.build is not None:
             classes = {} if self.n_classes is None else {"n_classes": self.n_classes}
             return self._family.build(**classes)
@@ -318,6 +319,12 @@ class VideoNetwork:
         given = {} if self.n_classes is None else {"num_classes": self.n_classes}
         model: nn.Module = get_model(self.name, weights=None, **given)
         return model
+
+
+def _import_torchvision() -> None:
+    """Import torchvision with tensors made on a CPU: with "meta", torch 2.6 cannot import its compiler."""
+    with torch.device("cpu"):
+        import torchvision.models  # noqa: F401
 
 
 def _needs_head(layers: Sequence[str] | None) -> bool:

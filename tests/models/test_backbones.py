@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -55,3 +57,10 @@ def test_a_gpu_needs_memory_for_a_clip_at_least(name: str) -> None:
     assert BACKBONES[name].peak_elements() >= 3 * frames * rows * columns
     assert BACKBONES[name].cpu_batch_size(threads=2) >= 1
     assert BACKBONES[name].operations() > BACKBONES[name].peak_elements()
+
+
+def test_torchvisions_networks_are_described_in_a_process_that_has_not_imported_torchvision() -> None:
+    # With torch 2.6 that import fails where tensors are made without data, as they are for a description.
+    code = "from c3d_extract.models.registry import BACKBONES; print(len(BACKBONES['r3d_18'].state_shapes()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert int(done.stdout or 0) == len(BACKBONES["r3d_18"].state_shapes()), done.stderr
