@@ -19,14 +19,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
-import multiprocessing.connection
 import os
 import pickle
+import selectors
 import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from c3d_extract.decode.base import (
     NOT_READY_SECONDS,
@@ -34,7 +34,6 @@ from c3d_extract.decode.base import (
     Lease,
     SlotsExhausted,
     VideoFailed,
-    VideoRead,
 )
 from c3d_extract.decode.process import DecoderProcess, how_it_ended
 from c3d_extract.decode.self_check import unusable_error
@@ -58,7 +57,7 @@ _POLL_SECONDS = 0.5  # how often silent workers are checked
 _MAX_FAILED_STARTS = 3  # consecutive workers that die before they are ready; then the run ends
 _START_SECONDS = 60.0  # until a worker is ready; imports from a network disk are slow
 _NO_MORE = object()
-SLOTS_PER_WORKER = 8
+SLOTS_PER_WORKER = 16
 """Slots that a worker has at a time: those of one message, and as many for the time until it gets more."""
 _EXHAUSTED_SECONDS = 0.02  # without a slot for any worker, until the reader is told
 _HINT = "--workers 0 decodes without processes"
@@ -177,6 +176,9 @@ class DecodePool:
         n_slots = max(n_slots or 0, SLOTS_PER_WORKER * n_workers)
         self._layout = Layout.of(options, n_slots, n_workers)
         self._slots = Slots(n_slots)
+        # Workers that have a video. Kept from message to message: to set it up costs more than to wait.
+        self._selector = selectors.PollSelector()
+        self._selector.register(self._slots.woken, selectors.EVENT_READ)
         self._memory: SlotMemory | None = None
         self._descriptor = -1
         self.options = options
@@ -281,6 +283,7 @@ class DecodePool:
     def _assign(self, worker: _Worker, task: int, path: Path) -> None:
         try:
             worker.assign(task, path)
+            self._selector.register(worker.connection, selectors.EVENT_READ, worker)
         except OSError:  # it has died, of which the video is not the cause
             if worker.is_ready:
                 self._remove(worker)
@@ -290,21 +293,19 @@ class DecodePool:
 
     def _events(self, longest_wait: float) -> Iterator[DecodeEvent]:
         self._grant()
-        by_connection: dict[Any, _Worker] = {w.connection: w for w in self._workers if w.task is not None}
-        is_exhausted = not any(w.granted for w in by_connection.values()) and self._slots.wait_for_some()
-        waiting = [*by_connection, self._slots.woken]
-        timeout = min(longest_wait, _EXHAUSTED_SECONDS) if is_exhausted else longest_wait
+        busy = [worker for worker in self._workers if worker.task is not None]
+        is_exhausted = not any(worker.granted for worker in busy) and self._slots.wait_for_some()
         began = time.monotonic()
-        ready = multiprocessing.connection.wait(waiting, timeout=timeout)
-        if not is_exhausted and any(w.is_ready for w in by_connection.values()):
+        ready = self._selector.select(min(longest_wait, _EXHAUSTED_SECONDS) if is_exhausted else longest_wait)
+        if not is_exhausted and any(worker.is_ready for worker in busy):
             self._seconds_behind += time.monotonic() - began
-        if is_exhausted and by_connection and not ready:
+        if is_exhausted and busy and not ready:
             yield SlotsExhausted()
-        for connection in ready:
-            if connection is self._slots.woken:
+        for key, _ in ready:
+            if key.data is None:
                 self._slots.clear_woken()
             else:
-                yield from self._receive(by_connection[connection])
+                yield from self._receive(key.data)
         now = time.monotonic()
         if now < self._next_check:  # checking all workers costs as much as handling a message
             return
@@ -335,13 +336,16 @@ class DecodePool:
             return
         if isinstance(message, Ready):
             self._check_ready(worker, message.why_unusable)
-        elif isinstance(message, SlotsFilled):
-            worker.granted.difference_update(message.slots)
-            self._grant()
-            yield from self._filled(message)
-        elif isinstance(message, VideoRead | VideoFailed):
-            worker.task = None
-            yield message
+            return
+        for item in message:
+            if isinstance(item, SlotsFilled):
+                worker.granted.difference_update(item.slots)
+                self._grant()
+                yield from self._filled(item)
+            else:
+                self._selector.unregister(worker.connection)
+                worker.task = None
+                yield item
 
     def _filled(self, message: SlotsFilled) -> Iterator[FramesDecoded]:
         for slot, times in zip(message.slots, message.times_seconds, strict=True):
@@ -385,6 +389,8 @@ class DecodePool:
         return VideoFailed(task, reason, seconds)
 
     def _remove(self, worker: _Worker) -> None:
+        if worker.connection in self._selector.get_map():
+            self._selector.unregister(worker.connection)
         worker.kill()
         self._workers.remove(worker)
         if worker.process.exitcode is not None:  # else it may still write into its slots

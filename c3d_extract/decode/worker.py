@@ -1,7 +1,7 @@
 """The decoder process: decodes one video at a time into slots of shared memory.
 
 Messages are pickled through a pipe. The main process sends `Setup`, once; then ``(task, path)`` for each
-video, lists of slots that the decoder may fill, and ``STOP``. The decoder sends `Ready`, once; then
+video, lists of slots that the decoder may fill, and ``STOP``. The decoder sends `Ready`, once; then lists of
 `SlotsFilled`, VideoRead and VideoFailed.
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from c3d_extract.decode.base import FramesDecoded
 from c3d_extract.decode.process import end_with_parent
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.base import DecodeOptions
+    from c3d_extract.decode.base import DecodeOptions, VideoFailed, VideoRead
     from c3d_extract.decode.shared_memory import Layout
 
 __all__ = ["STOP", "Ready", "Setup", "SlotsFilled", "main"]
 
 STOP = "stop"
-_SLOTS_PER_MESSAGE = 4  # each message wakes the main process up
+_SLOTS_PER_MESSAGE = 8  # each message wakes the main process up
 _LONGEST_DELAY_SECONDS = 0.1  # of a filled slot, while the next ones are being filled
 
 
@@ -51,13 +51,12 @@ class Ready:
     why_unusable: str | None
 
 
-@dataclass(frozen=True)
-class SlotsFilled:
+class SlotsFilled(NamedTuple):
     """Slots hold the next frames of a video, as many as there are times for each."""
 
     task: int
-    slots: list[int]
-    times_seconds: list[list[float]]
+    slots: tuple[int, ...]
+    times_seconds: tuple[list[float], ...]
 
 
 def main(parent: int, connection: int, memory: int) -> None:
@@ -106,8 +105,7 @@ def _decode(task: int, path: Path, options: DecodeOptions, slots: _SlotWriter) -
         if isinstance(event, FramesDecoded):
             slots.add_filled(task, event.times_seconds)
         else:
-            slots.send(task)
-            slots.connection.send(event)
+            slots.send(task, event)
 
 
 class _SlotWriter:
@@ -148,9 +146,11 @@ class _SlotWriter:
         if is_late or not self.granted or len(self._filled) == _SLOTS_PER_MESSAGE:
             self.send(task)
 
-    def send(self, task: int) -> None:
-        """Send the filled slots to the main process."""
+    def send(self, task: int, end: VideoRead | VideoFailed | None = None) -> None:
+        """Send the filled slots, and the end of the video if it is given, as one message."""
+        message: list[SlotsFilled | VideoRead | VideoFailed] = [] if end is None else [end]
         if self._filled:
             slots, times = zip(*self._filled, strict=True)
-            self.connection.send(SlotsFilled(task, list(slots), list(times)))
+            message.insert(0, SlotsFilled(task, slots, times))
             self._filled = []
+        self.connection.send(message)

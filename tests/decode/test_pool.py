@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +296,7 @@ def test_an_error_in_the_loop_leaves_no_process(long: Path) -> None:
 
 SCRIPT = """
 import sys, time
+from itertools import islice
 from pathlib import Path
 import torch_that_must_not_be_imported_by_workers
 from c3d_extract.decode import DecodeOptions, DecodePool, FramesDecoded
@@ -530,11 +533,15 @@ def test_a_killed_decoder_gives_its_slots_back(long: Path, short: list[Path]) ->
 def test_there_are_more_decoders_where_the_reader_waits_for_them(
     long: Path, monkeypatch: pytest.MonkeyPatch, reader: str
 ) -> None:
-    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.02)
-    with DecodePool(2, OPTIONS, n_first=1) as pool:
-        events = pool.run(list(enumerate([long] * 8)))
+    monkeypatch.setattr("c3d_extract.decode.pool._POLL_SECONDS", 0.15)
+    with (
+        DecodePool(2, OPTIONS, n_first=1) as pool,
+        contextlib.closing(pool.run(enumerate([long] * 200))) as events,
+    ):
         assert isinstance(next(events), FramesDecoded)
         assert len(pool._workers) == 1
-        for _ in events:
-            time.sleep(0.01 if reader == "slow" else 0)
+        for _ in islice(events, 1000 if reader == "fast" else 30):
+            time.sleep(0.05 if reader == "slow" else 0)
+            if len(pool._workers) == 2:
+                break
         assert len(pool._workers) == (2 if reader == "fast" else 1)
