@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from c3d_extract.decode.base import DecodeOptions, VideoFailed, VideoRead
+    from c3d_extract.decode.base import DecodeEvent, DecodeOptions
     from c3d_extract.decode.shared_memory import Layout
 
 __all__ = ["STOP", "Ready", "Setup", "SlotsFilled", "main"]
@@ -146,9 +146,9 @@ class _SlotWriter:
         if is_late or not self.granted or len(self._filled) == _SLOTS_PER_MESSAGE:
             self.send(task)
 
-    def send(self, task: int, end: VideoRead | VideoFailed | None = None) -> None:
+    def send(self, task: int, end: DecodeEvent | None = None) -> None:
         """Send the filled slots, and the end of the video if it is given, as one message."""
-        message: list[SlotsFilled | VideoRead | VideoFailed] = [] if end is None else [end]
+        message: list[SlotsFilled | DecodeEvent] = [] if end is None else [end]
         if self._filled:
             slots, times = zip(*self._filled, strict=True)
             message.insert(0, SlotsFilled(task, slots, times))

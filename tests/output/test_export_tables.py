@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -57,6 +58,19 @@ def test_parquet_opens_in_pandas_and_hugging_face_datasets(tmp_path: Path, clips
     ).with_format("numpy")
     np.testing.assert_array_equal(rows["embedding"][:], X)
     assert rows.features["embedding"].length == D
+
+
+def test_duckdb_compares_the_vectors_of_a_parquet_file(tmp_path: Path, clips: Path) -> None:
+    export("parquet", clips, tmp_path / "t.parquet")
+    query = f"""
+        SELECT clip.video, clip.clip_index,
+               array_cosine_similarity(clip.embedding::FLOAT[{D}], first.embedding::FLOAT[{D}])
+        FROM '{tmp_path / "t.parquet"}' AS clip, (FROM '{tmp_path / "t.parquet"}' LIMIT 1) AS first"""  # noqa: S608
+    names, numbers, found = zip(*duckdb.connect().execute(query).fetchall(), strict=True)
+    assert [list(names), list(numbers)] == [VIDEOS, NUMBERS]
+    x = X.astype(np.float64)
+    right = x @ x[0] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[0])
+    np.testing.assert_allclose(found, right, rtol=1e-5)  # DuckDB sums in float32
 
 
 def test_csv_has_a_column_a_value_and_loses_no_bit(tmp_path: Path, clips: Path) -> None:

@@ -15,6 +15,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -118,15 +120,14 @@ def test_in_the_thread_of_a_running_event_loop_as_in_a_cell_of_jupyter(
 
 
 def test_in_a_real_notebook(video: Path, expected: NDArray[np.float32], tmp_path: Path) -> None:
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
     np.save(tmp_path / "expected.npy", expected)
     source = f"""
 import numpy as np
 from c3d_extract import Extractor
 extractor = Extractor.from_weights("motion-mini", device="cpu", precision="fp32", offline=True)
 assert (extractor.extract({str(video)!r}).clips == np.load({str(tmp_path / "expected.npy")!r})).all()"""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    v4: Any = nbformat.v4  # its functions have no types
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(source)])
     nbclient.NotebookClient(notebook, timeout=SECONDS).execute()
 
 
