@@ -43,7 +43,7 @@ typedef struct {
 } Column;
 
 /* sums[4 j + c] = (p·w + p'·w') >> 4 for column j of the crop: at most 255 * 2048 / 16, which 15 bits hold. */
-typedef void (*SumLine)(const void *source, int32_t row, int16_t *sums);
+typedef void (*SumLine)(const void *source, const int32_t *rows, int16_t *sums);
 
 typedef struct {
     Frame frame;
@@ -52,10 +52,10 @@ typedef struct {
 } Pixels;
 
 static void
-sum_pixels(const void *source, int32_t row, int16_t *sums)
+sum_pixels(const void *source, const int32_t *rows, int16_t *sums)
 {
     const Pixels *from = source;
-    const uint8_t *line = from->frame.pixels + from->frame.step * row;
+    const uint8_t *line = from->frame.pixels + from->frame.step * rows[0];
     for (Py_ssize_t j = 0; j < from->n; j++) {
         const uint8_t *p = line + from->columns[j].first, *q = line + from->columns[j].second;
         const int32_t a = from->columns[j].weights & 0xffff, b = from->columns[j].weights >> 16;
@@ -85,10 +85,10 @@ weighted(const uint8_t *line, const Column *column)
 /* The same with a pixel in a register, the byte after it included: not for the last pixel of three bytes.
    Works on columns in twos: there is one more than n. */
 static void
-sum_pixels_fast(const void *source, int32_t row, int16_t *sums)
+sum_pixels_fast(const void *source, const int32_t *rows, int16_t *sums)
 {
     const Pixels *from = source;
-    const uint8_t *line = from->frame.pixels + from->frame.step * row;
+    const uint8_t *line = from->frame.pixels + from->frame.step * rows[0];
     for (Py_ssize_t j = 0; j < from->n; j += 2) {
         const Column *column = from->columns + j;
         const __m128i two = _mm_packs_epi32(weighted(line, column), weighted(line, column + 1));
@@ -159,7 +159,8 @@ make_crop(SumLine sum_line, const void *source, const Axis *rows, Py_ssize_t n_c
                 continue;
             slot[k] = k == 0 ? held[0] == wanted[1] : 1 - slot[0]; /* spare the line that the other needs */
             held[slot[k]] = wanted[k];
-            sum_line(source, wanted[k], lines[slot[k]]);
+            const int32_t next = k == 0 || i + 1 == rows->n ? wanted[1] : rows->first[i + 1];
+            sum_line(source, (int32_t[2]){wanted[k], next}, lines[slot[k]]);
         }
         (has_avx2 ? down_fast : down)(lines[slot[0]], (int16_t)rows->weight_first[i], lines[slot[1]],
                                       (int16_t)rows->weight_second[i], n_columns, out + 3 * n_columns * i);
@@ -254,28 +255,37 @@ sample(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 #ifdef HAS_AVX2
-/* The first and second pixels of the crop's columns in turn, 2 n of each, n in sixteens: where their luma and chroma
-   lie in a line, and which of the 16 bytes from `window` on they are; window is -1 where they lie further apart. */
+/* Where in a line of luma and of chroma the crop's columns lie, two pixels each, n columns in eights: in 16 bytes from
+   `windows` on, or, where that is -1, two bytes from `pairs` on for each column; and which of the 16 bytes they are. */
 typedef struct {
     const uint8_t *planes[3];
     Py_ssize_t line_sizes[3], n;
-    const int32_t *places[2], *windows[2];
+    const int32_t *pairs[2], *windows[2];
     const uint8_t *inside[2];
     const int16_t *weights, *factors;
 } Planes;
 
+typedef int16_t __attribute__((aligned(1), may_alias)) Pair;
+
+/* Write the pixels of line rows[0]; line rows[1] is the next. */
 AVX2 static void
-pick(const Planes *from, int k, int32_t row, uint8_t *out)
+pick(const Planes *from, int k, const int32_t *rows, uint8_t *out)
 {
-    const uint8_t *line = from->planes[k] + from->line_sizes[k] * (row >> (k > 0)), *inside = from->inside[k > 0];
-    const int32_t *windows = from->windows[k > 0], *places = from->places[k > 0];
-    for (Py_ssize_t i = 0; i < 2 * from->n; i += 16) {
-        if (windows[i / 16] >= 0) {
-            const __m128i bytes = _mm_loadu_si128((const void *)(line + windows[i / 16]));
-            _mm_storeu_si128((void *)(out + i), _mm_shuffle_epi8(bytes, _mm_loadu_si128((const void *)(inside + i))));
-        } else
-            for (int j = 0; j < 16; j++)
-                out[i + j] = line[places[i + j]];
+    const uint8_t *line = from->planes[k] + from->line_sizes[k] * (rows[0] >> (k > 0)), *inside = from->inside[k > 0];
+    const uint8_t *next = from->planes[k] + from->line_sizes[k] * (rows[1] >> (k > 0));
+    const int32_t *windows = from->windows[k > 0], *p = from->pairs[k > 0];
+    for (Py_ssize_t i = 0; i < from->n; i += 8, p += 8) {
+        __m128i bytes;
+        if (windows[i / 8] >= 0)
+            bytes = _mm_loadu_si128((const void *)(line + windows[i / 8]));
+        else { /* a large frame, whose lines the decoder's last writes have driven out of the caches */
+#define AT(j) *(const Pair *)(line + p[j])
+            bytes = _mm_setr_epi16(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7));
+            for (int j = 0; j < 8; j += 2)
+                _mm_prefetch((const void *)(next + p[j]), _MM_HINT_T0);
+        }
+        bytes = _mm_shuffle_epi8(bytes, _mm_loadu_si128((const void *)(inside + 2 * i)));
+        _mm_storeu_si128((void *)(out + 2 * i), bytes);
     }
 }
 
@@ -295,13 +305,13 @@ to_bgr(__m256i y, __m256i u, __m256i v, const int16_t *factors, __m256i *bgr)
 }
 
 AVX2 static void
-sum_planes(const void *source, int32_t row, int16_t *sums)
+sum_planes(const void *source, const int32_t *rows, int16_t *sums)
 {
     const Planes *from = source;
     const __m256i zero = _mm256_setzero_si256();
     uint8_t picked[3][2 * MAX_COLUMNS];
     for (int k = 0; k < 3; k++)
-        pick(from, k, row, picked[k]);
+        pick(from, k, rows, picked[k]);
     for (Py_ssize_t i = 0; i < 2 * from->n; i += 32, sums += 64) {
         __m256i wide[3], bgr[3], half[3][2];
         for (int h = 0; h < 2; h++) {
@@ -339,15 +349,15 @@ sample_plane_buffers(const Py_buffer *b, const Py_ssize_t *line_sizes)
 {
     const Py_ssize_t n = b[7].len / 4; /* weights: two of two bytes a column */
     Planes from = {{b[0].buf, b[1].buf, b[2].buf}, {line_sizes[0], line_sizes[1], line_sizes[2]}, n,
-                   {b[4].buf, (const int32_t *)b[4].buf + 2 * n}, {b[5].buf, (const int32_t *)b[5].buf + n / 8},
+                   {b[4].buf, (const int32_t *)b[4].buf + n}, {b[5].buf, (const int32_t *)b[5].buf + n / 8},
                    {b[6].buf, (const uint8_t *)b[6].buf + 2 * n}, b[7].buf, b[8].buf};
     Axis rows;
-    if (n < 16 || n > MAX_COLUMNS || n % 16 || b[4].len != 16 * n || b[5].len != n || b[6].len != 4 * n ||
+    if (n < 16 || n > MAX_COLUMNS || n % 16 || b[4].len != 8 * n || b[5].len != n || b[6].len != 4 * n ||
         b[8].len != 12 || line_sizes[0] < 16 || line_sizes[1] < 16 || line_sizes[2] < 16 ||
         !read_axis(&b[3], b[0].len / line_sizes[0], &rows) || b[9].len % (3 * rows.n) || b[9].len / (3 * rows.n) > n)
         return 0;
     for (int k = 0; k < 3; k++)
-        if (!are_within(from.places[k > 0], 2 * n, 0, line_sizes[k]) ||
+        if (!are_within(from.pairs[k > 0], n, 0, line_sizes[k] - 1) ||
             !are_within(from.windows[k > 0], n / 8, -1, line_sizes[k] - 15) ||
             !are_within(rows.first, 2 * rows.n, 0, (b[k].len / line_sizes[k]) << (k > 0)))
             return 0;
@@ -378,7 +388,7 @@ static PyMethodDef methods[] = {
      "``rows`` and ``columns`` are int32 (4, n): first and second source line, their weights in 1/2048."},
 #ifdef HAS_AVX2
     {"sample_planes", sample_planes, METH_VARARGS,
-     "sample_planes(planes, line_sizes, rows, places, windows, inside, weights, factors, out)\n--\n\n"
+     "sample_planes(planes, line_sizes, rows, pairs, windows, inside, weights, factors, out)\n--\n\n"
      "Write the crop of a 4:2:0 frame to ``out``, uint8 (rows, columns, 3); see `decode.sampling.ColumnTable`."},
 #endif
     {NULL, NULL, 0, NULL},

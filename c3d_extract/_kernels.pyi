@@ -9,7 +9,7 @@ def sample_planes(
     planes: tuple[Buffer, Buffer, Buffer],
     line_sizes: tuple[int, int, int],
     rows: NDArray[int32],
-    places: NDArray[int32],
+    pairs: NDArray[int32],
     windows: NDArray[int32],
     inside: NDArray[uint8],
     weights: NDArray[int16],

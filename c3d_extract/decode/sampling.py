@@ -110,14 +110,17 @@ class InPart:
 
 
 class ColumnTable(NamedTuple):
-    """Where a crop's columns lie in a line, arguments of ``sample_planes``; n is a multiple of 16."""
+    """Where a crop's columns lie in a line, arguments of ``sample_planes``; n is a multiple of 16.
 
-    places: NDArray[np.int32]
-    """int32 (2, n / 8, 16): first and second pixels of 8 columns in turn, in a line of luma and of chroma."""
+    Each column has two pixels, neighbours or one twice. First in a line of luma, then in one of chroma.
+    """
+
+    pairs: NDArray[np.int32]
+    """int32 (2, n / 8, 8): where two bytes begin that hold a column's pixels."""
     windows: NDArray[np.int32]
-    """int32 (2, n / 8): where 16 bytes begin that hold these pixels; -1 where they lie further apart."""
+    """int32 (2, n / 8): where 16 bytes begin that hold those of 8 columns; -1 where none do."""
     inside: NDArray[np.uint8]
-    """uint8 (2, n / 8, 16): which of those 16 bytes they are."""
+    """uint8 (2, n / 8, 16): which of the 16 bytes of the window, or else of the 8 pairs, they are."""
     weights: NDArray[np.int16]
     """int16 (n / 8, 16): their weights in 1/2048."""
 
@@ -128,14 +131,16 @@ class ColumnTable(NamedTuple):
         padded = columns[:, np.minimum(np.arange(-(-n // 16) * 16), n - 1)]
         pixels, weights = (padded[part].T.reshape(-1, 16) for part in (slice(0, 2), slice(2, 4)))
         places = np.stack([pixels, pixels // 2])
-        # A window must end within its line.
-        lowest = np.minimum(places.min(2), np.array([width, width // 2])[:, None] - 16)
-        inside = places - lowest[..., None]
-        windows = np.where((inside.max(2) < 16) & (lowest >= 0), lowest, -1)
+        ends = np.array([width, width // 2])[:, None]  # no window and no pair reaches beyond its line
+        lowest = np.minimum(places.min(2), ends - 16)
+        pairs = np.minimum(places[..., ::2], ends[..., None] - 2)
+        has_window = (places.max(2) < lowest + 16) & (lowest >= 0)
+        in_window = places - lowest[..., None]
+        in_pairs = places - pairs.repeat(2, axis=2) + np.arange(16) // 2 * 2
         return cls(
-            np.ascontiguousarray(places, np.int32),
-            windows.astype(np.int32),
-            inside.astype(np.uint8),
+            np.ascontiguousarray(pairs, np.int32),
+            np.where(has_window, lowest, -1).astype(np.int32),
+            np.where(has_window[..., None], in_window, in_pairs).astype(np.uint8),
             np.ascontiguousarray(weights, np.int16),
         )
 

@@ -164,17 +164,19 @@ def test_where_parts_have_other_pixels_frames_are_converted_whole(
 @given(st.integers(1, 100), st.integers(32, 600), st.integers(0, 1000))
 def test_a_column_table_names_the_pixels_of_each_column(n: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    columns = np.sort(rng.integers(0, width, (4, n)).astype(np.int32), axis=1)
+    first = np.sort(rng.integers(0, width, n))
+    second = np.minimum(first + rng.integers(0, 2, n), width - 1)
+    columns = np.array([first, second, *rng.integers(0, 2049, (2, n))], np.int32)
     table = ColumnTable.of(columns, width)
-    of_pairs = table.places.reshape(2, -1, 2)
-    assert of_pairs.shape[1] == -(-n // 16) * 16
-    np.testing.assert_array_equal(of_pairs[0, :n].T, columns[:2])
-    np.testing.assert_array_equal(of_pairs[1], of_pairs[0] // 2)
+    starts = np.where(table.windows[..., None] >= 0, table.windows[..., None], table.pairs).repeat(2, axis=2)
+    in_pair = np.arange(16) // 2 * 2 * (table.windows[..., None] < 0)
+    found = (starts.reshape(*table.inside.shape[:2], -1)[..., :16] + table.inside - in_pair).reshape(2, -1, 2)
+    assert found.shape[1] == -(-n // 16) * 16
+    np.testing.assert_array_equal(found[0, :n].T, columns[:2])
+    np.testing.assert_array_equal(found[1], found[0] // 2)
     np.testing.assert_array_equal(table.weights.reshape(-1, 2)[:n].T, columns[2:])
-    near = table.windows >= 0
-    assert (table.windows + 16 <= [[width], [width // 2]])[near].all()
-    found = (table.windows[..., None] + table.inside)[near]
-    np.testing.assert_array_equal(found, table.places[near])
+    assert (table.windows + 16 <= [[width], [width // 2]]).all()
+    assert (table.pairs + 2 <= np.array([width, width // 2])[:, None, None]).all()
 
 
 @has_kernel
@@ -186,7 +188,7 @@ def test_the_kernel_refuses_what_would_read_or_write_outside() -> None:
     sizes: Any = tuple(plane.line_size for plane in planes)
     given: Any = way._given
     sample: Any = sampling.sample_planes
-    rows, places, windows, inside, weights, factors = given
+    rows, pairs, windows, inside, weights, factors = given
     out = np.empty((112, 112, 3), np.uint8)
     sample(planes, sizes, *given, out)
 
@@ -198,15 +200,15 @@ def test_the_kernel_refuses_what_would_read_or_write_outside() -> None:
     wrong: list[tuple[Any, ...]] = [
         *(changed(0, (k, -1), v) for k in (0, 1) for v in (-1, 48)),
         *(changed(0, (k, -1), v) for k in (2, 3) for v in (-1, 2049)),
-        *(changed(1, (k, -1, -1), v) for k in (0, 1) for v in (-1, sizes[k])),
+        *(changed(1, (k, -1, -1), v) for k in (0, 1) for v in (-1, sizes[k] - 1)),
         *(changed(2, (k, -1), v) for k in (0, 1) for v in (-2, sizes[k] - 15)),
-        (rows, places[:, :-1].copy(), windows, inside, weights, factors, out),
-        (rows, places, windows[:1].copy(), inside, weights, factors, out),
-        (rows, places, windows, inside[:1].copy(), weights, factors, out),
-        (rows, places, windows, inside, weights[:-1].copy(), factors, out),
-        (rows, places, windows, inside, weights, factors[:5].copy(), out),
-        (rows[:, :-1].copy(), places, windows, inside, weights, factors, out),
-        (rows, places, windows, inside, weights, factors, np.empty((112, 113, 3), np.uint8)),
+        (rows, pairs[:, :-1].copy(), windows, inside, weights, factors, out),
+        (rows, pairs, windows[:1].copy(), inside, weights, factors, out),
+        (rows, pairs, windows, inside[:1].copy(), weights, factors, out),
+        (rows, pairs, windows, inside, weights[:-1].copy(), factors, out),
+        (rows, pairs, windows, inside, weights, factors[:5].copy(), out),
+        (rows[:, :-1].copy(), pairs, windows, inside, weights, factors, out),
+        (rows, pairs, windows, inside, weights, factors, np.empty((112, 113, 3), np.uint8)),
     ]
     for arguments in wrong:
         with pytest.raises(ValueError, match="do not fit together"):
