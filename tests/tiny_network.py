@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import nn
 
-from c3d_extract.errors import UsageError
+from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.weights import Checkpoint
 
@@ -36,6 +36,7 @@ class Tiny:
 
     name = "tiny"
     clip = CLIP
+    n_classes = None
     fps = None
     layers = ("pooled",)
     default_layer = "pooled"
@@ -54,6 +55,12 @@ class Tiny:
 
     def state_shapes(self, _layers: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
         return {"conv.weight": (5, 3, 8, 3, 3), "conv.bias": (5,)}
+
+    def with_classes(self, _n_classes: int) -> Self:
+        raise WeightsError("has no classes")
+
+    def n_parameters(self) -> int:
+        return 5 * 3 * 8 * 3 * 3 + 5
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name}

@@ -234,11 +234,16 @@ def convert_command(
     if not quiet:
         for remark in checkpoint.notes:
             note(printable(remark))
-    architecture = checkpoint.architecture
+    backbone = checkpoint.backbone
+    conventions = {
+        **backbone.variant,
+        "colour": checkpoint.preprocessing.colour,
+        "mean": checkpoint.mean_name,
+    }
     show(
-        f"{output}: {architecture.n_parameters():,} weights in {dtype}, {_megabytes(output.stat().st_size)}; "
-        f"from {checkpoint.layout}, pool5 {architecture.pool5}, colour {checkpoint.preprocessing.colour}, "
-        f"mean {printable(checkpoint.mean_name)}"
+        f"{output}: {backbone.name}, {backbone.n_parameters():,} weights in {dtype}, "
+        f"{_megabytes(output.stat().st_size)}; from {checkpoint.layout}, "
+        f"{', '.join(f'{name} {printable(value)}' for name, value in conventions.items())}"
     )
     click.echo(_rounding_text(rounding))
 

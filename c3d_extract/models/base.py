@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +34,10 @@ class Backbone(Protocol):
     @property
     def clip(self) -> tuple[int, int, int]:
         """Frames, rows and columns of the input."""
+
+    @property
+    def n_classes(self) -> int | None:
+        """Outputs of the classifier; None where there is none, or where the network's usual one is meant."""
 
     @property
     def fps(self) -> float | None:
@@ -81,7 +85,13 @@ class Backbone(Protocol):
         """Return the name and shape of every tensor, or of those that ``layers`` need."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return its description as JSON values."""
+        """Return its description as JSON values, from which `registry.backbone_from_json` makes it again."""
+
+    def with_classes(self, n_classes: int) -> Self:
+        """Return the network with another number of classes; raise WeightsError for one it cannot have."""
+
+    def n_parameters(self) -> int:
+        """Return the number of trained numbers: weights and biases, not running averages."""
 
     def operations(self) -> int:
         """Return the floating-point operations of one clip; a multiply-add counts as two."""

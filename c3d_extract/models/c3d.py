@@ -178,6 +178,12 @@ class Architecture(C3DShapes):
         if not (16 <= self.clip[0] <= 64 and all(32 <= n <= 1024 for n in self.clip[1:])):
             raise WeightsError("a clip has 16 to 64 frames of 32 to 1024 rows and columns", subject=self.name)
 
+    def with_classes(self, n_classes: int) -> Self:
+        """Return the network with fc8 for ``n_classes``; raise WeightsError where they are too many."""
+        network = replace(self, n_classes=n_classes)
+        network.check()
+        return network
+
     def scaled(self, width: float) -> Self:
         """Return the network with its filters and hidden outputs multiplied by ``width``, at least 4 each."""
 

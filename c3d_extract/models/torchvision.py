@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import torch
@@ -48,6 +48,7 @@ __all__ = [
     "recognise",
 ]
 
+_MAX_CLASSES = 1 << 16
 _MAX_CPU_ELEMENTS = 1 << 29  # in memory: 2 GiB in fp32
 
 
@@ -274,6 +275,29 @@ class VideoNetwork:
         described = {"name": self.name, "n_classes": self.layer_size("logits"), "clip": list(self.clip)}
         return described | {"fps": self.fps, "torchvision": version("torchvision")}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from the values of `to_json`; raise WeightsError if they are invalid."""
+        n_classes = values.get("n_classes")
+        if not isinstance(n_classes, int):
+            raise WeightsError(f"not a description of a {values['name']}: its classes are {n_classes!r}")
+        network = cls(values["name"]).with_classes(n_classes)
+        if values.get("clip") != list(network.clip):
+            raise WeightsError(
+                f"a {network.name} takes clips of {network.clip}, not of {values.get('clip')!r}"
+            )
+        return network
+
+    def with_classes(self, n_classes: int) -> Self:
+        """Return the network with a classifier for ``n_classes``."""
+        if not 0 < n_classes <= _MAX_CLASSES:
+            raise WeightsError(f"a {self.name} has 1 to {_MAX_CLASSES} classes, not {n_classes}")
+        return replace(self, n_classes=n_classes)
+
+    def n_parameters(self) -> int:
+        """Return the number of weights and biases."""
+        return _n_parameters(self)
+
     def peak_elements(self) -> int:
         """Return the elements that the largest operation reads and writes, doubled for its workspace."""
         return 2 * _largest_operation(self)
@@ -431,6 +455,12 @@ class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
         self.n_elements = max(self.n_elements, sum(tensor.numel() for tensor in tensors))
         return result
+
+
+@cache
+def _n_parameters(network: VideoNetwork) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in network.build_torchvision().parameters())
 
 
 @cache

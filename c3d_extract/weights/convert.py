@@ -53,7 +53,7 @@ def convert(
     save_checkpoint(
         output,
         checkpoint.state,
-        checkpoint.architecture,
+        checkpoint.backbone,
         checkpoint.preprocessing,
         checkpoint.mean,
         name=checkpoint.name,

@@ -10,6 +10,7 @@ import torch
 
 from c3d_extract.errors import UsageError, WeightsError
 from c3d_extract.files import read_text_lines
+from c3d_extract.models.c3d import Architecture
 from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS, mean_of, published
 from c3d_extract.preprocess.mean import fit_mean, resized_mean
 from c3d_extract.weights.checkpoint import Checkpoint
@@ -225,7 +226,7 @@ def _describe_video_network(
 ) -> _Described:
     """Describe a network by the record of this file, else as its publisher runs its default weights."""
     if wanted.pool5 is not None:
-        raise UsageError(f"is for C3D, and this is a {network.name}", subject="--pool5")
+        raise _no_pool5(network)
     network = replace(network, name=entry.network) if entry and entry.network else network
     record = published().get(entry.name) if entry else None
     mean = mean_of(network) if record is None else record.mean
@@ -247,26 +248,37 @@ def _describe_video_network(
 
 def _describe_native(contents: Contents, wanted: _Wanted) -> _Described:
     header = read_header(contents.header or {})
-    architecture = replace(header.architecture, pool5=wanted.pool5 or header.architecture.pool5)
-    check_tensors(contents.shapes, architecture)
-    if header.preprocessing.crop != architecture.clip[1:]:
-        rows, columns = architecture.clip[1:]
+    backbone = header.backbone if wanted.pool5 is None else _with_pool5(header.backbone, wanted.pool5)
+    check_tensors(contents.shapes, backbone)
+    if header.preprocessing.crop != backbone.clip[1:]:
+        rows, columns = backbone.clip[1:]
         crop = " x ".join(map(str, header.preprocessing.crop))
         raise WeightsError(f"its crop is {crop}, and its network takes {rows} x {columns}")
     return _Described(
-        architecture,
+        backbone,
         _coloured(header.preprocessing, wanted.colour),
         NamedMean(
-            _native_mean(contents, (3, architecture.clip[0], *header.preprocessing.crop)), header.mean_name
+            _native_mean(contents, (3, backbone.clip[0], *header.preprocessing.crop)), header.mean_name
         ),
         sports1m=header.mean_name == "sports1m",
         notes=[],
         name=header.name,
-        n_classes=architecture.n_classes,
+        n_classes=backbone.n_classes,
         labels=header.labels,
         licence=header.licence,
         extra=header.extra,
     )
+
+
+def _with_pool5(backbone: Backbone, pool5: Pool5) -> Architecture:
+    """Return a network of C3D's family with another pool5; raise UsageError for any other."""
+    if not isinstance(backbone, Architecture):
+        raise _no_pool5(backbone)
+    return replace(backbone, pool5=pool5)
+
+
+def _no_pool5(backbone: Backbone) -> UsageError:
+    return UsageError(f"is for C3D, and this is a {backbone.name}", subject="--pool5")
 
 
 def _native_mean(contents: Contents, largest: tuple[int, ...]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -235,10 +236,57 @@ def test_what_is_for_c3d_alone_says_so(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is for C3D, and this is a r3d_18"):
         load_checkpoint(saved, pool5="ceil")
     with pytest.raises(WeightsError, match="is a r3d_18, and this is for C3D and its family alone"):
-        convert(saved, tmp_path / "out.safetensors")
-    assert not (tmp_path / "out.safetensors").exists()
-    with pytest.raises(WeightsError, match="is a r3d_18, and this is for C3D and its family alone"):
         verify(saved, {}, [], mean="1,2,3")
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "res3d_18"])
+def test_a_converted_file_holds_the_same_network_and_all_that_its_features_depend_on(
+    name: str, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "any name", tmp_path / "out.safetensors"
+    torch.save(random_state(name, n_classes=5), source)
+    before, rounding = convert(source, output)
+    after = load_checkpoint(output)
+    assert rounding.weights == 0
+    assert after.backbone == before.backbone == VideoNetwork(name, 5)
+    assert after.preprocessing == before.preprocessing
+    np.testing.assert_array_equal(after.mean, before.mean)
+    assert after.tensors_sha256 == before.tensors_sha256
+    assert set(after.state) == set(before.state)
+    assert all(torch.equal(after.state[key], tensor) for key, tensor in before.state.items())
+    assert after.notes == []
+    with pytest.raises(UsageError, match=f"is for C3D, and this is a {name}"):
+        load_checkpoint(output, pool5="ceil")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n_classes": 0}, "a mc3_18 has 1 to 65536 classes, not 0"),
+        ({"n_classes": "400"}, "its classes are '400'"),
+        ({"n_classes": 6}, "fc.weight has shape 5x512, but the network needs 6x512"),
+        ({"clip": [32, 112, 112]}, r"a mc3_18 takes clips of \(16, 112, 112\), not of \[32, 112, 112\]"),
+        ({"name": "mc3_19"}, "not a description of an architecture"),
+        ({"name": "r2plus1d_18"}, "not a whole r2plus1d_18: lacks"),
+        ({"name": ["mc3_18"]}, "not a description of an architecture"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused_in_one_line(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    network, path = VideoNetwork("mc3_18", 5), tmp_path / "x"
+    header = {
+        "format": 1,
+        "name": "x",
+        "architecture": network.to_json() | change,
+        "preprocessing": network.preprocessing.to_json(),
+        "mean_name": "m",
+    }
+    tensors = {key: value for key, value in random_state("mc3_18", 5).items() if value.is_floating_point()}
+    save_file(tensors | {"mean": torch.zeros(3, 1, 1, 1)}, path, {"c3d_extract": json.dumps(header)})
+    with pytest.raises(WeightsError, match=said) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_mean_and_the_channel_order_can_be_overridden(saved: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from c3d_extract.models.base import Backbone
     from c3d_extract.models.c3d import Pool5
     from c3d_extract.models.torchvision import VideoNetwork
     from c3d_extract.weights.registry import Fc6Order
@@ -104,7 +105,7 @@ class Layout(NamedTuple):
 def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
     """Infer a C3D network of any widths from the shapes of its tensors; fc8 may be missing."""
     wanted = [f"{name}.{part}" for name in (*CONVOLUTIONS, "fc6", "fc7") for part in ("weight", "bias")]
-    _check_none_missing(name for name in wanted if name not in shapes)
+    _check_none_missing((name for name in wanted if name not in shapes), "C3D network")
     for name in (*CONVOLUTIONS, *LINEAR):
         n_axes = 5 if name in CONVOLUTIONS else 2
         if len(shapes.get(f"{name}.weight", (0,) * n_axes)) != n_axes:
@@ -124,10 +125,11 @@ def c3d_architecture(shapes: Mapping[str, Shape], pool5: Pool5) -> Architecture:
     return architecture
 
 
-def check_tensors(shapes: Mapping[str, Shape], architecture: Architecture) -> None:
-    """Raise WeightsError if a tensor of the architecture is missing or has another shape."""
-    wanted = architecture.state_shapes()
-    _check_none_missing(name for name in wanted if name not in shapes)
+def check_tensors(shapes: Mapping[str, Shape], backbone: Backbone) -> None:
+    """Raise WeightsError if a tensor of the network is missing or has another shape."""
+    wanted = backbone.state_shapes()
+    network = "C3D network" if isinstance(backbone, Architecture) else backbone.name
+    _check_none_missing((name for name in wanted if name not in shapes), network)
     for name, shape in wanted.items():
         if shapes[name] != shape:
             raise WeightsError(f"{name} has shape {_by(shapes[name])}, but the network needs {_by(shape)}")
@@ -166,11 +168,11 @@ def is_finite(tensor: torch.Tensor) -> bool:
     )
 
 
-def _check_none_missing(names: Iterable[str]) -> None:
+def _check_none_missing(names: Iterable[str], network: str) -> None:
     missing = list(names)
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise WeightsError(f"not a whole C3D network: lacks {', '.join(missing[:4])}{more}")
+        raise WeightsError(f"not a whole {network}: lacks {', '.join(missing[:4])}{more}")
 
 
 def _by(shape: Shape) -> str:

@@ -1,6 +1,6 @@
 """The native checkpoint format: safetensors with everything a network needs besides its tensors.
 
-Tensors are named as `Architecture.state_shapes` names them, ``mean`` is the mean as float32
+Tensors are named as `Backbone.state_shapes` names them, ``mean`` is the mean as float32
 (3, T, H, W) in B, G, R. One key of the header, ``c3d_extract``, holds JSON: ``format`` (1), ``name``,
 ``architecture``, ``preprocessing``, ``mean_name``, ``labels``, ``licence``, ``extra``.
 """
@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from c3d_extract.errors import WeightsError
 from c3d_extract.files import replacing
-from c3d_extract.models.c3d import Architecture
+from c3d_extract.models.registry import backbone_from_json
 from c3d_extract.preprocess.mean import fit_mean
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.strict_json import parse_json
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from c3d_extract.models.base import Backbone
     from c3d_extract.weights.registry import Fc6Order
 
 __all__ = ["LAYOUT", "Description", "NativeHeader", "read_header", "save_checkpoint"]
@@ -53,7 +54,7 @@ class NativeHeader(NamedTuple):
     """The validated description inside a native checkpoint."""
 
     name: str
-    architecture: Architecture
+    backbone: Backbone
     preprocessing: Preprocessing
     mean_name: str
     labels: list[str] | None
@@ -91,7 +92,7 @@ class Description(TypedDict):
 def save_checkpoint(
     path: Path,
     state: Mapping[str, torch.Tensor],
-    architecture: Architecture,
+    architecture: Backbone,
     preprocessing: Preprocessing,
     mean: NDArray[np.floating[Any]],
     **description: Unpack[Description],
@@ -103,7 +104,11 @@ def save_checkpoint(
     path
         The file; conventionally ``….safetensors``.
     state
-        Every tensor of the architecture, under the names of `Architecture.state_shapes`.
+        Every tensor of the network, under the names of `Backbone.state_shapes`.
+    architecture
+        Description of the network.
+    preprocessing
+        What it wants done to frames.
     mean
         As accepted by `preprocess.fit_mean`, whose result is stored, in float32.
     **description
@@ -130,9 +135,7 @@ def save_checkpoint(
         raise WeightsError(f"cannot be written: {why}", subject=path) from error
 
 
-def _header(
-    architecture: Architecture, preprocessing: Preprocessing, description: Description
-) -> dict[str, Any]:
+def _header(architecture: Backbone, preprocessing: Preprocessing, description: Description) -> dict[str, Any]:
     labels = description.get("labels")
     return {
         "format": _FORMAT,
@@ -186,16 +189,16 @@ def _parse(text: str) -> dict[str, Any]:
 def read_header(header: Mapping[str, Any]) -> NativeHeader:
     """Validate the description inside a native checkpoint."""
     labels, licence, extra = header.get("labels"), header.get("licence"), header.get("extra") or {}
-    architecture = Architecture.from_json(_mapping(header.get("architecture")))
+    backbone = backbone_from_json(_mapping(header.get("architecture")))
     if labels is not None and not (
         isinstance(labels, list) and all(isinstance(label, str) for label in labels)
     ):
         raise WeightsError("damaged: its labels are not a list of names")
-    if labels is not None and len(labels) != architecture.n_classes:
-        raise WeightsError(f"damaged: {len(labels)} labels for {architecture.n_classes} classes")
+    if labels is not None and len(labels) != backbone.n_classes:
+        raise WeightsError(f"damaged: {len(labels)} labels for {backbone.n_classes} classes")
     return NativeHeader(
         name=str(header.get("name")),
-        architecture=architecture,
+        backbone=backbone,
         preprocessing=Preprocessing.from_json(_mapping(header.get("preprocessing"))),
         mean_name=str(header.get("mean_name")),
         labels=labels,
