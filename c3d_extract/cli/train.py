@@ -1,4 +1,4 @@
-"""``c3d-tools train``: train a network of the family on videos or on synthetic clips."""
+"""``c3d-tools train``: train a network on videos or on synthetic clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from c3d_extract.models.base import Backbone
     from c3d_extract.models.c3d import Architecture
     from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.train.data import ClipSet
+    from c3d_extract.train.lists import VideoList
     from c3d_extract.train.loop import Trainer
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.train.report import LogEntry
@@ -55,8 +57,8 @@ RECIPE_OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("schedule", click.Choice(["step", "cosine"]), "How the rate falls."),
     ("gamma", float, "Step schedule: what the rate is multiplied by."),
     ("every", int, "Step schedule: iterations (epochs, with --epochs) between falls."),
-    ("dropout", float, "After fc6 and fc7."),
-    ("initial", click.Choice(["gaussian", "he"]), "Initial weights: the authors' or He's."),
+    ("dropout", float, "After fc6 and fc7; of other networks before the last layer."),
+    ("initial", click.Choice(["gaussian", "he"]), "C3D's initial weights: the authors' or He's."),
     ("mirror", float, "Chance of mirroring a clip."),
     ("augment", bool, "Crop, mirror, recolour and partly erase clips at random."),
     ("summary", float, "Weight of predicting from fc6 where a clip is bright, changes and moves; 0: none."),
@@ -64,6 +66,14 @@ RECIPE_OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("clips_per_video", int, "Training clips a video in an epoch."),
     ("segment_seconds", float, "Length of the segment each clip is cut from; 0: the whole video."),
 )
+
+
+class _Network(NamedTuple):
+    """A network to be trained, and what it takes."""
+
+    backbone: Backbone
+    preprocessing: Preprocessing
+    mean: NDArray[np.float32]
 
 
 def _recipe_options(function: Any) -> Any:
@@ -94,7 +104,10 @@ def _recipe_options(function: Any) -> Any:
     "--root", type=click.Path(path_type=Path), help="Where paths in lists start; default: the list's folder."
 )
 @click.option(
-    "--recipe", "recipe_name", default=None, help="ucf101, sports1m, finetune, synthetic or motion-mini."
+    "--recipe",
+    "recipe_name",
+    default=None,
+    help="ucf101, sports1m, finetune, last-layer, synthetic or motion-mini.",
 )
 @click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
 @click.option("--width", type=float, default=None, help="Multiplies the filters.  [default: 1]")
@@ -110,7 +123,15 @@ def _recipe_options(function: Any) -> Any:
     default=None,
     help="Subtracted: B,G,R, or a binaryproto or npy file.  [default: 110,110,110]",
 )
-@click.option("--from", "start", default=None, help="Start from a checkpoint: a registered name or a file.")
+@click.option(
+    "--from",
+    "start",
+    default=None,
+    help="Start from a checkpoint, of C3D or another network: a registered name or a file.",
+)
+@click.option(
+    "--freeze", is_flag=True, help="With --from: train the last layer alone, and keep the others as they are."
+)
 @click.option(
     "--batch-norm/--no-batch-norm", default=None, help="Batch norm while training, folded away afterwards."
 )
@@ -301,37 +322,36 @@ def _workers(asked: int | None) -> int:
 
 def _setup(data: str, options: Options) -> tuple[TrainingSetup, ClipSet, ClipSet | None]:
     """Put together what is trained, the clips it learns from, and what it is tested on."""
-    import dataclasses
-
     from c3d_extract.train.state import TrainingSetup
 
     start = _start(options)
     name, recipe = _recipe(data, options)
-    preprocessing = _preprocessing(options) if start is None else start.preprocessing
-    clips, test, description = _clip_sets(data, options, preprocessing, recipe)
-    architecture = _architecture(options, preprocessing.crop) if start is None else start.architecture
-    architecture = dataclasses.replace(architecture, n_classes=len(clips.labels))
-    architecture.check()
+    network = (
+        _new_network(options) if start is None else _Network(start.backbone, start.preprocessing, start.mean)
+    )
+    clips, test, description = _clip_sets(data, options, network, recipe)
     setup = TrainingSetup(
-        architecture=architecture,
-        preprocessing=preprocessing,
-        mean=_mean(options["mean"] or "110,110,110", preprocessing, architecture.clip[0])
-        if start is None
-        else start.mean,
+        architecture=network.backbone.with_classes(len(clips.labels)),
+        preprocessing=network.preprocessing,
+        mean=network.mean,
         recipe=recipe.fixed(clips.n_items),
         labels=clips.labels,
         data=description | {"recipe": name},
         seed=options["seed"],
         start={} if start is None else start.state,
         start_name=None if start is None else f"{start.name}, sha256 {start.sha256}",
+        last_layer_only=options["freeze"],
     )
     return setup, clips, test
 
 
 def _start(options: Options) -> Checkpoint | None:
+    from c3d_extract.models.c3d import Architecture
     from c3d_extract.weights import load_checkpoint
 
     if options["start"] is None:
+        if options["freeze"]:
+            raise UsageError("keeps what a checkpoint has learned", subject="--freeze", hint="give --from")
         return None
     for other in ("arch", "width", "spatial", "size", "mean"):
         if options[other] is not None:
@@ -340,13 +360,19 @@ def _start(options: Options) -> Checkpoint | None:
         raise UsageError(
             "a finished network has its batch norm folded away", subject="--batch-norm with --from"
         )
-    return load_checkpoint(options["start"])
+    start = load_checkpoint(options["start"])
+    if options["initial"] is not None and not isinstance(start.backbone, Architecture):
+        reason = f"is for C3D and its family, and {start.name} is a {start.backbone.name}"
+        raise UsageError(reason, subject="--initial")
+    return start
 
 
 def _recipe(data: str, options: Options) -> tuple[str, Recipe]:
     from c3d_extract.train.recipes import RECIPES
 
-    usual = "finetune" if options["start"] else "synthetic" if data.startswith("synthetic") else "ucf101"
+    usual = "synthetic" if data.startswith("synthetic") else "ucf101"
+    if options["start"]:
+        usual = "last-layer" if options["freeze"] else "finetune"
     name = options["recipe_name"] or usual
     if name not in RECIPES:
         raise UsageError(f"unknown; known: {', '.join(RECIPES)}", subject=f"--recipe {name}")
@@ -354,6 +380,14 @@ def _recipe(data: str, options: Options) -> tuple[str, Recipe]:
     return name, RECIPES[name].with_changes(
         {key: options[key] for key, _, _ in RECIPE_OPTIONS} | {"batch_norm": batch_norm}
     )
+
+
+def _new_network(options: Options) -> _Network:
+    """Describe a network that starts from initial weights."""
+    preprocessing = _preprocessing(options)
+    architecture = _architecture(options, preprocessing.crop)
+    mean = _mean(options["mean"] or "110,110,110", preprocessing, architecture.clip[0])
+    return _Network(architecture, preprocessing, mean)
 
 
 def _preprocessing(options: Options) -> Preprocessing:
@@ -400,29 +434,43 @@ def _architecture(options: Options, crop: tuple[int, int]) -> Architecture:
 
 
 def _clip_sets(
-    data: str, options: Options, preprocessing: Preprocessing, recipe: Recipe
+    data: str, options: Options, network: _Network, recipe: Recipe
 ) -> tuple[ClipSet, ClipSet | None, dict[str, Any]]:
     """Return what to learn from, what to test on, and a description for the record."""
     if data == "synthetic" or data.startswith("synthetic:"):
-        return _synthetic(data.partition(":")[2] or "all", options, preprocessing.crop, recipe)
-    from c3d_extract.train.data import VideoClipSet
+        return _synthetic(data.partition(":")[2] or "all", options, network.backbone.clip, recipe)
     from c3d_extract.train.lists import read_videos
 
     train = read_videos(Path(data), root=options["root"])
     if train.n_missing and not options["quiet"]:
         note(f"{train.n_missing} videos of {data} are not there and are left out.")
-    clips = VideoClipSet(train, preprocessing, recipe, seed=options["seed"])
+    clips = _of_videos(train, network, recipe, options["seed"])
     n_videos, n_classes = len(train.videos), len(train.labels)
     description = {"list": Path(data).name, "videos": n_videos, "classes": n_classes}
     if options["test_data"] is None:
         return clips, None, description
     test = read_videos(Path(options["test_data"]), root=options["root"], labels=train.labels)
     each_once = recipe.with_changes({"clips_per_video": 1})
-    return clips, VideoClipSet(test, preprocessing, each_once, seed=0), description
+    return clips, _of_videos(test, network, each_once, 0), description
+
+
+def _of_videos(videos: VideoList, network: _Network, recipe: Recipe, seed: int) -> ClipSet:
+    from c3d_extract.train.data import VideoClipSet
+
+    backbone = network.backbone
+    return VideoClipSet(
+        videos,
+        network.preprocessing,
+        recipe,
+        seed=seed,
+        n_frames=backbone.clip[0],
+        fps=backbone.fps,
+        frame_step=backbone.frame_step,
+    )
 
 
 def _synthetic(
-    kind: str, options: Options, crop: tuple[int, int], recipe: Recipe
+    kind: str, options: Options, clip: tuple[int, int, int], recipe: Recipe
 ) -> tuple[ClipSet, ClipSet, dict[str, Any]]:
     from c3d_extract.train.augment import size_before
     from c3d_extract.train.data import SyntheticClipSet
@@ -430,20 +478,22 @@ def _synthetic(
 
     if options["test_data"] is not None:
         raise UsageError("synthetic data is tested on clips of another seed", subject="--test")
-    seed, size = options["seed"], size_before(crop) if recipe.augment else crop
-    train = SyntheticClipSet(SyntheticClips(kind, 2 * seed, (16, *size)))
-    test = SyntheticClipSet(SyntheticClips(kind, 2 * seed + 1, (16, *crop)), n_items=options["n_test"])
+    seed, (n_frames, *crop) = options["seed"], clip
+    size = size_before((crop[0], crop[1])) if recipe.augment else (crop[0], crop[1])
+    train = SyntheticClipSet(SyntheticClips(kind, 2 * seed, (n_frames, *size)))
+    test = SyntheticClipSet(SyntheticClips(kind, 2 * seed + 1, clip), n_items=options["n_test"])
     return train, test, {"synthetic": kind, "seed": 2 * seed, "test_seed": 2 * seed + 1, "rendered": size}
 
 
 def _headline(setup: TrainingSetup, clips: ClipSet, done: int) -> str:
     arch, recipe = setup.architecture, setup.recipe
-    cost = sum(arch.multiply_adds().values()) / 1e9
+    cost = arch.operations() / 2e9
     size = "x".join(map(str, arch.clip))
+    rate = "" if arch.fps is None else f" at {arch.fps:g} frames a second"
     n_clips = "endless clips" if clips.n_items is None else f"{clips.n_items} clips"
     begun = f", from iteration {done}" if done else ""
     return (
-        f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip; "
+        f"{arch.name}, {arch.n_parameters():,} parameters, {cost:.2f} G multiply-adds a {size} clip{rate}; "
         f"{len(setup.labels)} classes, {n_clips}; "
         f"{recipe.iterations:,} iterations of {recipe.batch_size}{begun}"
     )

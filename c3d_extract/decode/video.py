@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from c3d_extract.decode.base import FramesDecoded, Lease, VideoFailed, VideoRead
 from c3d_extract.decode.reader import open_in_memory, open_video
@@ -13,7 +13,7 @@ from c3d_extract.decode.timestamps import LONGEST_GAP_SECONDS, Gaps, frame_secon
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from c3d_extract.decode.base import DecodeEvent, DecodeOptions, VideoInfo, VideoReader
     from c3d_extract.decode.reader import InMemoryVideo
 
-__all__ = ["decode_video", "failure_reason"]
+__all__ = ["decode_video", "failure_reason", "resampled"]
+
+Item = TypeVar("Item")
 
 _NO_LEASE = Lease(lambda: None)  # the memory is that of `next_buffer`
 
@@ -54,10 +56,7 @@ def decode_video(
         with _open(video, options.max_pixels) as reader:
             timed = steady_times(_transformed(reader, options, on_frame), reader.info.fps)
             if options.fps is not None:
-                longest = _longest_gap(reader.info)
-                timed = resample(
-                    timed, options.fps, native_fps=reader.info.fps, longest_gap_seconds=longest, gaps=gaps
-                )
+                timed = resampled(timed, reader.info, options.fps, gaps)
             taken = islice(timed, 0, None, options.frame_step)
             yield from _buffered(task, taken, next_buffer)
             trouble = "; ".join(filter(None, (reader.trouble(), gaps.trouble()))) or None
@@ -80,6 +79,13 @@ def _transformed(
     for frame in reader.frames(options.transform):
         on_frame()
         yield frame.bgr, frame.pts_seconds
+
+
+def resampled(
+    timed: Iterable[tuple[Item, float]], info: VideoInfo, fps: float, gaps: Gaps | None = None
+) -> Iterator[tuple[Item, float]]:
+    """Resample a video's frames, as `steady_times` yields them, by time; see `timestamps.resample`."""
+    return resample(timed, fps, native_fps=info.fps, longest_gap_seconds=_longest_gap(info), gaps=gaps)
 
 
 def _longest_gap(info: VideoInfo) -> float:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from c3d_extract.preprocess.crops import FrameCrops
     from c3d_extract.preprocess.spec import Preprocessing
 
-__all__ = ["FrameSampler", "StackedCropSampler", "sampler_for"]
+__all__ = ["FrameSampler", "PlacedCropSampler", "StackedCropSampler", "sampler_for"]
 
 _MAX_CACHED_SIZES = (
     16  # frame sizes whose tables are kept; a hostile stream may change its size at every frame
@@ -230,8 +230,36 @@ class FrameSampler:
 
     def _lines_of(self, resized: tuple[int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the rows and columns of a resized frame that are sampled."""
-        (n_rows, n_columns), (top, left) = self.preprocessing.crop, self.preprocessing.offset_in(resized)
+        (n_rows, n_columns), (top, left) = self.preprocessing.crop, self._corner(resized)
         return np.arange(top, top + n_rows), np.arange(left, left + n_columns)
+
+    def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """Return the first row and column of the crop in a resized frame."""
+        return self.preprocessing.offset_in(resized)
+
+
+class PlacedCropSampler(FrameSampler):
+    """Resizes frames as `FrameSampler` does, and returns a crop of another place.
+
+    Parameters
+    ----------
+    preprocessing
+        Defines the resize and the size of the crop.
+    place
+        Where the crop is, down and across: from 0, the first place that it can have, to below 1.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, place: tuple[float, float]) -> None:
+        super().__init__(preprocessing)
+        self._place = place
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Preprocessing, tuple[float, float]]]:  # type: ignore[override]
+        return type(self), (self.preprocessing, self._place)
+
+    def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
+        sizes = zip(self._place, resized, self.preprocessing.crop, strict=True)
+        top, left = (int(part * (n - n_crop + 1)) for part, n, n_crop in sizes)
+        return top, left
 
 
 class StackedCropSampler(FrameSampler):

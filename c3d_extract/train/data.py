@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from c3d_extract.decode import FrameFolder, open_video
 from c3d_extract.decode.process import end_with_parent
+from c3d_extract.decode.timestamps import steady_times
+from c3d_extract.decode.video import resampled
 from c3d_extract.errors import VideoError
-from c3d_extract.preprocess.resize import FrameSampler
-from c3d_extract.preprocess.spec import Preprocessing
+from c3d_extract.preprocess.resize import FrameSampler, PlacedCropSampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from c3d_extract.decode import Frame, PyAVReader
+    from c3d_extract.preprocess.spec import Preprocessing
     from c3d_extract.train.lists import VideoList
     from c3d_extract.train.recipes import Recipe
     from c3d_extract.train.synthetic import SyntheticClips
@@ -104,13 +107,17 @@ class VideoClipSet:
     videos
         The source videos.
     preprocessing
-        Frames are resized to ``resize``; the crop is placed at random.
+        Frames are resized and cropped as it says; the crop of a training clip is placed at random.
     recipe
         ``mirror``, ``clips_per_video`` and ``segment_seconds`` are used.
     seed
         Decides each video's fixed segments.
     n_frames
         Frames per clip.
+    fps
+        Frames per second that videos are resampled to; None for the frames as they are decoded.
+    frame_step
+        Every how many of the decoded frames one is taken, where ``fps`` is None.
     """
 
     def __init__(
@@ -121,80 +128,84 @@ class VideoClipSet:
         *,
         seed: int,
         n_frames: int = 16,
+        fps: float | None = None,
+        frame_step: int = 1,
     ) -> None:
         self.labels = videos.labels
         self.n_items: int | None = len(videos.videos) * recipe.clips_per_video
         self.videos = videos.videos
-        self._recipe, self._seed, self._n_frames = recipe, seed, n_frames
-        self._crop, self._centre = preprocessing.crop, preprocessing.offset
-        self._resize = FrameSampler(Preprocessing(resize=preprocessing.resize, crop=preprocessing.resize))
+        self._preprocessing, self._recipe, self._seed = preprocessing, recipe, seed
+        self._n_frames, self._fps, self._frame_step = n_frames, fps, frame_step
 
     def clip(self, item: int, rng: np.random.Generator) -> LabelledClip:
         """Return consecutive frames from a random place, cropped and mirrored at random."""
         number, segment = divmod(item, self._recipe.clips_per_video)
         path, labels = self.videos[number]
         first = np.random.default_rng((self._seed, number, segment)).random()
-        frames = self._frames_at(path, self._recipe.segment_seconds, first, rng.random())
-        slack = np.subtract(self._resize.preprocessing.resize, self._crop)
-        top, left = (int(rng.integers(0, n + 1)) for n in slack)
-        clip = self._cut(frames, top, left)
+        second, place = rng.random(), (rng.random(), rng.random())
+        sampler = PlacedCropSampler(self._preprocessing, place)
+        clip = np.stack(self._frames_at(path, sampler, first, second, self._recipe.segment_seconds))
         mirrored = rng.random() < self._recipe.mirror
         return np.ascontiguousarray(clip[:, :, ::-1] if mirrored else clip), labels
 
     def test_clips(self, item: int) -> list[LabelledClip]:
         """Return up to ten clips spread evenly over the video, cropped at the centre."""
         path, labels = self.videos[item]
-        return [(self._cut(frames, *self._centre), labels) for frames in self._spread(path)]
+        return [(np.stack(frames), labels) for frames in self._spread(path)]
 
     def _spread(self, path: Path) -> Iterable[list[NDArray[np.uint8]]]:
+        sampler = FrameSampler(self._preprocessing)
         with open_video(path) as reader:
-            is_long = (_n_stated(reader) or 0) > _MANY_FRAMES
-            frames = [] if is_long else list(self._resized(reader.frames()))
+            is_long = (_n_stated(reader) or 0) / self._step(_fps(reader)) > _MANY_FRAMES
+            frames = [] if is_long else list(self._sampled(reader, sampler))
         if is_long:
-            almost_one = 1 - 1e-9
-            return [
-                self._frames_at(path, 0.0, 0.0, place) for place in np.linspace(0, almost_one, _TEST_CLIPS)
-            ]
+            places = np.linspace(0, 1 - 1e-9, _TEST_CLIPS)
+            return [self._frames_at(path, sampler, 0.0, place) for place in places]
         last = max(len(frames) - self._n_frames, 0)
         places = np.linspace(0, last, _TEST_CLIPS)
         starts = sorted({round(place) for place in places}) if last >= _TEST_CLIPS else [last // 2]
         return [self._padded(frames[start : start + self._n_frames]) for start in starts]
 
-    def _cut(self, frames: Sequence[NDArray[np.uint8]], top: int, left: int) -> NDArray[np.uint8]:
-        rows, columns = self._crop
-        return np.stack([frame[top : top + rows, left : left + columns] for frame in frames])
+    def _sampled(
+        self, reader: PyAVReader | FrameFolder, sampler: FrameSampler, start: int = 0
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames that clips are made of, from decoded frame ``start`` on, cropped."""
+        timed = _cropped(_since(reader, start), sampler)
+        if self._fps is None:
+            frames = (frame for frame, _ in timed)
+        else:
+            steady = steady_times(timed, reader.info.fps)
+            frames = (frame for frame, _ in resampled(steady, reader.info, self._fps))
+        return islice(frames, 0, None, self._frame_step)
 
-    def _resized(self, frames: Iterable[Frame]) -> Iterator[NDArray[np.uint8]]:
-        for frame in frames:
-            resized = self._resize(frame.bgr)
-            del frame  # so that the reader can use its memory again
-            yield resized
+    def _step(self, native_fps: float) -> float:
+        """Return how many decoded frames there are for each frame that is taken."""
+        return self._frame_step if self._fps is None else native_fps / self._fps
 
     def _frames_at(
-        self, path: Path, segment_seconds: float, first: float, second: float
+        self, path: Path, sampler: FrameSampler, first: float, second: float, segment_seconds: float = 0.0
     ) -> list[NDArray[np.uint8]]:
-        """Return the frames of a clip from a random place, or the last ones, resized.
+        """Return the frames of a clip from a random place, or the last ones, cropped.
 
-        ``first`` chooses the segment and ``second`` the place in it, both as
-        fractions 0–1 of the length that the container states.
+        ``first`` chooses the segment (the whole video if ``segment_seconds`` is 0) and ``second`` the place
+        in it, both as fractions 0–1 of the length that the container states.
         """
-        n_frames = self._n_frames
         with open_video(path) as reader:
-            total = _n_stated(reader) or 10 * n_frames
-            length = (
-                min(total, max(n_frames, int(segment_seconds * _fps(reader)))) if segment_seconds else total
-            )
-            start = int(first * max(total - length, 0)) if segment_seconds else 0
-            start += int(second * (max(length - n_frames, 0) + 1))
+            n_spanned = ceil((self._n_frames - 1) * self._step(_fps(reader))) + 1
+            total = _n_stated(reader) or 10 * n_spanned
+            wanted = int(segment_seconds * _fps(reader)) if segment_seconds else total
+            length = min(total, max(n_spanned, wanted))
+            start = int(first * max(total - length, 0))
+            start += int(second * (max(length - n_spanned, 0) + 1))
             frames: list[NDArray[np.uint8]] = []
             with contextlib.suppress(VideoError):  # for other errors, _last raises
-                frames += self._resized(islice(_since(reader, start), n_frames))
-        return frames if len(frames) == n_frames else self._last(path)
+                frames += islice(self._sampled(reader, sampler, start), self._n_frames)
+        return frames if len(frames) == self._n_frames else self._last(path, sampler)
 
-    def _last(self, path: Path) -> list[NDArray[np.uint8]]:
+    def _last(self, path: Path, sampler: FrameSampler) -> list[NDArray[np.uint8]]:
         # The video is shorter than its container states, so its end is found by decoding all of it.
         with open_video(path) as reader:
-            return self._padded(list(deque(self._resized(reader.frames()), maxlen=self._n_frames)))
+            return self._padded(list(deque(self._sampled(reader, sampler), maxlen=self._n_frames)))
 
     def _padded(self, frames: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
         # A video of fewer frames repeats its last one, as extraction does by default.
@@ -210,10 +221,21 @@ def _n_stated(reader: PyAVReader | FrameFolder) -> int | None:
 
 
 def _fps(reader: PyAVReader | FrameFolder) -> float:
-    return reader.info.fps if np.isfinite(reader.info.fps) else 25.0
+    return reader.info.fps if 0 < reader.info.fps < inf else 25.0
+
+
+def _cropped(
+    frames: Iterator[Frame], sampler: FrameSampler
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    for frame in frames:
+        cropped = sampler(frame.bgr), frame.pts_seconds
+        del frame  # so that the reader can use its memory again
+        yield cropped
 
 
 def _since(reader: PyAVReader | FrameFolder, start: int) -> Iterator[Frame]:
+    if start == 0:
+        return reader.frames()
     if isinstance(reader, FrameFolder):
         return reader.frames(first=start)
     # Half a frame early, so that rounding cannot skip the first frame.

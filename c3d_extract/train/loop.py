@@ -20,7 +20,7 @@ from c3d_extract.errors import C3DError, UsageError
 from c3d_extract.train.augment import augment, mirrored_classes
 from c3d_extract.train.data import TrainingBatch, training_batches
 from c3d_extract.train.evaluate import Sums, count_correct, cross_entropy, evaluate
-from c3d_extract.train.network import TrainingNet
+from c3d_extract.train.network import start_from, training_net
 from c3d_extract.train.report import LogEntry, TrainingLog
 from c3d_extract.train.state import load_state, save_state, write_model
 from c3d_extract.train.summary import clip_summary, summary_loss
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Intervals", "Trainer"]
 
+_MAX_TEST_ELEMENTS = 1 << 30  # in memory: 4 GiB in fp32; 39 clips of C3D
 _SEED_STEP = 1_000_003  # a prime, so that seeds of iterations and processes do not collide
 
 
@@ -115,8 +116,8 @@ class Trainer:
     def _build(self) -> None:
         setup = self.setup
         torch.manual_seed(setup.seed)
-        self.net = TrainingNet(setup.architecture, setup.recipe)
-        self.new_tensors = self.net.start_from(setup.start) if setup.start else []
+        self.net = training_net(setup.architecture, setup.recipe, last_layer_only=setup.last_layer_only)
+        self.new_tensors = start_from(self.net, setup.start) if setup.start else []
         self.net = self.net.to(self.device).to(memory_format=memory_format(self.device))
         self.optimizer = _optimizer(self.net, setup.recipe)
         self._mean = torch.from_numpy(setup.mean)[None].to(self.device)
@@ -285,7 +286,8 @@ class Trainer:
             return evaluate(self._scores, test, self.setup.labels, n_workers=self.n_workers)
 
     def _scores(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.net.logits(self.input(clips))
+        size = max(1, _MAX_TEST_ELEMENTS // self.setup.architecture.peak_elements())
+        return torch.cat([self.net.logits(self.input(part)) for part in torch.split(clips, size)])
 
 
 @contextlib.contextmanager
@@ -302,10 +304,11 @@ def _workers_in_one_line() -> Iterator[None]:
         ) from error
 
 
-def _optimizer(net: TrainingNet, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [p for p in net.parameters() if p.requires_grad]
     # As in Caffe's examples, weight decay applies to kernels but not to biases, nor to batch norm.
-    kernels = [p for p in net.parameters() if p.dim() > 1]
-    others = [p for p in net.parameters() if p.dim() <= 1]
+    kernels = [p for p in trained if p.dim() > 1]
+    others = [p for p in trained if p.dim() <= 1]
     groups = [{"params": kernels, "weight_decay": recipe.decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.rate)

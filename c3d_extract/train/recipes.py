@@ -1,8 +1,9 @@
 """Recipes: named sets of all training hyperparameters.
 
 ``ucf101`` is Section 3.1 of the paper with additions from the authors' example (C3D v1.0, c3d_train_ucf101);
-``sports1m`` is Section 3.3; ``finetune`` the authors' fine-tuning example (c3d_finetuning);
-``synthetic`` and ``motion-mini`` are this package's, for narrow networks on endless synthetic clips.
+``sports1m`` is Section 3.3; ``finetune`` the authors' fine-tuning example (c3d_finetuning).
+``last-layer`` is this package's, for a new last layer alone; so are ``synthetic`` and ``motion-mini``, for
+narrow networks on endless synthetic clips.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Recipe:
         ``step`` multiplies the rate by ``gamma`` every ``every`` iterations (epochs, where ``epochs`` is
         given); ``cosine`` is a warm-up over the first 1/20, then a decay to zero.
     dropout
-        After fc6 and fc7.
+        After fc6 and fc7; of other networks before the last layer.
     initial
+        For C3D's family; torchvision's networks begin as torchvision makes them.
         ``gaussian``: the authors' (deviation 0.01, hidden layers 0.005, biases 1 but 0 in conv1 and the
         last layer). ``he``: deviation sqrt(2 / inputs), biases 0.
     batch_norm
@@ -145,6 +147,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     # c3d_finetuning: rate 0.0001 divided by 10 every 5,000 of 20,000 iterations, decay 0.0005.
     "finetune": Recipe(iterations=20_000, rate=0.0001, decay=0.0005, every=5_000),
+    # The problem is convex; AdamW, because descriptors of networks differ in size by orders of magnitude.
+    "last-layer": Recipe(epochs=20, optimizer="adamw", rate=0.01, decay=0.01, schedule="cosine", dropout=0.0),
     "synthetic": Recipe(
         batch_size=32,
         iterations=4_000,

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
 
-    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.models.base import Backbone
     from c3d_extract.preprocess.spec import Preprocessing
-    from c3d_extract.train.network import TrainingNet
+    from c3d_extract.train.network import TrainingNet, VideoTrainingNet
     from c3d_extract.train.recipes import Recipe
 
 __all__ = ["TrainingSetup", "load_state", "save_state", "write_model"]
@@ -51,9 +52,11 @@ class TrainingSetup:
         Tensors to start from, by name; those missing or of another shape keep their initial values.
     start_name
         Name of their source.
+    last_layer_only
+        Train the last layer alone, and keep the others as they start.
     """
 
-    architecture: Architecture
+    architecture: Backbone
     preprocessing: Preprocessing
     mean: NDArray[np.float32]
     recipe: Recipe
@@ -62,6 +65,7 @@ class TrainingSetup:
     seed: int = 0
     start: Mapping[str, torch.Tensor] = field(default_factory=dict)
     start_name: str | None = None
+    last_layer_only: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, equal for equal setups."""
@@ -74,13 +78,14 @@ class TrainingSetup:
             "data": dict(self.data),
             "seed": self.seed,
             "start": self.start_name,
+            "trained": "last layer" if self.last_layer_only else "all layers",
         }
         result: dict[str, Any] = json.loads(json.dumps(plain))
         return result
 
 
 def save_state(
-    path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, optimizer: torch.optim.Optimizer
+    path: Path, setup: TrainingSetup, iteration: int, net: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Replace ``state.pt`` atomically; raise StoreError if it cannot be written."""
     state = {
@@ -96,7 +101,7 @@ def save_state(
         raise StoreError(f"cannot be written: {error}", subject=path) from error
 
 
-def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: torch.optim.Optimizer) -> int:
+def load_state(path: Path, setup: TrainingSetup, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Load a saved state into a network and its optimizer; return the number of completed iterations.
 
     Raises
@@ -112,6 +117,7 @@ def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: to
         was, now = json.loads(saved["plan"]), setup.to_json()
     except Exception as error:  # torch.load can raise anything for a damaged file
         raise StoreError(f"not a training state that can be read ({error})", subject=path) from error
+    was = {"trained": "all layers"} | was  # earlier versions did not say it: they could not freeze layers
     different = [f"{key}: {was.get(key)} → {now[key]}" for key in now if was.get(key) != now[key]]
     if different:
         raise MismatchError(
@@ -126,14 +132,20 @@ def load_state(path: Path, setup: TrainingSetup, net: TrainingNet, optimizer: to
 
 
 def write_model(
-    path: Path, setup: TrainingSetup, iteration: int, net: TrainingNet, *, name: str, dtype: Any = "fp32"
+    path: Path,
+    setup: TrainingSetup,
+    iteration: int,
+    net: TrainingNet | VideoTrainingNet,
+    *,
+    name: str,
+    dtype: Any = "fp32",
 ) -> None:
     """Write a network as a native checkpoint (``.safetensors``).
 
     ``dtype`` is ``fp32`` or ``fp16``; ``name`` is the checkpoint's.
     """
     described = setup.to_json()
-    extra = {key: described[key] for key in ("recipe", "data", "seed", "start")}
+    extra = {key: described[key] for key in ("recipe", "data", "seed", "start", "trained")}
     save_checkpoint(
         path,
         net.plain_state(),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from training_samples import (
     SHORT,
     render_class_folders,
@@ -22,9 +23,11 @@ from training_samples import (
 )
 
 from c3d_extract import Extractor
+from c3d_extract.cli.predict import command as predict
 from c3d_extract.cli.train import _device, _precision
 from c3d_extract.errors import DeviceError, UsageError
-from c3d_extract.train import Trainer
+from c3d_extract.models.torchvision import VideoNetwork
+from c3d_extract.train import RECIPES, Trainer
 from c3d_extract.weights import load_checkpoint
 
 EMBEDDED = Path(__file__).parents[2] / "weights" / "motion-mini.safetensors"
@@ -135,6 +138,41 @@ def test_fine_tuning_starts_from_a_checkpoint_with_a_new_last_layer(
             assert torch.allclose(value, before.state[name], atol=1e-6)
 
 
+def test_with_freeze_the_last_layer_alone_is_trained(class_folders: Path, tmp_path: Path) -> None:
+    Trainer(tmp_path / "first", training_setup(), synthetic_clips()).save()
+    start = tmp_path / "first" / "model.safetensors"
+    arguments = ["--from", str(start), "--freeze", "--epochs", "1", "--batch-size", "3"]
+    done = train(str(class_folders), "-o", str(tmp_path / "second"), *arguments)
+    assert done.exit_code == 0, done.output
+    before, after = load_checkpoint(start), load_checkpoint(tmp_path / "second" / "model.safetensors")
+    assert after.record["recipe"]["rate"] == RECIPES["last-layer"].rate
+    for name, value in after.state.items():
+        if not name.startswith("fc8"):
+            assert torch.equal(value, before.state[name])
+
+
+@pytest.mark.slow
+def test_a_network_of_torchvision_learns_new_classes_and_names_them(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    start, run = tmp_path / "start.pth", tmp_path / "run"
+    torch.save(VideoNetwork("mc3_18").build_torchvision().state_dict(), start)
+    arguments = ["--from", str(start), "--iterations", "1", "--batch-size", "1", "--dropout", "0.1"]
+    done = train(str(class_folders), "-o", str(run), *arguments, "--freeze")
+    assert done.exit_code == 0, done.output
+    assert "a 16x112x112 clip at 15 frames a second; 2 classes, 6 clips" in done.stderr
+    assert "fc.bias, fc.weight" in done.stderr
+    predicted = CliRunner().invoke(
+        predict, [str(run / "model.safetensors"), str(class_folders / "jump" / "0.mp4"), "--json"]
+    )
+    assert predicted.exit_code == 0, predicted.output
+    assert list(json.loads(predicted.stdout)[0]["scores"]) == ["circling", "jump"]
+    refused = train(str(class_folders), "-o", str(run), "--from", str(start), "--initial", "he")
+    assert refused.exit_code == 2
+    assert "--initial: is for C3D and its family, and start.pth is a mc3_18" in refused.stderr
+
+
 def test_the_same_command_goes_on_and_another_is_refused(tmp_path: Path) -> None:
     arguments = ["synthetic:motion", "-o", str(tmp_path), "--width", "0.02", "--size", "36", "44", "32", "32"]
     arguments += ["--iterations", "2", "--batch-size", "2", "--n-test", "4"]
@@ -190,6 +228,7 @@ def test_a_file_of_another_is_not_replaced(tmp_path: Path, name: str) -> None:
         (["synthetic", "--mean", "1,2,x"], "not three numbers"),
         (["synthetic", "--precision", "bf16"], "mixed precision is for GPUs"),
         (["synthetic", "--from", "motion-mini", "--width", "2"], "comes from the checkpoint"),
+        (["synthetic", "--freeze"], "keeps what a checkpoint has learned; give --from"),
         (["synthetic", "--test", "list.txt"], "tested on clips of another seed"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from training_samples import SMALL, render_class_folders
 
-from c3d_extract.decode import open_video
+from c3d_extract.decode import DecodeOptions, FramesDecoded, InProcessDecoder, open_video
 from c3d_extract.preprocess.resize import FrameSampler
 from c3d_extract.preprocess.spec import Preprocessing
 from c3d_extract.train import RECIPES, VideoClipSet, read_videos
@@ -17,6 +17,8 @@ from c3d_extract.train.data import TrainingClips, collate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,65 @@ def test_of_a_long_video_the_test_clips_alone_are_held_and_are_spread_evenly(
         starts += [t for t in range(25) if np.array_equal(crops[t : t + 16], clip)]
     # 25 places, ten of them from the first to the last, each rounded down.
     assert starts == [0, 2, 5, 8, 11, 13, 16, 19, 22, 24]
+
+
+LIKE_SWIN = Preprocessing(
+    resize=(36, 36), crop=(32, 32), colour="rgb", resampling="torchvision", keeps_aspect=True
+)
+"""48 x 64 becomes 36 x 48."""
+
+
+@pytest.mark.parametrize(("fps", "step", "n_frames"), [(5.0, 1, 6), (30.0, 1, 32), (None, 2, 8)])
+def test_clips_of_other_networks_are_resized_and_timed_as_extraction_does(
+    class_folders: Path, fps: float | None, step: int, n_frames: int
+) -> None:
+    clips = VideoClipSet(
+        read_videos(class_folders),
+        LIKE_SWIN,
+        RECIPES["ucf101"],
+        seed=0,
+        n_frames=n_frames,
+        fps=fps,
+        frame_step=step,
+    )
+    path = clips.videos[1].path  # 30 frames at 15 a second
+    frames = decoded(path, LIKE_SWIN, fps, step)
+    found = [clip for clip, _ in clips.test_clips(1)]
+    assert np.array_equal(found[0], frames[:n_frames] if len(found) > 1 else middle(frames, n_frames))
+    if len(found) > 1:
+        assert np.array_equal(found[-1], frames[-n_frames:])
+    # Training clips: any frames of the video in this rhythm, any window of them.
+    resized = Preprocessing(resize=(36, 48), crop=(36, 48), resampling="torchvision")
+    whole = decoded(path, resized, None, 1)
+    rhythm = [int(i * (15 / fps) + 1e-9) if fps else i * step for i in range(n_frames)]
+    starts, corners = set(), set()
+    for seed in range(4):
+        clip, _ = clips.clip(1, np.random.default_rng(seed))
+        (place,) = [
+            (start, top, left)
+            for start in range(30 - rhythm[-1])
+            for top in range(5)
+            for left in range(17)
+            for window in [whole[np.add(rhythm, start), top : top + 32, left : left + 32]]
+            if np.array_equal(clip, window) or np.array_equal(clip, window[:, :, ::-1])
+        ]
+        starts.add(place[0])
+        corners.add(place[1:])
+    assert len(starts) >= 2
+    assert len(corners) >= 3
+
+
+def decoded(path: Path, preprocessing: Preprocessing, fps: float | None, step: int) -> NDArray[np.uint8]:
+    """What extraction makes of a video."""
+    options = DecodeOptions(FrameSampler(preprocessing), 1000, fps=fps, frame_step=step)
+    events = list(InProcessDecoder(options).run([(0, path)]))
+    (frames,) = [event.frames for event in events if isinstance(event, FramesDecoded)]
+    return frames.copy()
+
+
+def middle(frames: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
+    start = (len(frames) - n) // 2
+    return frames[start : start + n]
 
 
 def test_folders_of_numbered_images_are_videos_too_and_all_of_them_is_used(tmp_path: Path) -> None:

@@ -191,6 +191,26 @@ def test_gradients_of_a_larger_norm_are_scaled_down(tmp_path: Path) -> None:
     assert steps["limited"] == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_a_network_that_needs_much_memory_is_tested_in_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, test = Trainer(tmp_path, training_setup(), synthetic_clips()), synthetic_clips(n_items=5)
+    together = trainer.evaluate(test)
+    monkeypatch.setattr(
+        "c3d_extract.train.loop._MAX_TEST_ELEMENTS", 2 * trainer.setup.architecture.peak_elements()
+    )
+    sizes, logits = [], trainer.net.logits
+
+    def noted(clips: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(clips))
+        return logits(clips)
+
+    monkeypatch.setattr(trainer.net, "logits", noted)
+    apart = trainer.evaluate(test)
+    assert sizes == [2, 2, 1]
+    assert apart.loss == pytest.approx(together.loss, rel=1e-5)
+
+
 def test_a_single_batch_can_be_overfitted(tmp_path: Path) -> None:
     clips = synthetic_clips("reversal", n_items=4)
     recipe = RECIPES["synthetic"].with_changes(
