@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,9 @@ from c3d_extract.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from c3d_extract.models.base import Backbone
     from c3d_extract.models.c3d import Architecture
+    from c3d_extract.models.layer_table import LayerRow
 
 __all__ = ["command"]
 
@@ -26,7 +29,10 @@ PAPER = {
 
 
 @click.command(
-    help="Show the architectures, or the layers of those NAMED: shapes, parameters, multiply-adds."
+    help="""Show the paper's architectures, or the layers of those NAMED: shapes, parameters, multiply-adds.
+
+    NAMED are these, torchvision's networks (r3d_18) or others of their kind, checkpoints that are here, and
+    files. --width, --spatial and --size are for the paper's."""
 )
 @click.argument("named", nargs=-1)
 @click.option(
@@ -39,7 +45,7 @@ PAPER = {
     "--size", type=(int, int), default=(112, 112), show_default=True, help="Rows and columns of the input."
 )
 @click.option(
-    "--classes", type=click.IntRange(1), default=None, help="Outputs of fc8.  [default: the paper's]"
+    "--classes", type=click.IntRange(1), default=None, help="Number of classes.  [default: the network's]"
 )
 @json_option
 @debug_option
@@ -58,27 +64,52 @@ def command(
     del debug  # `guarded` reads it
     from rich.console import Console
 
-    chosen = [_chosen(name, width, int(spatial), size, classes) for name in named or _known()]
-    if as_json:
-        put_json([_described(arch) for arch in chosen])
-        return
-    console = Console(highlight=False)
-    if named:
-        for arch in chosen:
-            _print_layers(console, arch)
-        return
-    _print_overview(console, chosen)
-    if width == 1 and spatial == "3" and size == (112, 112) and classes is None:
-        _print_paper(console, chosen)
-
-
-def _known() -> list[str]:
     from c3d_extract.models.c3d import ARCHITECTURES
 
-    return list(ARCHITECTURES)
+    changed = width != 1 or spatial != "3" or size != (112, 112)
+    console = Console(highlight=False)
+    if not named:
+        papers = [_of_paper(name, width, int(spatial), size, classes) for name in ARCHITECTURES]
+        if as_json:
+            put_json([_described(arch) for arch in papers])
+            return
+        _print_overview(console, papers)
+        if not changed and classes is None:
+            _print_paper(console, papers)
+        _print_others(console)
+        return
+    chosen = [
+        _of_paper(name, width, int(spatial), size, classes)
+        if name in ARCHITECTURES
+        else _other(name, classes, changed=changed)
+        for name in named
+    ]
+    if as_json:
+        put_json([_described(backbone) for backbone in chosen])
+        return
+    for backbone in chosen:
+        _print_layers(console, backbone)
 
 
-def _chosen(
+def _other(name: str, classes: int | None, *, changed: bool) -> Backbone:
+    """Return a network that is not the paper's, or that of a checkpoint."""
+    from c3d_extract.models.registry import BACKBONES
+    from c3d_extract.weights import load_checkpoint
+    from c3d_extract.weights.registry import listed_entries
+
+    if changed:
+        raise UsageError("go with the paper's architectures", subject="--width, --spatial and --size")
+    if name in BACKBONES:
+        backbone = BACKBONES[name]
+    elif Path(name).is_file() or name in listed_entries():
+        # Neither the mean nor the order of fc6's inputs matters for shapes.
+        backbone = load_checkpoint(name, layers=(), mean="0,0,0", fc6_order="chw", offline=True).backbone
+    else:
+        raise UsageError(f"unknown; known: {', '.join(BACKBONES)}", subject=name)
+    return backbone if classes is None else backbone.with_classes(classes)
+
+
+def _of_paper(
     name: str, width: float, spatial: int, size: tuple[int, int], classes: int | None
 ) -> Architecture:
     import dataclasses
@@ -86,8 +117,6 @@ def _chosen(
     from c3d_extract.errors import WeightsError
     from c3d_extract.models.c3d import ARCHITECTURES
 
-    if name not in ARCHITECTURES:
-        raise UsageError(f"unknown; known: {', '.join(ARCHITECTURES)}", subject=name)
     if not 0 < width <= 8:
         raise UsageError("must be above 0 and at most 8", subject=f"--width {width:g}")
     arch = ARCHITECTURES[name].scaled(width)
@@ -105,24 +134,25 @@ def _chosen(
 
 def _parts(arch: Architecture) -> dict[str, int]:
     """Parameters of the convolutions and of each fully connected layer."""
-    from math import prod
-
     parts = {"convolutions": 0, "fc6": 0, "fc7": 0, "fc8": 0}
-    for name, shape in arch.state_shapes().items():
-        layer = name.partition(".")[0]
-        parts[layer if layer in parts else "convolutions"] += prod(shape)
+    for layer, n_parameters in arch.parameter_counts().items():
+        parts[layer if layer in parts else "convolutions"] += n_parameters
     return parts
 
 
-def _described(arch: Architecture) -> dict[str, Any]:
+def _described(backbone: Backbone) -> dict[str, Any]:
+    from c3d_extract.models.c3d import Architecture
+
+    rows = _rows(backbone)
+    parts = {row.name: row.n_parameters for row in rows if row.n_parameters}
     return {
-        "name": arch.name,
-        "architecture": arch.to_json(),
-        "parameters": arch.n_parameters(),
-        "parameters_of": _parts(arch),
-        "multiply_adds": sum(arch.multiply_adds().values()),
-        "multiply_adds_of": arch.multiply_adds(),
-        "shapes": {name: list(shape) for name, shape in arch.map_shapes().items()},
+        "name": backbone.name,
+        "architecture": backbone.to_json(),
+        "parameters": backbone.n_parameters(),
+        "parameters_of": _parts(backbone) if isinstance(backbone, Architecture) else parts,
+        "multiply_adds": backbone.operations() // 2,
+        "multiply_adds_of": {row.name: row.multiply_adds for row in rows if row.multiply_adds},
+        "shapes": {row.name: list(row.output) for row in rows},
     }
 
 
@@ -160,35 +190,70 @@ def _print_paper(console: Console, chosen: list[Architecture]) -> None:
         console.print(f"  {name}: the paper says {said}; counted {found[name]}")
 
 
-def _print_layers(console: Console, arch: Architecture) -> None:
-    from math import prod
+def _print_others(console: Console) -> None:
+    from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS
 
+    others = ", ".join([*NETWORKS, *FURTHER_NETWORKS])
+    console.print(f"\nBy name, `c3d-tools archs NAME` shows these, too: {others}")
+
+
+def _print_layers(console: Console, backbone: Backbone) -> None:
     from rich.table import Table
 
-    table = Table(title=arch.name, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    console.print(_title(backbone), style="italic")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer")
-    for title in ("kernel", "output", "parameters", "multiply-adds"):
-        table.add_column(title, justify="right")
-    shapes, cost = arch.state_shapes(), arch.multiply_adds()
-    for name, output in _outputs(arch).items():
-        kernel = shapes.get(f"{name}.weight", ())
-        n_parameters = prod(kernel) + kernel[0] if kernel else 0
+    kernels = _kernels(backbone)
+    headings = ["kernel"] if kernels else []
+    for heading in (*headings, "output", "parameters", "multiply-adds"):
+        table.add_column(heading, justify="right")
+    for row in _rows(backbone):
         table.add_row(
-            name,
-            "x".join(map(str, kernel[2:])),
-            "x".join(map(str, output)),
-            f"{n_parameters:,}" if kernel else "",
-            f"{cost[name] / 1e6:,.1f} M" if kernel else "",
+            row.name,
+            *([kernels.get(row.name, "")] if kernels else []),
+            "x".join(map(str, row.output)),
+            f"{row.n_parameters:,}" if row.n_parameters else "",
+            f"{row.multiply_adds / 1e6:,.1f} M" if row.multiply_adds else "",
         )
-    table.add_row(
-        "total", "", "", f"{arch.n_parameters():,}", f"{sum(cost.values()) / 1e9:.2f} G", style="bold"
-    )
+    whole = f"{backbone.n_parameters():,}", f"{backbone.operations() / 2e9:.2f} G"
+    table.add_row("total", *("" for _ in headings), "", *whole, style="bold")
     console.print(table)
 
 
-def _outputs(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Output shape of every layer in order: C, T, H, W, then lengths."""
-    lengths = {
-        name: (arch.layer_size(name),) for name in ("fc6", "fc7", "fc8") if arch.n_classes or name != "fc8"
+def _title(backbone: Backbone) -> str:
+    step = {1: "every", 2: "every 2nd"}.get(backbone.frame_step, f"every {backbone.frame_step}th")
+    rate = f"{step} decoded frame" if backbone.fps is None else f"{backbone.fps:g} frames a second"
+    layer = backbone.default_layer
+    return f"{backbone.name}: {rate}; the descriptor is {layer} of {backbone.layer_size(layer)} numbers"
+
+
+def _kernels(backbone: Backbone) -> dict[str, str]:
+    """Return the sizes of convolutions' kernels by layer, for the paper's family."""
+    from c3d_extract.models.c3d import Architecture
+
+    if not isinstance(backbone, Architecture):
+        return {}
+    shapes = backbone.state_shapes()
+    return {
+        name: "x".join(map(str, shapes[f"{name}.weight"][2:]))
+        for names in backbone.conv_names
+        for name in names
     }
-    return {"input": (3, *arch.clip), **arch.map_shapes(), **lengths}
+
+
+def _rows(backbone: Backbone) -> list[LayerRow]:
+    """Return every layer in order; outputs are C, T, H, W, then lengths."""
+    from c3d_extract.models.c3d import Architecture
+    from c3d_extract.models.layer_table import LayerRow, layer_rows
+    from c3d_extract.models.torchvision import VideoNetwork
+
+    rows = [LayerRow("input", (3, *backbone.clip), 0, 0)]
+    if isinstance(backbone, VideoNetwork):
+        return rows + layer_rows(backbone.build_torchvision, backbone.clip)
+    assert isinstance(backbone, Architecture)  # noqa: S101 - for the type checker
+    counts, costs = backbone.parameter_counts(), backbone.multiply_adds()
+    lengths = {name: (backbone.layer_size(name),) for name in backbone.linear_names()}
+    outputs = backbone.map_shapes() | lengths
+    return rows + [
+        LayerRow(name, output, counts.get(name, 0), costs.get(name, 0)) for name, output in outputs.items()
+    ]

@@ -120,9 +120,17 @@ class C3DShapes:
         last = max((names.index(name) for name in requested if name in names), default=-1)
         return names[: last + 1]
 
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of weights and biases of each layer."""
+        counts: dict[str, int] = {}
+        for name, shape in self.state_shapes().items():
+            layer = name.partition(".")[0]
+            counts[layer] = counts.get(layer, 0) + prod(shape)
+        return counts
+
     def n_parameters(self) -> int:
         """Return the number of weights and biases."""
-        return sum(prod(shape) for shape in self.state_shapes().values())
+        return sum(self.parameter_counts().values())
 
     def multiply_adds(self) -> dict[str, int]:
         """Return the multiply-adds of each layer for one clip."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from click.testing import CliRunner
+from training_samples import synthetic_clips, training_setup
 
 from c3d_extract.cli.archs import command
 from c3d_extract.models.c3d import ARCHITECTURES, C3D
+from c3d_extract.models.torchvision import published
+from c3d_extract.train import Trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _run(*arguments: str) -> str:
@@ -53,10 +60,40 @@ def test_the_table_of_one_net_shows_every_layer() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    ["r3d_18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s3d", "mvit_v2_s", "swin3d_t"))],
+)
+def test_layers_of_torchvisions_networks_add_up_to_the_record(name: str) -> None:
+    (found,) = json.loads(_run("--json", name))
+    assert found["parameters"] == published()[name].facts["parameters"]
+    assert sum(found["parameters_of"].values()) == found["parameters"]
+    assert sum(found["multiply_adds_of"].values()) == found["multiply_adds"]
+    n_frames = found["architecture"]["clip"][0]
+    # The record's is of 16 frames.
+    expected = published()[name].facts["gigaflops"] * n_frames / 16
+    assert found["multiply_adds"] / 1e9 == pytest.approx(expected, rel=0.001)
+    assert list(found["shapes"].values())[-1][0] == 400
+
+
+def test_a_table_of_torchvisions_layers_fits_a_terminal() -> None:
+    text = _run("res3d_18", "--classes", "5")
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("every 2nd decoded frame", "avgpool of 512 numbers", "3x8x112x112", "512x1x7x7", "2,565"):
+        assert part in text
+
+
+def test_a_checkpoint_by_its_path_is_shown_as_the_network_that_it_is(tmp_path: Path) -> None:
+    Trainer(tmp_path, training_setup(), synthetic_clips()).save()
+    text = _run(str(tmp_path / "model.safetensors"))
+    assert f"{training_setup().architecture.n_parameters():,}" in text
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["resnet"], "unknown; known: c3d, depth-1"),
         (["--width", "0"], "above 0"),
+        (["r3d_18", "--width", "2"], "go with the paper's architectures"),
         (["--size", "8", "8"], "32 to 1024"),
     ],
 )
