@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.convert import Rounding
     from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import RegistryEntry
-    from c3d_extract.weights.verify import Combination, Verdict
+    from c3d_extract.weights.verify import Combination, KnownFile, Verdict
 
 __all__ = ["command"]
 
@@ -289,15 +289,26 @@ def verify_command(
     """Measure on the authors' sample frames whether a checkpoint is the Sports-1M model, and how to run it.
 
     Runs it B,G,R and R,G,B, with pool5 by ceil and symmetric, and compares fc6 with what the original tool
-    computed. Exits with 1 where no combination matches.
+    computed. Of torchvision's networks no such outputs are known: the file's hash is compared with the
+    published ones. Exits with 1 where nothing matches.
     """
     del debug
     from c3d_extract.cli.progress import FetchBar
     from c3d_extract.weights.goldens import known_clips, read_goldens, sample_frames
     from c3d_extract.weights.measure import known_frames
-    from c3d_extract.weights.verify import verify
+    from c3d_extract.weights.verify import verify, verify_file
 
     known: list[KnownClip] = known_clips() if goldens is None else read_goldens(goldens)
+    with FetchBar(quiet=quiet) as bar:
+        file = verify_file(source, progress=bar, **how)
+    if file is not None:
+        for name, given in (("frames", frames), ("goldens", goldens)):
+            if given is not None:
+                raise UsageError(
+                    f"is for C3D, and this is a {file.checkpoint.backbone.name}", subject=f"--{name}"
+                )
+        _put_known_file(file, as_json=as_json)
+        return
     on_run = None if quiet else lambda colour, order: note(f"running {_way(colour, '', order)}")
     with FetchBar(quiet=quiet) as bar:
         folder = sample_frames(offline=how["offline"], progress=bar) if frames is None else frames
@@ -307,6 +318,28 @@ def verify_command(
     put_json(_verdict_json(verdict)) if as_json else _put_verdict(verdict)
     if verdict.match is None:
         sys.exit(EXIT_FATAL)
+
+
+def _put_known_file(file: KnownFile, *, as_json: bool) -> None:
+    checkpoint, published = file.checkpoint, None if file.entry is None else file.entry.name
+    backbone = checkpoint.backbone
+    if as_json:
+        facts = {"layout": checkpoint.layout, "network": backbone.to_json(), "published": published}
+        put_json({"weights": checkpoint.identity()} | facts)
+    else:
+        show(
+            f"{backbone.name}: {backbone.n_parameters():,} parameters, {backbone.n_classes} classes; all "
+            f"{len(checkpoint.state)} tensors are there and finite."
+        )
+        show(_hash_conclusion(checkpoint.sha256, published))
+    if published is None:
+        sys.exit(EXIT_FATAL)
+
+
+def _hash_conclusion(sha256: str, published: str | None) -> str:
+    if published is None:
+        return f"sha256 {sha256[:8]}… is of no published file, and no output of it is known to compare with."
+    return f"sha256 {sha256[:8]}… is that of the published {published}."
 
 
 def _way(colour: str, pool5: str, fc6_order: str | None) -> str:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from c3d_extract.weights.locate import Located
     from c3d_extract.weights.registry import Fc6Order, RegistryEntry
 
-__all__ = ["load_checkpoint"]
+__all__ = ["entry_of_file", "load_checkpoint"]
 
 
 class _Wanted(NamedTuple):
@@ -202,6 +202,11 @@ def _entry_of_network(network: VideoNetwork, located: Located) -> RegistryEntry 
                 f"holds a {network.name}, but {located.name} is a {wanted}", subject=located.path
             )
         return entry
+    return entry_of_file(network, located.sha256)
+
+
+def entry_of_file(network: VideoNetwork, sha256: str) -> RegistryEntry | None:
+    """Return the registered entry of a file of this network with this hash, or None."""
     entries = (load_registry().checkpoints | published_entries()).values()
     return next(
         (
@@ -209,7 +214,7 @@ def _entry_of_network(network: VideoNetwork, located: Located) -> RegistryEntry 
             for entry in entries
             if entry.network in _same_tensors(network)
             and entry.file.sha256 is not None
-            and located.sha256.startswith(entry.file.sha256)
+            and sha256.startswith(entry.file.sha256)
         ),
         None,
     )

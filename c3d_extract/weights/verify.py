@@ -1,6 +1,7 @@
 """Verification of a checkpoint's conventions on the authors' sample frames.
 
-For C3D only: its ports differ in these conventions, and outputs of its original tool are known.
+For C3D only: its ports differ in these conventions, and outputs of its original tool are known. Of other
+networks the file's hash is compared with the published ones.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import WeightsError
+from c3d_extract.models.torchvision import VideoNetwork
 from c3d_extract.weights.layouts.channels_last import CHANNELS_LAST_LAYOUTS
-from c3d_extract.weights.load import load_checkpoint
+from c3d_extract.weights.load import entry_of_file, load_checkpoint
 from c3d_extract.weights.measure import Combination, Compared, Runnable, cut_clips, measure
 
 if TYPE_CHECKING:
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from c3d_extract.weights.checkpoint import Checkpoint
     from c3d_extract.weights.fetch import FetchProgress
     from c3d_extract.weights.goldens import KnownClip
-    from c3d_extract.weights.registry import Fc6Order
+    from c3d_extract.weights.registry import Fc6Order, RegistryEntry
 
-__all__ = ["Combination", "Verdict", "verify"]
+__all__ = ["Combination", "KnownFile", "Verdict", "verify", "verify_file"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,36 @@ def verify(
     missing = sorted({clip.video for clip in known} - set(videos))
     notes = [f"no frames of {', '.join(missing)}: compared without"] if missing else []
     return Verdict(checkpoint, tuple(sorted(found, key=lambda one: one.distance)), videos, tuple(notes))
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """Result of `verify_file`: a network all of whose tensors are there and finite, and the file's record."""
+
+    checkpoint: Checkpoint
+    entry: RegistryEntry | None
+    """The registered file with this hash, if there is one."""
+
+
+def verify_file(
+    source: str | Path,
+    *,
+    mean: str | Path | None = None,
+    fc6_order: Fc6Order | None = None,
+    offline: bool = False,
+    progress: FetchProgress | None = None,
+) -> KnownFile | None:
+    """Compare the file of one of torchvision's networks with the registered hashes; None for C3D's family.
+
+    Parameters are those of `load_checkpoint`, and so are the errors.
+    """
+    how: dict[str, Any] = {"offline": offline, "progress": progress}
+    # Another mean than its own, which might have to be fetched.
+    probed = load_checkpoint(source, layers=(), mean="0,0,0", fc6_order=fc6_order or "chw", **how)
+    if not isinstance(probed.backbone, VideoNetwork):
+        return None
+    checkpoint = load_checkpoint(source, mean=mean, **how)
+    return KnownFile(checkpoint, entry_of_file(probed.backbone, checkpoint.sha256))
 
 
 def _ways_to_load(

@@ -237,6 +237,25 @@ def test_what_is_for_c3d_alone_says_so(saved: Path, tmp_path: Path) -> None:
         load_checkpoint(saved, pool5="ceil")
     with pytest.raises(WeightsError, match="is a r3d_18, and this is for C3D and its family alone"):
         verify(saved, {}, [], mean="1,2,3")
+    done = CliRunner().invoke(weights_command.command, ["verify", str(saved), "--frames", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--frames: is for C3D, and this is a r3d_18" in done.stderr
+
+
+def test_verify_says_whether_a_file_is_the_published_one(
+    record: Published, saved: Path, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(weights_command.command, ["verify", str(saved)])
+    assert done.exit_code == 0, done.output
+    assert "r3d_18: 33,371,472 parameters, 400 classes; all 102 tensors are there and finite" in done.output
+    assert f"sha256 {record.sha256}… is that of the published r3d_18." in done.output
+    other = tmp_path / "converted.safetensors"
+    convert(saved, other)
+    done = CliRunner().invoke(weights_command.command, ["verify", str(other), "--json"])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert found["published"] is None
+    assert found["network"]["name"] == "r3d_18"
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "res3d_18"])
