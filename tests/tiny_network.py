@@ -49,6 +49,9 @@ class Tiny:
     def layer_size(self, layer: str) -> int:
         return {"pooled": 5}[layer]
 
+    def n_channels(self, layer: str) -> int:
+        return self.layer_size(layer)
+
     def check_layers(self, layers: Sequence[str]) -> None:
         if set(layers) - {"pooled"}:
             raise UsageError("unknown layer")

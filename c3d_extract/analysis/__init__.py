@@ -13,6 +13,9 @@
     transformer.py      features of videos as a scikit-learn transformer
     predict.py          from videos to classes
     charts.py           confusion matrix and PCA curve as a picture
+    explain.py          what in a clip the units of a network respond to
+    explain_figure.py   the same as a picture
+    figures.py          files of figures
 
 Names are imported on first use, because scikit-learn and matplotlib are extras and slow to import.
 """
@@ -43,7 +46,10 @@ if TYPE_CHECKING:
         pca_curve,
     )
     from c3d_extract.analysis.experiment import Experiment, ExperimentOptions, prepare_experiment
+    from c3d_extract.analysis.explain import Explainer
+    from c3d_extract.analysis.explain_figure import ExplainedClip, draw_explanations
     from c3d_extract.analysis.features import read_layer, require_same_features
+    from c3d_extract.analysis.figures import check_figure_path
     from c3d_extract.analysis.predict import (
         Predictions,
         classify_features,
@@ -66,17 +72,16 @@ _NAMES_OF = {
     "classifier_file": "LinearClassifier is_classifier load_classifier save_classifier",
     "classify": "Baselines ClassifierSettings Evaluation baselines cross_validate fit_classifier pca_curve",
     "experiment": "Experiment ExperimentOptions prepare_experiment",
+    "explain": "Explainer",
+    "explain_figure": "ExplainedClip draw_explanations",
     "features": "read_layer require_same_features",
+    "figures": "check_figure_path",
     "predict": "Predictions classify_features extractor_for probabilities write_features",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
     "transformer": "VideoFeatures",
 }
-_EXTRAS = {
-    "sklearn": ("scikit-learn", "classify"),
-    "scipy": ("scikit-learn", "classify"),
-    "matplotlib": ("matplotlib", "plot"),
-}
-"""Library → the package to install, and the extra that contains it."""
+_PACKAGES = {"sklearn": "scikit-learn", "scipy": "scikit-learn", "matplotlib": "matplotlib"}
+"""Library → the package to install."""
 
 __all__ = [
     "Baselines",
@@ -84,6 +89,8 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "ExperimentOptions",
+    "ExplainedClip",
+    "Explainer",
     "LinearClassifier",
     "PairsEvaluation",
     "Predictions",
@@ -91,9 +98,11 @@ __all__ = [
     "Split",
     "VideoFeatures",
     "baselines",
+    "check_figure_path",
     "classify_features",
     "cross_validate",
     "draw_evaluation",
+    "draw_explanations",
     "evaluate_pairs",
     "extractor_for",
     "fit_classifier",
@@ -122,8 +131,7 @@ def __getattr__(name: str) -> Any:
     try:
         return _import_name(name)
     except ModuleNotFoundError as error:
-        if (missing := (error.name or "").partition(".")[0]) not in _EXTRAS:
+        if (missing := (error.name or "").partition(".")[0]) not in _PACKAGES:
             raise
-        package, extra = _EXTRAS[missing]
-        hint = f"pip install 'c3d-extract[{extra}]'"
-        raise C3DError(f"{package} is not installed", hint=hint) from error
+        package = _PACKAGES[missing]
+        raise C3DError(f"{package} is not installed", hint=f"pip install {package}") from error

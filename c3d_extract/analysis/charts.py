@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from c3d_extract.errors import StoreError, printable
+from c3d_extract.analysis.figures import plain_text, save_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,17 +39,14 @@ def draw_evaluation(
     _draw_confusion(axes[0], evaluation, title)
     if curve:
         _draw_curve(axes[1], evaluation, curve)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot be drawn: {error}", subject=path) from error
+    save_figure(figure, path)
 
 
 def _draw_confusion(axes: Any, evaluation: Evaluation, title: str) -> None:
     """Colour by the share of the true class; a cell's number is its count."""
     counts = evaluation.confusion
     named, counted = len(counts) <= MOST_NAMES, len(counts) <= MOST_COUNTS
-    names = [_plain(name[:36]) for name in evaluation.classes] if named else None
+    names = [plain_text(name[:36]) for name in evaluation.classes] if named else None
     display = ConfusionMatrixDisplay(
         counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), display_labels=names
     )
@@ -67,7 +64,7 @@ def _draw_confusion(axes: Any, evaluation: Evaluation, title: str) -> None:
     if not named:
         axes.set(xticks=[], yticks=[])
     axes.tick_params(labelsize=10 if counted else 7)
-    axes.set(xlabel="predicted", ylabel="true", title=_plain(title))
+    axes.set(xlabel="predicted", ylabel="true", title=plain_text(title))
     axes.figure.colorbar(display.im_, ax=axes, aspect=40, label="share of the true class")
 
 
@@ -82,7 +79,3 @@ def _draw_curve(axes: Any, evaluation: Evaluation, curve: Mapping[int, Evaluatio
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-
-
-def _plain(text: str) -> str:
-    return printable(text).replace("$", r"\$")  # matplotlib would parse it as a formula

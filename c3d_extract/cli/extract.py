@@ -38,6 +38,7 @@ from c3d_extract.cli.options import (
     pool5_option,
     precision_option,
     quiet_option,
+    weights_option,
 )
 from c3d_extract.cli.preset import plan_preset, refuse_other_formats
 from c3d_extract.errors import StoreError, UsageError
@@ -93,13 +94,7 @@ def _number_or_source(context: click.Context, option: click.Parameter, value: st
 @click.option(
     "-o", "--output", default="feats.h5", show_default=True, metavar="FILE", help="The feature file."
 )
-@click.option(
-    "--weights",
-    default="sports1m",
-    show_default=True,
-    metavar="NAME|FILE",
-    help="A registered name or a checkpoint.",
-)
+@weights_option
 @mean_option
 @pool5_option
 @colour_option

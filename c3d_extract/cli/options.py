@@ -22,6 +22,7 @@ __all__ = [
     "precision_option",
     "quiet_option",
     "seed_option",
+    "weights_option",
 ]
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
@@ -40,6 +41,13 @@ pool5_option = click.option(
 )
 colour_option = click.option(
     "--colour", type=click.Choice(["bgr", "rgb"]), help="Override the checkpoint's channel order."
+)
+weights_option = click.option(
+    "--weights",
+    default="sports1m",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A registered name or a checkpoint.",
 )
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "classify": ("c3d_extract.cli.classify", "Evaluate features with a linear classifier."),
     "predict": ("c3d_extract.cli.predict", "Name each video's class with a saved classifier."),
     "aslan": ("c3d_extract.cli.aslan", "Tell pairs of the same action from others."),
+    "explain": ("c3d_extract.cli.explain", "Draw what in a clip a network's units respond to."),
     "train": ("c3d_extract.cli.train", "Train a network of the family."),
     "archs": ("c3d_extract.cli.archs", "Show the architectures: shapes, parameters, cost."),
     "demo": ("c3d_extract.cli.demo", "Render a few short sample videos."),

@@ -78,6 +78,9 @@ class Backbone(Protocol):
     def layer_size(self, layer: str) -> int:
         """Return the length D of a layer's feature vector."""
 
+    def n_channels(self, layer: str) -> int:
+        """Return the number of channels C of a layer that is a map (C, T, H, W), else its length."""
+
     def check_layers(self, layers: Sequence[str]) -> None:
         """Raise UsageError unless every layer is one of `layers`."""
 

@@ -92,6 +92,11 @@ class Architecture(C3DShapes):
         size = sizes.get(layer)
         return prod(self.map_shapes()[layer]) if size is None else size
 
+    def n_channels(self, layer: str) -> int:
+        """Return the number of filters of a convolution or pool, or a layer's length."""
+        shape = self.map_shapes().get(layer)
+        return self.layer_size(layer) if shape is None else shape[0]
+
     def check_layers(self, layers: Sequence[str]) -> None:
         """Raise UsageError unless every layer is one of `layers`."""
         for layer in layers:

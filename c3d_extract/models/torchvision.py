@@ -250,6 +250,10 @@ class VideoNetwork:
             return size
         return size * prod(n // by for n, by in zip(self.clip, self._family.strides, strict=True))
 
+    def n_channels(self, layer: str) -> int:
+        """Return the number of channels of the last map, or a layer's length."""
+        return self.layer_size(self._family.descriptor if layer == self._family.map_layer else layer)
+
     @property
     def _head_shape(self) -> Shape:
         shapes, head = self.state_shapes(), f"{self._family.head}."
