@@ -260,7 +260,7 @@ def _filesystem(address: str) -> tuple[Any, str]:
 
         found = url_to_fs(address, **options)
     except ImportError as error:
-        hint = f"pip install 'c3d-extract[remote]' ({error})"
+        hint = f"pip install fsspec s3fs ({error})"
         raise UsageError("needs a package that is not installed", subject=address, hint=hint) from error
     return cast("tuple[Any, str]", found)
 

@@ -136,6 +136,6 @@ def _pyarrow(subject: object) -> ModuleType:
         import pyarrow as pa
         import pyarrow.parquet
     except ImportError as error:
-        hint = f"pip install 'c3d-extract[parquet]' ({error})"
+        hint = f"pip install pyarrow ({error})"
         raise UsageError("needs a package that is not installed", subject=subject, hint=hint) from error
     return cast("ModuleType", pa)

@@ -277,5 +277,5 @@ def test_local_files_need_no_fsspec() -> None:
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
-    with pytest.raises(UsageError, match=r"pip install 'c3d-extract\[remote\]'"):
+    with pytest.raises(UsageError, match="pip install fsspec s3fs"):
         stat_object("s3://videos/x")

@@ -109,6 +109,10 @@ def command(**options: Any) -> None:
         prepare_experiment,
     )
 
+    if options["plot"]:
+        from c3d_extract.analysis import check_figure_path  # matplotlib is not needed otherwise
+
+        check_figure_path(options["plot"])
     settings = ClassifierSettings(c=options["c"], l2=options["l2"], pca=options["pca"])
     fixed = options["test"] or options["ucf101_lists"]
     if fixed and options["groups"] and settings.c is not None:
@@ -124,14 +128,15 @@ def command(**options: Any) -> None:
     curve = pca_curve(samples, splits, options["pca_curve"], settings)
     compared_with = baselines(samples, splits)
     _warn(experiment, evaluation)
+    # Before the text, whose reader may leave: classify … | head
+    if options["save"]:
+        _save(experiment, settings, options["save"])
+    if options["plot"]:
+        _plot(experiment, evaluation, curve, compared_with.chance, options["plot"])
     if options["as_json"]:
         put_json(_as_json(experiment, settings, evaluation, curve, compared_with))
     else:
         _show(experiment, settings, evaluation, curve, compared_with)
-    if options["save"]:
-        _save(experiment, settings, options["save"])
-    if options["plot"]:
-        _plot(experiment, evaluation, curve, options["plot"])
 
 
 def _warn(experiment: Experiment, evaluation: Evaluation) -> None:
@@ -157,11 +162,17 @@ def _save(experiment: Experiment, settings: ClassifierSettings, path: Path) -> N
     note(f"{path}: {n_classes} classes, fitted on {n_videos:,} videos, C = {classifier.c:g}")
 
 
-def _plot(experiment: Experiment, evaluation: Evaluation, curve: dict[int, Evaluation], path: Path) -> None:
+def _plot(
+    experiment: Experiment, evaluation: Evaluation, curve: dict[int, Evaluation], chance: float, path: Path
+) -> None:
     from c3d_extract.analysis import draw_evaluation
 
-    title = f"{experiment.provenance['layer']}: accuracy {_accuracy(evaluation)}"
-    draw_evaluation(evaluation, path, curve=curve, title=title)
+    layer, n_videos = experiment.provenance["layer"], len(experiment.videos)
+    title = (
+        f"{layer}: accuracy {_accuracy(evaluation)}, chance {chance:.3f}",
+        f"{n_videos:,} videos, {len(evaluation.classes)} classes; {experiment.protocol}",
+    )
+    draw_evaluation(evaluation, path, curve=curve, chance=chance, title=title)
     note(f"{path}: drawn")
 
 

@@ -37,7 +37,7 @@ _EXAMPLES = """\b
 Examples:
   c3d-tools explain clip.mp4 --weights motion-mini
   c3d-tools explain clip.mp4 --layer conv5b --clip 0 -o first.gif
-  c3d-tools explain a.mp4 b.mp4 --unit 12       # what unit 12 responds to in each
+  c3d-tools explain a.mp4 b.mp4 --unit 12            # unit 12 in each
 """
 
 

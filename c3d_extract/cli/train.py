@@ -235,7 +235,7 @@ def _finish(trainer: Trainer, entry: LogEntry | None, say: Say, *, half: bool) -
     """Write the model and the curve, and return the last measurements."""
     trainer.write_model("fp16" if half else "fp32")
     say(f"Model: {trainer.folder / 'model.safetensors'}")
-    _draw(trainer.folder, say)
+    _draw(trainer, entry, say)
     return {} if entry is None else {key: value for key, value in vars(entry).items() if key != "failures"}
 
 
@@ -511,14 +511,25 @@ def _print_entry(entry: LogEntry, recipe: Recipe, say: Say) -> None:
         say(f"  left out: {failure}")
 
 
-def _draw(folder: Path, say: Say) -> None:
+def _draw(trainer: Trainer, entry: LogEntry | None, say: Say) -> None:
+    from c3d_extract.train.evaluate import chance_accuracy
     from c3d_extract.train.report import draw_curve
 
+    picture = trainer.folder / "curve.png"
+    title, chance = _curve_title(trainer.setup, entry), chance_accuracy(trainer.setup.labels)
     try:
-        draw_curve(folder / "log.csv", folder / "curve.png")
+        draw_curve(trainer.folder / "log.csv", picture, title=title, chance=chance)
     except UsageError as error:
         say(f"No picture of the curve: {error}")
-    except OSError as error:
-        raise StoreError(f"cannot be written: {error}", subject=folder / "curve.png") from error
     else:
-        say(f"Curve: {folder / 'curve.png'}")
+        say(f"Curve: {picture}")
+
+
+def _curve_title(setup: TrainingSetup, entry: LogEntry | None) -> str:
+    """Say the network, how it was trained, and its last accuracy."""
+    recipe, n_classes = setup.recipe, len(setup.labels)
+    how = f"recipe {setup.data['recipe']}, {recipe.iterations:,} iterations of {recipe.batch_size} clips"
+    title = f"{setup.architecture.name}, {n_classes} classes; {how}"
+    if entry is None or entry.test_videos is None:
+        return title
+    return f"{title}\ntest accuracy {entry.test_videos:.3f} (videos), {entry.test_clips:.3f} (clips)"

@@ -116,7 +116,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        hint = "pip install 'c3d-extract[ray]' here and on every node"
+        hint = "pip install ray here and on every node"
         raise UsageError("Ray is not installed", subject="--ray", hint=hint) from error
     return ray
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.train.data import ClipSet, LabelledClip
 
-__all__ = ["Sums", "count_correct", "cross_entropy", "evaluate"]
+__all__ = ["Sums", "chance_accuracy", "count_correct", "cross_entropy", "evaluate"]
 
 _VIDEOS_TOGETHER = 16  # per test batch
 _CLIPS_TOGETHER = 32
@@ -72,6 +72,12 @@ def count_correct(scores: torch.Tensor, targets: torch.Tensor, labels: tuple[str
         n_correct += int((wanted.gather(1, best).squeeze(1) & asked).sum())
         n_asked += int(asked.sum())
     return n_correct, n_asked
+
+
+def chance_accuracy(labels: tuple[str, ...]) -> float | None:
+    """Return the accuracy of guessing; None for labels of several kinds, which clips have unequally often."""
+    kinds = _kinds(labels)
+    return 1 / len(labels) if len(kinds) == 1 else None
 
 
 def _kinds(labels: tuple[str, ...]) -> list[list[int]]:

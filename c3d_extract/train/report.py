@@ -117,33 +117,60 @@ def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
-def draw_curve(log: Path, picture: Path) -> None:
-    """Draw loss and accuracy over the iterations; raise UsageError if matplotlib is not installed."""
+def draw_curve(log: Path, picture: Path, *, title: str = "", chance: float | None = None) -> None:
+    """Draw loss and accuracy over the iterations.
+
+    Parameters
+    ----------
+    log, picture
+        The ``log.csv`` of a run, and the file to write, whose suffix is the format.
+    title
+        The lines above.
+    chance
+        The accuracy of guessing, drawn as a line.
+
+    Raises
+    ------
+    UsageError
+        If matplotlib is not installed.
+    StoreError
+        If the picture cannot be written.
+    """
     try:
         from matplotlib.figure import Figure
+
+        from c3d_extract.analysis.figures import plain_text, save_figure
     except ImportError as error:
-        raise UsageError(
-            "the curve needs matplotlib", hint="pip install 'c3d-extract[plot]' and run the command again"
-        ) from error
+        hint = "pip install matplotlib and run the command again"
+        raise UsageError("the curve needs matplotlib", hint=hint) from error
     columns = TrainingLog(log).read()
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle("\n".join(map(plain_text, title.split("\n"))), fontsize=11)
     left, right = figure.subplots(1, 2)
-    _draw_lines(left, columns, ("loss", "test_loss"))
-    _draw_lines(right, columns, ("accuracy", "test_clips", "test_videos"))
+    _draw_lines(left, columns, {"loss": "training", "test_loss": "test"})
+    left.set_ylim(0, 1.05 * left.get_ylim()[1])
     left.set_ylabel("loss")
-    right.set_ylim(0, 1)
+    accuracies = {"accuracy": "training, clips", "test_clips": "test, clips", "test_videos": "test, videos"}
+    _draw_lines(right, columns, accuracies)
+    if chance is not None:
+        right.axhline(chance, color="gray", linestyle=":", label=f"chance, {chance:.3f}")
+    right.set_ylim(0, 1.02)
     right.set_ylabel("accuracy")
-    with replacing(picture) as file:
-        figure.savefig(file, format="png", dpi=120)
+    for axes in (left, right):
+        axes.legend()
+    save_figure(figure, picture)
 
 
-def _draw_lines(axes: Any, columns: dict[str, list[float | None]], names: tuple[str, ...]) -> None:
-    for name in names:
+def _draw_lines(axes: Any, columns: dict[str, list[float | None]], labels: dict[str, str]) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    for name, label in labels.items():
         pairs = zip(columns["iteration"], columns[name], strict=True)
         points = [(x, y) for x, y in pairs if y is not None]
         if points:
-            marker = "." if "test" in name else None
-            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), marker=marker)
+            marker = "." if "test" in name or len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("iteration")
     axes.grid(visible=True, alpha=0.3)
-    axes.legend()

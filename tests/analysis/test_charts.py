@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from c3d_extract.analysis import Evaluation, draw_evaluation
+from c3d_extract.analysis import Evaluation, check_figure_path, draw_evaluation
 from c3d_extract.analysis.classify import FoldResult
+from c3d_extract.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from matplotlib.transforms import BboxBase
 
 
 def evaluation(n_classes: int) -> Evaluation:
@@ -70,7 +75,63 @@ def test_the_curve_shows_each_dimension_and_the_accuracy_without(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     curve = {k: evaluation(3) for k in (50, 2)}
-    draw_evaluation(evaluation(3), tmp_path / "p.png", curve=curve)
-    line, *_, level = (np.asarray(line.get_xydata()) for line in figures[0].axes[1].get_lines())
+    draw_evaluation(evaluation(3), tmp_path / "p.png", curve=curve, chance=1 / 3)
+    (axes,) = (axes for axes in figures[0].axes if axes.get_ylabel() == "accuracy")
+    line, *_, level, chance = (np.asarray(line.get_xydata()) for line in axes.get_lines())
     assert line.tolist() == [[2, 0.5], [50, 0.5]]
     assert set(level[:, 1]) == {0.5}
+    assert set(chance[:, 1]) == {1 / 3}
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] >= 1
+
+
+def test_a_long_title_is_wrapped_and_all_that_is_written_is_on_the_picture(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    title = ["fc6: accuracy 0.500, chance 0.500", f"trained on {'a' * 40}.h5, tested on {'b' * 40}.h5"]
+    draw_evaluation(evaluation(2), tmp_path / "p.png", curve={2: evaluation(2)}, title=title)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert any(text.get_text().startswith(f"{title[0]}\ntrained on") for text in words)
+    inside = figure.bbox.padded(1)
+    assert [text for text in words if not _contains(inside, text.get_window_extent())] == []
+
+
+def _contains(outer: BboxBase, inner: BboxBase) -> bool:
+    return bool(outer.containsx(inner.x0) and outer.containsx(inner.x1)) and bool(
+        outer.containsy(inner.y0) and outer.containsy(inner.y1)
+    )
+
+
+def test_colours_run_from_nothing_to_a_whole_class_and_show_a_rare_confusion(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    draw_evaluation(evaluation(3), tmp_path / "p.png")
+    (image,) = figures[0].axes[0].images
+    assert image.get_clim() == pytest.approx((0, 1))
+    colours = np.asarray(image.cmap(image.norm(np.array([0, 0.01, 1]))))
+    none, rare, whole = colours[:, :3].sum(axis=1)
+    assert none == 3  # white
+    assert whole < rare < 2.75
+
+
+@pytest.mark.parametrize("name", ["p.bmp", "p"])
+def test_a_path_of_no_format_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: no format of a picture; name a .png"):
+        check_figure_path(tmp_path / name)
+    with pytest.raises(StoreError, match="its folder is not there"):
+        check_figure_path(tmp_path / "nowhere" / "p.png")
+    check_figure_path(tmp_path / "p.PNG")
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_figure: Figure, file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "p.png").write_bytes(b"old")
+    monkeypatch.setattr(Figure, "savefig", fails)
+    with pytest.raises(StoreError, match="the disk is full"):
+        draw_evaluation(evaluation(2), tmp_path / "p.png")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -183,10 +183,9 @@ def test_a_class_that_no_fold_tests_has_no_recall() -> None:
 
 
 @pytest.mark.parametrize(("missing", "module", "name", "message"), [
-    ("sklearn.svm", "classify", "cross_validate",
-     r"scikit-learn is not installed; pip install 'c3d-extract\[classify\]'"),
-    ("matplotlib.figure", "charts", "draw_evaluation",
-     r"matplotlib is not installed; pip install 'c3d-extract\[plot\]'"),
+    ("sklearn.svm", "classify", "cross_validate", "scikit-learn is not installed; pip install scikit-learn"),
+    ("matplotlib.figure", "figures", "check_figure_path",
+     "matplotlib is not installed; pip install matplotlib"),
 ])  # fmt: skip
 def test_a_missing_extra_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, missing: str, module: str, name: str, message: str

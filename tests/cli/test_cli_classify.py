@@ -22,6 +22,7 @@ from labelled_features import (
 )
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 
+from c3d_extract import analysis
 from c3d_extract.analysis import load_classifier
 from c3d_extract.cli.tools import COMMANDS, LazyGroup
 
@@ -300,13 +301,47 @@ def test_a_plot_is_a_picture(tmp_path: Path, features: Path) -> None:
     assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("name", ["p.xyz", "no folder/p.png"])
-def test_a_plot_that_cannot_be_drawn_costs_only_itself(tmp_path: Path, features: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "why"),
+    [("p.xyz", 2, "no format of a picture"), ("no folder/p.png", 1, "its folder is not there")],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int, why: str
+) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("c3d_extract.analysis.experiment.prepare_experiment", None)
     result = run("classify", features, "--folds", "2", "--plot", tmp_path / name)
-    assert result.exit_code == 1
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert f"Error: {tmp_path / name}: {why}" in result.stderr
+
+
+def test_without_matplotlib_it_runs_and_a_plot_is_refused_before_the_work(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for module in ("charts", "figures"):
+        monkeypatch.delitem(sys.modules, f"c3d_extract.analysis.{module}", raising=False)
+    for name in ("check_figure_path", "draw_evaluation"):
+        monkeypatch.delitem(vars(analysis), name, raising=False)
+    result = run("classify", features, "--folds", "2")
     assert "accuracy  0." in result.stdout
-    assert f"Error: {tmp_path / name}: cannot be drawn" in result.stderr
+    result = run("classify", features, "--folds", "2", "--plot", tmp_path / "p.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: matplotlib is not installed; pip install matplotlib\n"
+
+
+def test_the_plot_is_there_when_the_reader_of_the_text_leaves(
+    tmp_path: Path, features: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def reader_left(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("c3d_extract.cli.classify.show", reader_left)
+    run("classify", features, "--folds", "2", "--plot", tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 def test_help_needs_no_heavy_library() -> None:
