@@ -8,6 +8,7 @@ import sqlite3
 from functools import partial
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,6 +71,15 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 def output(tmp_path: Path) -> Path:
     """The feature file of a run that has not begun."""
     return tmp_path / "feats.h5"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands write tables as on a terminal of 80 columns."""
+    from c3d_extract.cli import tables
+
+    monkeypatch.setattr(tables, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import guarded, put_json
+from c3d_extract.cli.common import guarded, put_json, show
 from c3d_extract.cli.options import debug_option, json_option
+from c3d_extract.cli.tables import is_terminal, show_table
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from c3d_extract.models.base import Backbone
     from c3d_extract.models.c3d import Architecture
     from c3d_extract.models.layer_table import LayerRow
@@ -62,21 +61,19 @@ def command(
 ) -> None:
     """Show a line for each architecture, or each layer of those named."""
     del debug  # `guarded` reads it
-    from rich.console import Console
-
     from c3d_extract.models.c3d import ARCHITECTURES
 
     changed = width != 1 or spatial != "3" or size != (112, 112)
-    console = Console(highlight=False)
     if not named:
         papers = [_of_paper(name, width, int(spatial), size, classes) for name in ARCHITECTURES]
         if as_json:
             put_json([_described(arch) for arch in papers])
             return
-        _print_overview(console, papers)
-        if not changed and classes is None:
-            _print_paper(console, papers)
-        _print_others(console)
+        _print_overview(papers)
+        if is_terminal():
+            if not changed and classes is None:
+                _print_paper(papers)
+            _print_others()
         return
     chosen = [
         _of_paper(name, width, int(spatial), size, classes)
@@ -88,7 +85,7 @@ def command(
         put_json([_described(backbone) for backbone in chosen])
         return
     for backbone in chosen:
-        _print_layers(console, backbone)
+        _print_layers(backbone)
 
 
 def _other(name: str, classes: int | None, *, changed: bool) -> Backbone:
@@ -156,68 +153,62 @@ def _described(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _print_overview(console: Console, chosen: list[Architecture]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("name")
-    table.add_column("depths")
-    for title in ("classes", "conv", "fc6-fc8", "parameters", "mult-adds"):
-        table.add_column(title, justify="right")
-    for arch in chosen:
-        convolutions, *linear = _parts(arch).values()
-        table.add_row(
-            arch.name,
-            "-".join(map(str, arch.depths)),
-            str(arch.n_classes),
-            f"{convolutions / 1e6:.2f} M",
-            f"{sum(linear) / 1e6:.2f} M",
-            f"{arch.n_parameters():,}",
-            f"{sum(arch.multiply_adds().values()) / 1e9:.2f} G",
-        )
-    console.print(table)
+def _print_overview(chosen: list[Architecture]) -> None:
+    numbers = ("classes", "conv", "fc6-fc8", "parameters", "mult-adds")
+    show_table(("name", "depths", *numbers), map(_overview, chosen), right=numbers)
 
 
-def _print_paper(console: Console, chosen: list[Architecture]) -> None:
+def _overview(arch: Architecture) -> list[str]:
+    convolutions, *linear = _parts(arch).values()
+    return [
+        arch.name,
+        "-".join(map(str, arch.depths)),
+        str(arch.n_classes),
+        f"{convolutions / 1e6:.2f} M",
+        f"{sum(linear) / 1e6:.2f} M",
+        f"{arch.n_parameters():,}",
+        f"{sum(arch.multiply_adds().values()) / 1e9:.2f} G",
+    ]
+
+
+def _print_paper(chosen: list[Architecture]) -> None:
     count = {arch.name: arch.n_parameters() for arch in chosen}
-    console.print("\nThe paper (Section 3.1) next to what these shapes give:")
+    show("\nThe paper (Section 3.1) next to what these shapes give:")
     found = {
         "depth-3": f"{count['depth-3']:,}",
         "depth-1": f"{count['depth-3'] - count['depth-1']:,} fewer",
         "depth-7": f"{count['depth-7'] - count['depth-5']:,} more",
     }
     for name, said in PAPER.items():
-        console.print(f"  {name}: the paper says {said}; counted {found[name]}")
+        show(f"  {name}: the paper says {said}; counted {found[name]}")
 
 
-def _print_others(console: Console) -> None:
+def _print_others() -> None:
     from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS
 
     others = ", ".join([*NETWORKS, *FURTHER_NETWORKS])
-    console.print(f"\nBy name, `c3d-tools archs NAME` shows these, too: {others}")
+    show(f"\nBy name, `c3d-tools archs NAME` shows these, too: {others}")
 
 
-def _print_layers(console: Console, backbone: Backbone) -> None:
-    from rich.table import Table
-
-    console.print(_title(backbone), style="italic")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer")
+def _print_layers(backbone: Backbone) -> None:
     kernels = _kernels(backbone)
-    headings = ["kernel"] if kernels else []
-    for heading in (*headings, "output", "parameters", "multiply-adds"):
-        table.add_column(heading, justify="right")
-    for row in _rows(backbone):
-        table.add_row(
+    numbers = (*(["kernel"] if kernels else []), "output", "parameters", "multiply-adds")
+    rows = [
+        [
             row.name,
             *([kernels.get(row.name, "")] if kernels else []),
             "x".join(map(str, row.output)),
             f"{row.n_parameters:,}" if row.n_parameters else "",
             f"{row.multiply_adds / 1e6:,.1f} M" if row.multiply_adds else "",
-        )
+        ]
+        for row in _rows(backbone)
+    ]
     whole = f"{backbone.n_parameters():,}", f"{backbone.operations() / 2e9:.2f} G"
-    table.add_row("total", *("" for _ in headings), "", *whole, style="bold")
-    console.print(table)
+    total = ["total", *[""] * (len(numbers) - 2), *whole]
+    if is_terminal():
+        show(_title(backbone))
+    name = "" if is_terminal() else backbone.name
+    show_table(("layer", *numbers), [*rows, total], right=numbers, title=name)
 
 
 def _title(backbone: Backbone) -> str:

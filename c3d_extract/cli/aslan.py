@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, put_json, show
+from c3d_extract.cli.completion import complete_layer
 from c3d_extract.cli.options import debug_option, json_option, missing_option
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="ASLAN's View2.mat (action_splits_pairs), or lines split,first,second,same (1 or 0).",
 )
 @click.option(
-    "--layer", "layers", multiple=True, metavar="NAME", help="Repeatable.  [default: prob, fc7, fc6, pool5]"
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_layer,
+    help="Repeatable.  [default: prob, fc7, fc6, pool5]",
 )
 @click.option(
     "--c", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="The SVM's C."

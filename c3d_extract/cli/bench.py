@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, put_json
+from c3d_extract.cli.completion import complete_weights
 from c3d_extract.cli.options import debug_option, device_option, json_option, mean_option, precision_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from c3d_extract.settings import Precision
     from c3d_extract.weights import Checkpoint
+
+    Begin = Callable[[str], object]
 
 __all__ = ["command"]
 
@@ -26,7 +31,12 @@ _SAMPLES = (("320x240", (96, 240, 320)), ("1280x720", (48, 720, 1280)))
 
 
 @click.command(name="bench")
-@click.option("--weights", metavar="NAME|FILE", help="A checkpoint.  [default: C3D with random weights]")
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    shell_complete=complete_weights,
+    help="A checkpoint.  [default: C3D with random weights]",
+)
 @mean_option
 @device_option()
 @precision_option("auto is the fastest within 1 % of fp32.")
@@ -38,6 +48,7 @@ def command(
 ) -> None:
     """Measure the network and the decoders here, in under two minutes."""
     del debug
+    from c3d_extract.cli.progress import step_status
     from c3d_extract.compute.devices import choose_device, device_name
     from c3d_extract.compute.precision import choose_precision
 
@@ -46,12 +57,13 @@ def command(
     checkpoint = _checkpoint(weights, mean)
     if not as_json:
         note(f"Measuring {checkpoint.backbone.name} on {where} in {how}; under two minutes …")
-    findings: dict[str, Any] = {
-        "device": device_name(where),
-        "precision": how,
-        "network": _network(checkpoint, where, how),
-        "decoding": _decoding(checkpoint),
-    }
+    with step_status() as begin:
+        findings: dict[str, Any] = {
+            "device": device_name(where),
+            "precision": how,
+            "network": _network(checkpoint, where, how, begin),
+            "decoding": _decoding(checkpoint, begin),
+        }
     findings["verdict"] = _verdict(findings, where.type)
     put_json(findings) if as_json else _show(findings)
 
@@ -91,7 +103,9 @@ def _random_c3d() -> Checkpoint:
     )
 
 
-def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision) -> dict[str, Any]:
+def _network(
+    checkpoint: Checkpoint, device: torch.device, precision: Precision, begin: Begin
+) -> dict[str, Any]:
     from c3d_extract.compute.network import Network
 
     layers = (checkpoint.backbone.default_layer,)
@@ -99,6 +113,7 @@ def _network(checkpoint: Checkpoint, device: torch.device, precision: Precision)
     flop = checkpoint.backbone.operations()
     rows = []
     for size in sorted({1, max(1, suited // 2), suited}):
+        begin(f"network in batches of {size}, {_MODEL_SECONDS:g} s")
         rate = _clips_per_second(checkpoint, device, precision, size)
         rows.append(
             {
@@ -135,7 +150,7 @@ def _clips_per_second(checkpoint: Checkpoint, device: torch.device, precision: P
     return (n + len(clips)) / (time.monotonic() - started)
 
 
-def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _decoding(checkpoint: Checkpoint, begin: Begin) -> list[dict[str, Any]]:
     from c3d_extract.compute.devices import usable_cores
 
     cores = usable_cores()
@@ -144,6 +159,8 @@ def _decoding(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         for name, size in _SAMPLES:
             video = _sample(Path(folder) / f"{name}.mp4", size)
             for workers in sorted({1, cores}):
+                decoders = "1 worker" if workers == 1 else f"{workers} workers"
+                begin(f"decoding {name} with {decoders}, {_DECODE_SECONDS / 2:g} s")
                 rate = _frames_a_second(checkpoint, video, size[0], workers)
                 rows.append({"video": name, "workers": workers, "frames_per_second": round(rate)})
     return rows

@@ -7,12 +7,13 @@ import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from c3d_extract.cli.common import EXIT_FATAL, guarded, put_json
+from c3d_extract.cli.common import EXIT_FATAL, guarded, put_json, show
 from c3d_extract.cli.options import debug_option, json_option
+from c3d_extract.cli.tables import show_facts
 
 if TYPE_CHECKING:
     import torch
@@ -190,25 +191,8 @@ def _temporary(problems: list[str]) -> dict[str, str]:
 
 
 def _show(findings: dict[str, dict[str, str]], problems: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for title, group in findings.items():
-        table.add_row(f"[bold]{title}[/bold]")
-        for name, value in group.items():
-            table.add_row(f"  {name}", _escaped(value))
-    console = Console(highlight=False)
-    console.print(table)
+    show_facts(findings)
     for problem in problems:
-        console.print(f"[red]problem:[/red] {_escaped(problem)}")
+        show(f"problem: {problem}")
     if not problems:
-        console.print("[green]No problems found.[/green]")
-
-
-def _escaped(value: Any) -> str:
-    from rich.markup import escape
-
-    return escape(str(value))
+        show("No problems found.")

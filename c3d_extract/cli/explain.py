@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, printable, show
+from c3d_extract.cli.completion import complete_layer
 from c3d_extract.cli.options import (
     colour_option,
     debug_option,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.analysis import ExplainedClip, Explainer
     from c3d_extract.sources.source import Source
-    from c3d_extract.train import ClipItem
+    from c3d_extract.train import ClipDataset, ClipItem
 
 __all__ = ["command"]
 
@@ -59,6 +60,7 @@ Examples:
 @click.option(
     "--layer",
     metavar="NAME",
+    shell_complete=complete_layer,
     help="Of C3D: conv5b, pool5, fc6, fc7, fc8.  [default: the descriptor; C3D: fc6]",
 )
 @click.option(
@@ -152,11 +154,22 @@ def _clip(explainer: Explainer, source: Source, units: Sequence[int], number: in
     clips = ClipDataset([source.location], explainer.checkpoint, on_error="fail")
     if number is None:
         explainer.check_units(units)
-        chosen = list(units) or slice(None)
-        return max(clips, key=lambda item: explainer.activations(item.clip)[chosen].max())
+        return _strongest(explainer, clips, units)
     for item in islice(clips, number, None):
         return item
     raise UsageError(f"has no clip {number}", subject=source.name)
+
+
+def _strongest(explainer: Explainer, clips: ClipDataset, units: Sequence[int]) -> ClipItem:
+    from c3d_extract.cli.progress import step_status
+
+    with step_status() as begin:
+
+        def strength(item: ClipItem) -> float:
+            begin(f"{item.video}: frame {item.start_frame}")
+            return float(explainer.activations(item.clip)[list(units) or slice(None)].max())
+
+        return max(clips, key=strength)
 
 
 def _unit_name(explainer: Explainer, unit: int) -> str:

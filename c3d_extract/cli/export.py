@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, show
+from c3d_extract.cli.completion import complete_layer, complete_preset
 from c3d_extract.cli.options import debug_option, overwrite_option, quiet_option
+from c3d_extract.cli.tables import is_terminal, show_table
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("export", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("preset", required=False)
+@click.argument("preset", required=False, shell_complete=complete_preset)
 @click.argument("features", required=False, type=EXISTING)
 @click.option("--list", "as_list", is_flag=True, help="List the presets: what loads them, what they take.")
 @click.option(
@@ -30,7 +32,12 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="DIR|FILE",
     help="The folder to write, or the file where the preset is one file.",
 )
-@click.option("--layer", metavar="NAME", help="The layer, where FEATURES has several that fit.")
+@click.option(
+    "--layer",
+    metavar="NAME",
+    shell_complete=complete_layer,
+    help="The layer, where FEATURES has several that fit.",
+)
 @click.option(
     "--pca-from",
     "basis",
@@ -52,7 +59,7 @@ def command(
     from c3d_extract.output.export import PRESETS
 
     if as_list:
-        show("\n".join(line for each in PRESETS.values() for line in _described(each)))
+        _list(list(PRESETS.values()))
         return
     _export(preset, features, output, **options)
 
@@ -78,17 +85,23 @@ def _export(
         note(f"{features} → {output}")
 
 
-def _described(preset: Preset) -> list[str]:
-    """Return what a preset is for and what it takes, in lines of at most 80 characters."""
+def _list(presets: list[Preset]) -> None:
+    """Print what each preset is for and what it takes, on a terminal in lines of at most 80 characters."""
+    if not is_terminal():
+        show_table(("name", "for", "rows", "writes", "options"), map(_described, presets))
+        return
+    for preset in presets:
+        name, purpose, rows, target, options = _described(preset)
+        lines = [f"{name:14}{purpose}", f"{'':14}{rows} → {target}", f"{'':14}{options}"]
+        show("\n".join(lines if options else lines[:2]))
+
+
+def _described(preset: Preset) -> tuple[str, str, str, str, str]:
+    """Return name, purpose, the rows it takes, what it writes, and the options to extract for it."""
     from c3d_extract.output.export import recipe
 
     needs = preset.needs
     options = [f"{name} {value}" for name, value in recipe(needs).items()]
     options += [] if needs.basis is None else [f"--pca-from {needs.basis}"]
-    kind = "clips" if needs.rows == "clips" else "clips or videos"
-    what = "a folder" if preset.file_name is None else preset.file_name
-    return [
-        f"{preset.name:14}{preset.purpose}",
-        f"{'':14}{kind} → {what}",
-        *([f"{'':14}{' '.join(options)}"] if options else []),
-    ]
+    rows = "clips" if needs.rows == "clips" else "clips or videos"
+    return preset.name, preset.purpose, rows, preset.file_name or "a folder", " ".join(options)

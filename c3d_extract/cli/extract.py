@@ -17,6 +17,7 @@ from c3d_extract.cli.common import (
     put_json,
     run_program,
 )
+from c3d_extract.cli.completion import complete_layer, complete_preset
 from c3d_extract.cli.dry_run import dry_run
 from c3d_extract.cli.extract_options import (
     Inputs,
@@ -27,6 +28,7 @@ from c3d_extract.cli.extract_options import (
     run_options,
     settings_of,
 )
+from c3d_extract.cli.groups import GroupedCommand
 from c3d_extract.cli.options import (
     colour_option,
     debug_option,
@@ -82,8 +84,25 @@ def _number_or_source(context: click.Context, option: click.Parameter, value: st
         raise click.BadParameter(f"{value!r} is neither a number nor source.", param=option) from None
 
 
+_GROUPS = {
+    "Input": ("from_file", "frame_folders", "follow_links", "max_pixels"),
+    "Network": ("weights", "mean", "pool5", "colour", "layer", "device", "precision", "batch_size"),
+    "Clips": ("stride", "tail", "short", "fps", "crops", "l2", "pca", "pca_from"),
+    "Output": ("output", "clips", "preset", "overwrite", "as_json"),
+    "Running": (
+        "workers", "timeout", "on_error", "strict", "retry_failed", "offline", "dry_run", "quiet", "verbose",
+        "debug",
+    ),
+    "Runs in parts, on several machines": ("shard", "ray", "part_size", "retries", "mixed", "scratch"),
+}  # fmt: skip
+"""Title → options, as the help lists them."""
+
+
 @click.command(
-    epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=GroupedCommand,
+    groups=_GROUPS,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.argument("paths", nargs=-1, type=click.Path())
 @click.option(
@@ -102,6 +121,7 @@ def _number_or_source(context: click.Context, option: click.Parameter, value: st
     "--layer",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_layer,
     help="Of C3D: conv5b, pool5, fc6, fc7 (after ReLU), fc8, prob; repeatable.  [default: the network's "
     "descriptor; C3D: fc6]",
 )
@@ -145,6 +165,7 @@ def _number_or_source(context: click.Context, option: click.Parameter, value: st
 @click.option(
     "--preset",
     metavar="NAME",
+    shell_complete=complete_preset,
     help="Extract what other code takes and write -o, a folder or file, in its layout; c3d-tools export "
     "--list lists them. The run's own files are beside it: -o with .h5 and .clips.h5 appended.",
 )

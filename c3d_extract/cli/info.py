@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from c3d_extract.cli.common import guarded, printable, put_json
+from c3d_extract.cli.common import guarded, put_json, show
 from c3d_extract.cli.options import debug_option, json_option
+from c3d_extract.cli.tables import is_terminal, show_facts
 from c3d_extract.errors import UsageError
 from c3d_extract.object_store import is_address
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["command"]
 
@@ -59,22 +57,17 @@ def _describe(file: str) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console()
-    console.print(_pairs("", _headline(facts)))
+    sections = {"": _headline(facts)}
     for title in ("settings", "weights", "versions"):
-        if facts.get(title):
-            # What else is known of the checkpoint is long; --json has it.
-            console.print(_pairs(title, {k: v for k, v in facts[title].items() if k != "record"}))
+        # What else is known of the checkpoint is long; --json has it.
+        sections[title] = {k: v for k, v in (facts.get(title) or {}).items() if k != "record"}
     failures = (facts.get("report") or {}).get("failures", [])
-    if failures:
-        console.print(
-            _pairs("failed", {line["video"]: line["error"] for line in failures[:N_FAILURES_SHOWN]})
-        )
-    if len(failures) > N_FAILURES_SHOWN:
-        console.print(Text(f"  … and {len(failures) - N_FAILURES_SHOWN} more: --json lists all"))
+    shown = failures[:N_FAILURES_SHOWN] if is_terminal() else failures
+    sections["failed"] = {line["video"]: line["error"] for line in shown}
+    found = {title: {name: _plain(value) for name, value in one.items()} for title, one in sections.items()}
+    show_facts({title: one for title, one in found.items() if one})
+    if len(failures) > len(shown):
+        show(f"  … and {len(failures) - len(shown)} more: --json lists all")
 
 
 def _headline(facts: dict[str, Any]) -> dict[str, Any]:
@@ -115,21 +108,6 @@ def _headline_of_run(facts: dict[str, Any]) -> dict[str, Any]:
     if missing and facts["videos_per_second"]:
         lines["rate"] = f"{facts['videos_per_second']:.1f} videos/s, {facts['seconds_left']:,.0f} s left"
     return lines
-
-
-def _pairs(title: str, values: dict[str, Any]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(overflow="fold", min_width=16, max_width=40)
-    table.add_column(overflow="fold")
-    if title:
-        table.add_row(Text(title, style="bold"))
-    for name, value in values.items():
-        shown = printable(name)
-        table.add_row(Text(f"  {shown}" if title else shown), Text(printable(_plain(value))))
-    return table
 
 
 def _plain(value: Any) -> str:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from c3d_extract.cli.completion import complete_weights
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,6 +49,7 @@ weights_option = click.option(
     default="sports1m",
     show_default=True,
     metavar="NAME|FILE",
+    shell_complete=complete_weights,
     help="A registered name or a checkpoint.",
 )
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from c3d_extract.cli.common import guarded, note
+from c3d_extract.cli.completion import complete_layer
+from c3d_extract.cli.groups import SuggestingGroup
 from c3d_extract.cli.options import debug_option, overwrite_option
 
 __all__ = ["command"]
@@ -15,7 +17,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group("pca", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("pca", cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Fit a PCA basis on a feature file, or apply one."""
 
@@ -27,7 +29,12 @@ def command() -> None:
 )
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The basis file to write.")
 @click.option(
-    "--layer", "layers", multiple=True, metavar="NAME", help="Only this layer; repeatable. Default: all."
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_layer,
+    help="Only this layer; repeatable. Default: all.",
 )
 @overwrite_option("Replace an earlier output.")
 @debug_option

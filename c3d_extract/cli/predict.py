@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import EXIT_SOME_FAILED, guarded, note, printable, put_json
+from c3d_extract.cli.completion import complete_weights
 from c3d_extract.cli.options import (
     debug_option,
     device_option,
@@ -41,12 +42,17 @@ Examples:
 
 
 @click.command("predict", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
-@click.argument("model")
+@click.argument("model", shell_complete=complete_weights)
 @click.argument("inputs", metavar="FEATURES|VIDEO...", nargs=-1, required=True)
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes named for each video."
 )
-@click.option("--weights", metavar="NAME|FILE", help="The network.  [default: the one that MODEL names]")
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    shell_complete=complete_weights,
+    help="The network.  [default: the one that MODEL names]",
+)
 @mean_option
 @click.option(
     "--pca-from",

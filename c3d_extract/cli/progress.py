@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Self
@@ -22,9 +23,11 @@ from rich.text import Text
 from c3d_extract.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from c3d_extract.pipeline import Progress as Counts
 
-__all__ = ["FetchBar", "RunBar", "clock", "rates"]
+__all__ = ["FetchBar", "RunBar", "clock", "rates", "step_status"]
 
 _PLAIN_SECONDS = 30.0  # between lines where stderr is no terminal
 
@@ -134,3 +137,14 @@ class FetchBar:
             if not sys.stderr.isatty():
                 Console(stderr=True).print(f"fetching {name}", highlight=False, markup=False)
         self._bar.update(self._tasks[name], completed=n_done, total=n_total)
+
+
+@contextlib.contextmanager
+def step_status() -> Iterator[Callable[[str], object]]:
+    """Yield a function that shows the step that is running; it shows nothing where stderr is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield lambda step: status.update(Text(printable(step)))

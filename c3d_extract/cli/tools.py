@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
 from c3d_extract.cli.common import run_program
+from c3d_extract.cli.groups import LazyGroup
+
+__all__ = ["COMMANDS", "LazyGroup", "main", "module_main"]
 
 COMMANDS = {
     "weights": ("c3d_extract.cli.weights", "List, show, fetch, convert and verify checkpoints."),
@@ -27,38 +28,12 @@ COMMANDS = {
 """Name → module that holds a click command ``command``, and its one-line help: listing imports nothing."""
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module when it is called."""
-
-    def __init__(self, commands: dict[str, tuple[str, str]], help_text: str) -> None:
-        super().__init__(help=help_text, context_settings={"help_option_names": ["-h", "--help"]})
-        self._lazy = commands
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order they are listed above."""
-        del ctx
-        return list(self._lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command of that name."""
-        del ctx
-        if cmd_name not in self._lazy:
-            return None
-        command = import_module(self._lazy[cmd_name][0]).command
-        if not isinstance(command, click.Command):
-            raise TypeError(cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+_ELSEWHERE = {"extract": "Extraction is a program of its own: c3d-extract videos/ -o feats.h5"}
 
 
 def main() -> None:
     """Run ``c3d-tools``."""
-    run_program(LazyGroup(COMMANDS, "Tools around c3d-extract."), "c3d-tools")
+    _run(LazyGroup(COMMANDS, "Tools around c3d-extract.", _ELSEWHERE), "c3d-tools")
 
 
 def module_main() -> None:
@@ -66,4 +41,8 @@ def module_main() -> None:
     extract = {
         "extract": ("c3d_extract.cli.extract", "Turn videos into C3D descriptors (the same as c3d-extract).")
     }
-    run_program(LazyGroup(extract | COMMANDS, "C3D video descriptors."), "python -m c3d_extract")
+    _run(LazyGroup(extract | COMMANDS, "C3D video descriptors."), "python -m c3d_extract")
+
+
+def _run(group: LazyGroup, name: str) -> None:
+    run_program(click.version_option(package_name="c3d-extract", prog_name=name)(group), name)

@@ -22,6 +22,7 @@ from c3d_extract.cli.options import (
     seed_option,
 )
 from c3d_extract.errors import StoreError, UsageError
+from c3d_extract.train.recipes import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,18 +80,38 @@ class _Network(NamedTuple):
 def _recipe_options(function: Any) -> Any:
     """Add an option for each number of a recipe."""
     for name, kind, text in reversed(RECIPE_OPTIONS):
-        option = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{text} Default: the recipe's.")
+        option = click.option(
+            f"--{name.replace('_', '-')}", type=kind, help=f"{text}  [default: the recipe's]"
+        )
         function = option(function)
     return function
 
 
+def _recipe_table() -> str:
+    """Return the numbers of each recipe, a line for each option."""
+    names = [name for name, _, _ in RECIPE_OPTIONS] + ["batch_norm"]
+    lines = [f"{'':17}" + "".join(f"{name:>12}" for name in RECIPES)]
+    for name in names:
+        values = "".join(f"{_short(getattr(recipe, name)):>12}" for recipe in RECIPES.values())
+        lines.append(f"{name.replace('_', '-'):17}{values}")
+    return "\n".join(["\b", "Recipes, and their defaults of the options above:", *lines])
+
+
+def _short(value: object) -> str:
+    words = {None: "-", True: "yes", False: "no"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 @click.command(
+    epilog=_recipe_table(),
     help="""Train a network on DATA.
 
     DATA is a folder with a folder of videos for each class; a list of `path label` lines or a CSV; an
     official UCF101 or Sports-1M list; or `synthetic`, `synthetic:motion`, `synthetic:reversal`,
     `synthetic:shapes`, `synthetic:figures`. A folder of numbered images is a video, too. A run that was
-    stopped continues where it was. Under torchrun it uses all processes."""
+    stopped continues where it was. Under torchrun it uses all processes.""",
 )
 @click.argument("data")
 @click.option(
@@ -107,7 +128,8 @@ def _recipe_options(function: Any) -> Any:
     "--recipe",
     "recipe_name",
     default=None,
-    help="ucf101, sports1m, finetune, last-layer, synthetic or motion-mini.",
+    help=f"{', '.join(RECIPES)}.  [default: finetune with --from, last-layer with --freeze, synthetic for "
+    "synthetic data, else ucf101]",
 )
 @click.option("--arch", default=None, help="Architecture, see `c3d-tools archs`.  [default: c3d]")
 @click.option("--width", type=float, default=None, help="Multiplies the filters.  [default: 1]")
@@ -368,8 +390,6 @@ def _start(options: Options) -> Checkpoint | None:
 
 
 def _recipe(data: str, options: Options) -> tuple[str, Recipe]:
-    from c3d_extract.train.recipes import RECIPES
-
     usual = "synthetic" if data.startswith("synthetic") else "ucf101"
     if options["start"]:
         usual = "last-layer" if options["freeze"] else "finetune"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from c3d_extract.cli.common import EXIT_FATAL, guarded, note, printable, put_json, show
+from c3d_extract.cli.completion import complete_weights
+from c3d_extract.cli.groups import SuggestingGroup
 from c3d_extract.cli.options import (
     colour_option,
     debug_option,
@@ -19,11 +21,13 @@ from c3d_extract.cli.options import (
     pool5_option,
     quiet_option,
 )
-from c3d_extract.errors import FetchError, UsageError
+from c3d_extract.cli.tables import is_terminal, show_table
+from c3d_extract.errors import FetchError, UsageError, WeightsError
 from c3d_extract.weights.fetch import fetch_file, local_copy, local_path
 from c3d_extract.weights.registry import find_entry, listed_entries, load_registry
 
 if TYPE_CHECKING:
+    from c3d_extract.weights import Checkpoint
     from c3d_extract.weights.convert import Rounding
     from c3d_extract.weights.goldens import KnownClip
     from c3d_extract.weights.registry import RegistryEntry
@@ -38,7 +42,7 @@ fc6_order_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SuggestingGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """List, show, fetch, convert and verify checkpoints."""
 
@@ -54,24 +58,23 @@ def list_command(*, as_json: bool, debug: bool) -> None:
     if as_json:
         put_json([entry.to_json() | {"state": _state(entry)} for entry in entries])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for heading in ("name", "state", "size", "trained on", "licence"):
-        table.add_column(
-            heading, no_wrap=heading != "trained on", justify="right" if heading == "size" else "left"
-        )
-    for entry in entries:
-        name = f"{entry.name} *" if entry.name == load_registry().default else entry.name
-        trained, licence = entry.trained_on.split(" (")[0], entry.licence.split(" (")[0]
-        table.add_row(name, _state(entry), _size(entry), trained, licence)
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        "\n* the default. here: on this machine; fetch: fetched on first use; by hand: no\n"
-        "address is known that serves it directly. CC BY-NC: for non-commercial use only."
+    show_table(
+        ("name", "state", "size", "trained on", "licence"),
+        map(_listed, entries),
+        right=("size",),
+        wrapped=("trained on",),
     )
+    if is_terminal():
+        show(
+            "\n* the default. here: on this machine; fetch: fetched on first use; by hand: no\n"
+            "address is known that serves it directly. CC BY-NC: for non-commercial use only."
+        )
+
+
+def _listed(entry: RegistryEntry) -> tuple[str, ...]:
+    name = f"{entry.name} *" if entry.name == load_registry().default and is_terminal() else entry.name
+    trained, licence = entry.trained_on.split(" (")[0], entry.licence.split(" (")[0]
+    return name, _state(entry), _size(entry), trained, licence
 
 
 def _state(entry: RegistryEntry) -> str:
@@ -102,45 +105,77 @@ def _megabytes(n_bytes: float) -> str:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("source", metavar="NAME|FILE", shell_complete=complete_weights)
 @json_option
 @debug_option
 @guarded
-def show_command(*, name: str, as_json: bool, debug: bool) -> None:
-    """Show everything that is known of a registered checkpoint."""
+def show_command(*, source: str, as_json: bool, debug: bool) -> None:
+    """Show everything that is known of a registered checkpoint, or of a checkpoint in a file."""
     del debug
-    entry = listed_entries().get(name) or find_entry(name)
-    path = local_copy(entry)
-    values = entry.to_json() | {"state": _state(entry), "path": None if path is None else str(path)}
-    if entry.embedded and path is not None:
-        values |= _own_description(name)
+    entry = listed_entries().get(source)
+    if entry is None and Path(source).exists():
+        values = _file_description(source)
+    else:
+        entry = entry or find_entry(source)
+        values = _entry_description(entry)
     if as_json:
         put_json(values)
         return
-    file, facts = values.pop("file"), values.pop("facts", {})
-    for key, value in (values | facts).items():
+    nested = {key: values.pop(key, {}) for key in ("facts", "file")}
+    for key, value in (values | nested["facts"]).items():
         _put(key, value)
-    for key, value in file.items():
+    for key, value in nested["file"].items():
         _put(f"file {key}", value)
-    if not entry.file.hash_known and not entry.embedded:
-        _put(
-            "hash",
-            "none is published: checked by being a whole C3D network; its sha256 is shown when it is loaded",
-        )
+    if entry is not None and not entry.file.hash_known and not entry.embedded:
+        checked = "checked by being a whole C3D network; its sha256 is shown when it is loaded"
+        _put("hash", f"none is published: {checked}")
 
 
-def _own_description(name: str) -> dict[str, Any]:
+def _entry_description(entry: RegistryEntry) -> dict[str, Any]:
+    path = local_copy(entry)
+    values = entry.to_json() | {"state": _state(entry), "path": None if path is None else str(path)}
+    if entry.embedded and path is not None:
+        from c3d_extract.weights.load import load_checkpoint
+
+        return values | _description(load_checkpoint(entry.name, offline=True))
+    return values
+
+
+def _file_description(source: str) -> dict[str, Any]:
+    """Describe a file as it would be run; a mean that is not on this machine is said to be so."""
     from c3d_extract.weights.load import load_checkpoint
 
-    checkpoint = load_checkpoint(name, offline=True)
-    architecture = checkpoint.architecture
+    try:
+        checkpoint = load_checkpoint(source, offline=True)
+        found = _description(checkpoint)
+    except WeightsError as error:
+        # A damaged file fails again; else its mean alone is missing, which changes nothing else.
+        checkpoint = load_checkpoint(source, offline=True, mean="0,0,0")
+        found = _description(checkpoint) | {
+            "mean": f"{error.subject}, not on this machine",
+            "mean_sha256": None,
+        }
+    size, licence = Path(source).stat().st_size, checkpoint.licence
+    facts = {"size": _megabytes(size), "layout": checkpoint.layout, "licence": licence}
+    return found | facts | {"notes": checkpoint.notes}
+
+
+def _description(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a loaded checkpoint is and takes."""
+    from c3d_extract.models.c3d import Architecture
+
+    backbone, preprocessing = checkpoint.backbone, checkpoint.preprocessing
+    network: dict[str, Any] = {"clip": backbone.clip, "fps": backbone.fps}
+    if isinstance(backbone, Architecture):
+        network["filters"] = [n for stage in backbone.filters for n in stage]
+        network["hidden"] = backbone.hidden
+        network["n_classes"] = backbone.n_classes
     return checkpoint.identity() | {
-        "resize": checkpoint.preprocessing.resize,
-        "crop": checkpoint.preprocessing.crop,
-        "std": checkpoint.preprocessing.std,
-        "filters": [n for stage in architecture.filters for n in stage],
-        "hidden": architecture.hidden,
-        "n_classes": architecture.n_classes,
+        "resize": preprocessing.resize,
+        "crop": preprocessing.crop,
+        "std": preprocessing.std,
+        **network,
+        "layers": {layer: backbone.layer_size(layer) for layer in backbone.layers},
         "labels": checkpoint.labels,
     }
 
@@ -165,7 +200,7 @@ def _put(key: str, value: Any) -> None:
 
 
 @command.command("fetch")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_weights)
 @offline_option
 @quiet_option
 @debug_option
@@ -200,7 +235,7 @@ def fetch_command(*, names: tuple[str, ...], offline: bool, quiet: bool, debug: 
 
 
 @command.command("convert")
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE", shell_complete=complete_weights)
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.safetensors")
 @click.option("--dtype", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @fc6_order_option
@@ -258,7 +293,7 @@ def _rounding_text(rounding: Rounding) -> str:
 
 
 @command.command("verify")
-@click.argument("source", metavar="NAME|FILE")
+@click.argument("source", metavar="NAME|FILE", shell_complete=complete_weights)
 @click.option(
     "--frames",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -347,17 +382,10 @@ def _way(colour: str, pool5: str, fc6_order: str | None) -> str:
 
 
 def _put_verdict(verdict: Verdict) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("combination", "fc6 norm", "fc6 max", "non-zero", "fc6", "top class"):
-        table.add_column(heading, justify="left" if heading == "combination" else "right", no_wrap=True)
-    for one in verdict.combinations:
-        table.add_row(_way(one.colour, one.pool5, one.fc6_order), *_errors(one))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(f"\n{_conclusion(verdict)}")
+    numbers = ("fc6 norm", "fc6 max", "non-zero", "fc6", "top class")
+    rows = [(_way(one.colour, one.pool5, one.fc6_order), *_errors(one)) for one in verdict.combinations]
+    show_table(("combination", *numbers), rows, right=numbers)
+    show(f"\n{_conclusion(verdict)}")
 
 
 def _errors(one: Combination) -> tuple[str, ...]:

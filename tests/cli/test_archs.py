@@ -45,6 +45,7 @@ def test_shapes_are_those_of_a_real_pass() -> None:
     assert pooled.shape[1] == torch.Size(found["shapes"][last]).numel()
 
 
+@pytest.mark.usefixtures("terminal")
 def test_the_paper_s_own_differences_stand_beside_the_counts() -> None:
     text = _run()
     assert max(map(len, text.splitlines())) <= 80

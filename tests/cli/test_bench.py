@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from conftest import MEAN
 
 from c3d_extract.cli import bench
+from c3d_extract.cli.progress import step_status
 from c3d_extract.models.c3d import ARCHITECTURES
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def test_the_table_fits_eighty_columns(
     findings: dict[str, Any], narrow_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "_network", lambda *_: findings["network"])
-    monkeypatch.setattr(bench, "_decoding", lambda _: findings["decoding"])
+    monkeypatch.setattr(bench, "_decoding", lambda *_: findings["decoding"])
     monkeypatch.setattr(bench, "_SAMPLES", (("320x240", (16, 240, 320)),))
     arguments = ["--weights", str(narrow_weights), "--mean", MEAN, "--device", "cpu"]
     result = CliRunner().invoke(bench.command, arguments)
@@ -81,3 +83,17 @@ def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
     result = CliRunner().invoke(bench.command, ["--device", "cuda:99"])
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: --device cuda:99")
+
+
+def test_on_a_terminal_it_shows_the_step_that_is_running(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    with step_status() as begin:
+        begin("network in batches of 8, 12 s")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with step_status() as begin:
+        begin("decoding [b], 4 s")
+        time.sleep(0.2)
+    assert "decoding [b], 4 s" in capsys.readouterr().err

@@ -44,6 +44,7 @@ def features(tmp_path: Path) -> Path:
     return tmp_path / "feats.h5"
 
 
+@pytest.mark.usefixtures("terminal")
 def test_info_says_what_is_in_a_feature_file(features: Path) -> None:
     result = run(info.command, features)
     assert result.exit_code == 0
@@ -77,11 +78,13 @@ def test_info_does_without_a_report(features: Path) -> None:
     assert json.loads(run(info.command, features, "--json").stdout)["report"] is None
 
 
+@pytest.mark.usefixtures("terminal")
 def test_info_counts_the_failures_it_does_not_show(tmp_path: Path) -> None:
     write(tmp_path / "feats.h5", 120)
     assert "… and 4 more: --json lists all" in run(info.command, tmp_path / "feats.h5").stdout
 
 
+@pytest.mark.usefixtures("terminal")
 def test_info_knows_clip_and_basis_files(features: Path, tmp_path: Path) -> None:
     clips = json.loads(run(info.command, tmp_path / "clips.h5", "--json").stdout)
     assert clips["kind"] == "clips"

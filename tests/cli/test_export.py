@@ -29,6 +29,7 @@ def failure(*words: object, code: int) -> str:
     return line
 
 
+@pytest.mark.usefixtures("terminal")
 def test_the_list_names_every_preset_and_what_it_takes_in_80_columns() -> None:
     lines = run("--list").stdout.splitlines()
     assert max(map(len, lines)) <= 80

@@ -272,8 +272,8 @@ def run(*words: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_list_fits_80_columns_and_names_every_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.usefixtures("terminal")
+def test_list_fits_80_columns_and_names_every_record() -> None:
     code, out, _ = run("list")
     assert code == 0
     assert all(name in out for name in listed_entries())
@@ -298,6 +298,23 @@ def test_show_says_what_is_known_and_what_is_not() -> None:
     code, _, err = run("show", "sports2m")
     assert code == 1
     assert err.startswith("Error: sports2m: neither a file nor a registered checkpoint; close names:")
+
+
+def test_show_describes_a_file_and_does_without_its_mean(tmp_path: Path) -> None:
+    like_sports1m = replace(NARROW, n_classes=487)
+    write_torch(tmp_path / "x.pth", random_state(like_sports1m.state_shapes(), seed=1), DAVIDEA)
+    code, out, _ = run("show", tmp_path / "x.pth", "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["weights_sha256"] == hashlib.sha256((tmp_path / "x.pth").read_bytes()).hexdigest()
+    assert shown["layout"] == "pytorch-davidea"
+    assert shown["layers"]["fc6"] == NARROW.hidden[0]
+    assert "not on this machine" in shown["mean"]
+    assert "not a registered file" in shown["notes"][0]
+    (tmp_path / "text.pth").write_text("hello")
+    code, out, err = run("show", tmp_path / "text.pth")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"Error: {tmp_path / 'text.pth'}: of no layout we read")
 
 
 def test_show_reads_what_an_embedded_file_says_of_itself() -> None:
