@@ -187,7 +187,7 @@ def _print_others() -> None:
     from c3d_extract.models.torchvision import FURTHER_NETWORKS, NETWORKS
 
     others = ", ".join([*NETWORKS, *FURTHER_NETWORKS])
-    show(f"\nBy name, `c3d-tools archs NAME` shows these, too: {others}")
+    show(f"\nBy name, `c3d-tools archs NAME` shows these, too:\n{click.wrap_text(others)}")
 
 
 def _print_layers(backbone: Backbone) -> None:

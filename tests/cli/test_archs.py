@@ -76,6 +76,7 @@ def test_layers_of_torchvisions_networks_add_up_to_the_record(name: str) -> None
     assert list(found["shapes"].values())[-1][0] == 400
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_table_of_torchvisions_layers_fits_a_terminal() -> None:
     text = _run("res3d_18", "--classes", "5")
     assert max(map(len, text.splitlines())) <= 80

@@ -80,7 +80,7 @@ def test_the_help_of_train_has_every_recipe_with_its_numbers() -> None:
     rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
     assert rows["rate"] == [str(recipe.rate) for recipe in RECIPES.values()]
     assert rows["iterations"] == [f"{recipe.iterations:,}" for recipe in RECIPES.values()]
-    assert rows["epochs"] == ["16", "-", "-", "-", "-"]
+    assert rows["epochs"] == [str(recipe.epochs or "-") for recipe in RECIPES.values()]
     options = {option for param in train.command.params for option in param.opts}
     assert {f"--{name}" for name in rows} <= options
     assert max(map(len, table)) <= 80
