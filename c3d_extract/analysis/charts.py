@@ -26,6 +26,7 @@ MOST_COUNTS = 25
 MOST_NAMES = 150
 """Up to this many classes, the axes show the names."""
 _CURVE_INCHES = 5.5
+_PAD_INCHES = 0.08  # twice the default, at which the lowest label is on the edge of the picture
 _LETTERS_PER_INCH = 9  # of a title
 
 
@@ -46,7 +47,8 @@ def draw_evaluation(
     # Inches: a line of 7-point type takes 0.16.
     side = 4.5 + 0.3 * n if n <= MOST_COUNTS else 6 + 0.16 * n if n <= MOST_NAMES else 9.0
     widths = [side + 0.6] + ([_CURVE_INCHES] if curve else [])
-    figure = Figure(figsize=(sum(widths), side + 0.4), layout="constrained")
+    figure = Figure(figsize=(sum(widths), side + 0.4))
+    figure.set_layout_engine("constrained", h_pad=_PAD_INCHES, w_pad=_PAD_INCHES)
     # Each has a layout of its own, which neither shrinks the other.
     parts = figure.subfigures(1, len(widths), width_ratios=widths, squeeze=False)[0]
     _draw_confusion(parts[0].subplots(), evaluation)

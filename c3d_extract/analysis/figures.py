@@ -18,8 +18,15 @@ __all__ = ["check_figure_path", "plain_text", "save_figure"]
 DOTS_PER_INCH = 120
 
 
-def check_figure_path(path: Path) -> None:
+def check_figure_path(path: Path, *, animated: bool = False) -> None:
     """Raise an error where no figure can be written to ``path``, before the work that it would show.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    animated
+        Whether it may be a GIF, too.
 
     Raises
     ------
@@ -28,7 +35,8 @@ def check_figure_path(path: Path) -> None:
     StoreError
         Where its folder is missing or cannot be written.
     """
-    if path.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes():
+    formats = {*Figure().canvas.get_supported_filetypes(), *(["gif"] if animated else [])}
+    if path.suffix[1:].lower() not in formats:
         raise UsageError("no format of a picture", subject=path, hint="name a .png, .svg or .pdf file")
     if not path.parent.is_dir():
         raise StoreError("its folder is not there", subject=path)

@@ -92,7 +92,7 @@ def command(videos: tuple[str, ...], output: Path, **options: Any) -> None:
     """
     from c3d_extract.analysis import check_figure_path, draw_explanations
 
-    check_figure_path(output)
+    check_figure_path(output, animated=True)
     if output.exists() and not options["overwrite"]:
         raise StoreError("exists already", subject=output, hint="choose another -o, or --overwrite")
     sources = _sources(videos)

@@ -92,10 +92,12 @@ def test_a_long_title_is_wrapped_and_all_that_is_written_is_on_the_picture(
     draw_evaluation(evaluation(2), tmp_path / "p.png", curve={2: evaluation(2)}, title=title)
     (figure,) = figures
     figure.draw_without_rendering()
-    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
-    assert any(text.get_text().startswith(f"{title[0]}\ntrained on") for text in words)
-    inside = figure.bbox.padded(1)
-    assert [text for text in words if not _contains(inside, text.get_window_extent())] == []
+    labels = [label for axes in figure.axes for label in (axes.xaxis.label, axes.yaxis.label)]
+    heading = next(text for text in figure.findobj(Text) if text.get_text().startswith(title[0]))
+    assert heading.get_text().startswith(f"{title[0]}\ntrained on")
+    written = [heading, *(label for label in labels if label.get_text())]
+    assert len(written) == 6
+    assert [text for text in written if not _contains(figure.bbox, text.get_window_extent())] == []
 
 
 def _contains(outer: BboxBase, inner: BboxBase) -> bool:

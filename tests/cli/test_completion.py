@@ -23,7 +23,6 @@ def completed(line: str, kind: str = "plain") -> list[str]:
 def test_weights_are_completed_by_name_and_as_files() -> None:
     assert completed("c3d-extract --weights ") == list(listed_entries())
     assert completed("c3d-extract --weights swin3d_b") == ["swin3d_b", "swin3d_b_22k"]
-    assert completed("c3d-tools weights fetch sports1m motion") == ["motion-mini"]
     assert completed("c3d-tools predict motion") == ["motion-mini"]
     assert completed("c3d-extract --weights a/b", kind="file") == ["a/b"]
 
