@@ -89,11 +89,13 @@ def _recipe_options(function: Any) -> Any:
 
 def _recipe_table() -> str:
     """Return the numbers of each recipe, a line for each option."""
-    names = [name for name, _, _ in RECIPE_OPTIONS] + ["batch_norm"]
-    lines = [f"{'':17}" + "".join(f"{name:>12}" for name in RECIPES)]
-    for name in names:
-        values = "".join(f"{_short(getattr(recipe, name)):>12}" for recipe in RECIPES.values())
-        lines.append(f"{name.replace('_', '-'):17}{values}")
+    options = [name for name, _, _ in RECIPE_OPTIONS] + ["batch_norm"]
+    names = ["", *(option.replace("_", "-") for option in options)]
+    columns = [[f"{name:{max(map(len, names))}}" for name in names]]
+    for name, recipe in RECIPES.items():
+        values = [name, *(_short(getattr(recipe, option)) for option in options)]
+        columns.append([f" {value:>{max(map(len, values))}}" for value in values])
+    lines = map("".join, zip(*columns, strict=True))
     return "\n".join(["\b", "Recipes, and their defaults of the options above:", *lines])
 
 
