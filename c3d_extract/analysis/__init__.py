@@ -12,6 +12,7 @@
     aslan.py            same action or not: twelve similarities of a pair
     transformer.py      features of videos as a scikit-learn transformer
     predict.py          from videos to classes
+    search.py           nearest neighbours and near-duplicates
     charts.py           confusion matrix and PCA curve as a picture
     explain.py          what in a clip the units of a network respond to
     explain_figure.py   the same as a picture
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         probabilities,
         write_features,
     )
+    from c3d_extract.analysis.search import Duplicate, find_duplicates, nearest
     from c3d_extract.analysis.splits import (
         Samples,
         Split,
@@ -77,6 +79,7 @@ _NAMES_OF = {
     "features": "read_layer require_same_features",
     "figures": "check_figure_path",
     "predict": "Predictions classify_features extractor_for probabilities write_features",
+    "search": "Duplicate find_duplicates nearest",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
     "transformer": "VideoFeatures",
 }
@@ -86,6 +89,7 @@ _PACKAGES = {"sklearn": "scikit-learn", "scipy": "scikit-learn", "matplotlib": "
 __all__ = [
     "Baselines",
     "ClassifierSettings",
+    "Duplicate",
     "Evaluation",
     "Experiment",
     "ExperimentOptions",
@@ -105,11 +109,13 @@ __all__ = [
     "draw_explanations",
     "evaluate_pairs",
     "extractor_for",
+    "find_duplicates",
     "fit_classifier",
     "grouped_splits",
     "is_classifier",
     "leave_one_out_splits",
     "load_classifier",
+    "nearest",
     "pca_curve",
     "prepare_experiment",
     "probabilities",
