@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "c3d_extract"
 FOLDERS = [
     "sources", "decode", "preprocess", "models", "weights", "compute", "output", "pipeline", "distributed",
-    "analysis", "train", "cli",
+    "analysis", "pages", "train", "cli",
 ]  # fmt: skip
 """From top to bottom; the modules of the package's root stand above them all."""
 OWNERS = {
@@ -25,6 +25,8 @@ OWNERS = {
     "sklearn": {"analysis"},
     "scipy": {"analysis"},
     "matplotlib": {"analysis", "train"},
+    "umap": {"analysis"},
+    "plotly": {"pages"},
     "click": {"cli"},
     "rich": {"cli"},
     "PIL": {"decode"},

@@ -11,6 +11,7 @@
     classifier_file.py  a fitted classifier and its file
     aslan.py            same action or not: twelve similarities of a pair
     transformer.py      features of videos as a scikit-learn transformer
+    layout.py           features in two dimensions, and in clusters
     predict.py          from videos to classes
     search.py           nearest neighbours and near-duplicates
     charts.py           confusion matrix and PCA curve as a picture
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from c3d_extract.analysis.explain_figure import ExplainedClip, draw_explanations
     from c3d_extract.analysis.features import read_layer, require_same_features
     from c3d_extract.analysis.figures import check_figure_path
+    from c3d_extract.analysis.layout import choose_method, find_clusters, lay_out, reduce_features
     from c3d_extract.analysis.predict import (
         Predictions,
         classify_features,
@@ -78,6 +80,7 @@ _NAMES_OF = {
     "explain_figure": "ExplainedClip draw_explanations",
     "features": "read_layer require_same_features",
     "figures": "check_figure_path",
+    "layout": "choose_method find_clusters lay_out reduce_features",
     "predict": "Predictions classify_features extractor_for probabilities write_features",
     "search": "Duplicate find_duplicates nearest",
     "splits": "Samples Split grouped_splits leave_one_out_splits stratified_splits",
@@ -103,16 +106,19 @@ __all__ = [
     "VideoFeatures",
     "baselines",
     "check_figure_path",
+    "choose_method",
     "classify_features",
     "cross_validate",
     "draw_evaluation",
     "draw_explanations",
     "evaluate_pairs",
     "extractor_for",
+    "find_clusters",
     "find_duplicates",
     "fit_classifier",
     "grouped_splits",
     "is_classifier",
+    "lay_out",
     "leave_one_out_splits",
     "load_classifier",
     "nearest",
@@ -121,6 +127,7 @@ __all__ = [
     "probabilities",
     "read_layer",
     "read_pairs",
+    "reduce_features",
     "require_same_features",
     "save_classifier",
     "stratified_splits",

@@ -11,12 +11,12 @@ from c3d_extract.output import FeatureFile
 from c3d_extract.output.identity import recorded_resize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["LayerFeatures", "read_layer", "require_same_features", "weights_provenance"]
+__all__ = ["LayerFeatures", "read_layer", "require_finite", "require_same_features", "weights_provenance"]
 
 NOT_COMPARED = {"weights", "name", "mean", "weights_file", "record", "settings"}
 """Names, whose checksums are compared instead, and how features were extracted."""
@@ -60,12 +60,17 @@ def read_layer(path: Path, layer: str | None = None) -> LayerFeatures:
         own["settings"] = file.attributes.get("settings", {})
         of_weights = weights_provenance(file.attributes.get("weights", {}), layer)
         X, videos, sizes = file[layer], file.videos, file.column("size_bytes").tolist()
+    require_finite(X, videos, path)
+    return LayerFeatures(X, videos, sizes, of_weights | own)
+
+
+def require_finite(X: NDArray[np.float32], videos: Sequence[str], path: Path) -> None:
+    """Raise StoreError where there are no rows, or where features are not finite."""
     if not len(X):
         raise StoreError("holds no videos", subject=path)
     if len(bad := np.flatnonzero(~np.isfinite(X).all(axis=1))):
         reason = f"features of {len(bad)} of {len(X)} videos are not finite, the first is {videos[bad[0]]}"
         raise StoreError(reason, subject=path)
-    return LayerFeatures(X, videos, sizes, of_weights | own)
 
 
 def weights_provenance(weights: Mapping[str, Any], layer: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ __all__ = [
     "likely_groups",
     "match_labels",
     "pattern_values",
+    "read_label_columns",
     "read_label_csv",
     "read_ucf101_split",
     "video_key",
@@ -114,6 +115,26 @@ def read_label_csv(path: Path) -> dict[str, str]:
         if table.setdefault(video, label) != label:
             raise _line_error(path, number, f"{video} was labelled {table[video]} before and is {label} here")
     return _not_empty(table, path)
+
+
+def read_label_columns(path: Path) -> dict[str, dict[str, str]]:
+    """Read a table whose header is ``video`` and names of columns into column → video → value.
+
+    Or lines ``video,label`` as `read_label_csv` does; their column is ``label``.
+    """
+    rows = list(csv.reader(read_text_lines(path, UsageError)))
+    header = [field.strip() for field in rows[0]] if rows else []
+    if len(header) < 3 or header[0].lower() != "video":
+        return {"label": read_label_csv(path)}
+    columns: dict[str, dict[str, str]] = {name: {} for name in header[1:]}
+    if len(columns) < len(header) - 1 or not all(columns):
+        raise _line_error(path, 1, "columns need names of their own")
+    for number, row in enumerate(rows[1:], start=2):
+        if row and len(row) != len(header):
+            raise _line_error(path, number, f"expected {len(header)} fields and found {len(row)}")
+        for name, value in zip(header[1:], row[1:], strict=False):
+            columns[name][row[0].strip()] = value.strip()
+    return columns
 
 
 def match_labels(

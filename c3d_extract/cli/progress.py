@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.pipeline import Progress as Counts
 
-__all__ = ["FetchBar", "RunBar", "clock", "rates", "step_status"]
+__all__ = ["FetchBar", "RunBar", "clock", "rates", "step_bars", "step_status"]
 
 _PLAIN_SECONDS = 30.0  # between lines where stderr is no terminal
 
@@ -101,6 +101,29 @@ class RunBar:
         elif not self._quiet and time.monotonic() - self._last_line > _PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.console.print(Text(f"{done}/{counts.n_videos} videos, {parts}{rates(counts)}"))
+
+
+@contextlib.contextmanager
+def step_bars(*, quiet: bool) -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """Show steps of work on a terminal: what is yielded takes what is done and how much it is.
+
+    It returns a function that takes how much of it was done since it was called last.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:.0f} %"),
+    )
+    console = Console(stderr=True, highlight=False)
+    is_live = not quiet and console.is_terminal
+    bar = Progress(*columns, console=console, transient=True, disable=not is_live)
+
+    def step(what: str, total: int) -> Callable[[int], None]:
+        task = bar.add_task(what, total=total)
+        return lambda n: bar.advance(task, n)
+
+    with bar if is_live else contextlib.nullcontext():
+        yield step
 
 
 class FetchBar:

@@ -36,9 +36,9 @@ _OF_A_FILE = ("weights", "mean", "pca_from")
 
 _EXAMPLES = """\b
 Examples:
-  c3d-tools search feats.h5 kick/kick_g01_c01.mp4  # what is most like a video of the file
-  c3d-tools search feats.h5 clip.mp4 -k 5          # what is most like another video
-  c3d-tools search feats.h5 --duplicates 0.98      # pairs that are almost the same
+  c3d-tools search feats.h5 kick/g01.mp4    # like a video of the file
+  c3d-tools search feats.h5 clip.mp4 -k 5   # like any other video
+  c3d-tools search feats.h5 --duplicates 0.98
 """
 
 

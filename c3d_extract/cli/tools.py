@@ -17,6 +17,8 @@ COMMANDS = {
     "export": ("c3d_extract.cli.export", "Write features in the layouts that other people's code loads."),
     "classify": ("c3d_extract.cli.classify", "Evaluate features with a linear classifier."),
     "predict": ("c3d_extract.cli.predict", "Name each video's class with a saved classifier."),
+    "map": ("c3d_extract.cli.map", "Write a page with a map of videos: like ones lie close together."),
+    "report": ("c3d_extract.cli.report", "Write a page on what a run did: failures, lengths, rates, times."),
     "search": ("c3d_extract.cli.search", "Find the nearest videos of one, or near-duplicates."),
     "aslan": ("c3d_extract.cli.aslan", "Tell pairs of the same action from others."),
     "explain": ("c3d_extract.cli.explain", "Draw what in a clip a network's units respond to."),

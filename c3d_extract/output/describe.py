@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from c3d_extract.output.pca_basis import LayerBasis
 
-__all__ = ["describe"]
+__all__ = ["describe", "report_lines"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -73,10 +73,9 @@ def _total(file: FeatureFile, name: str) -> float:
 
 def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
     """Return a summary of the report, None where it was not written with the file."""
-    path = OutputPaths.of(features).report
-    if digest is None or report_digest(path) != digest:
+    lines = report_lines(features, digest)
+    if lines is None:
         return None
-    lines = read_report(path)
     statuses = [line["status"] for line in lines]
     return {
         "counts": {status: statuses.count(status) for status in ("ok", "partial", "failed", "skipped")},
@@ -86,6 +85,18 @@ def _report(features: Path, digest: str | None) -> dict[str, Any] | None:
             if line["status"] == "failed"
         ],
     }
+
+
+def report_lines(features: Path, digest: str | None) -> list[dict[str, Any]] | None:
+    """Return the lines of the report beside a feature file, None where it was not written with the file.
+
+    Parameters
+    ----------
+    digest
+        The file's attribute ``report_sha256``.
+    """
+    path = OutputPaths.of(features).report
+    return read_report(path) if digest is not None and report_digest(path) == digest else None
 
 
 def _describe_basis(path: Path) -> dict[str, Any]:

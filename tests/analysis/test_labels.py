@@ -11,6 +11,7 @@ from c3d_extract.analysis.labels import (
     likely_groups,
     match_labels,
     pattern_values,
+    read_label_columns,
     read_label_csv,
     read_ucf101_split,
     video_keys,
@@ -160,3 +161,21 @@ def test_a_number_that_several_videos_share_may_be_their_recordings(
 ) -> None:
     pattern = likely_groups(names, folder_labels(names))
     assert (None if pattern is None else pattern_values(names, pattern)) == groups
+
+
+def test_a_table_may_have_several_columns(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("video,who,where\na.avi, Ann ,in\n\nb.avi,,out\n")
+    assert read_label_columns(path) == {
+        "who": {"a.avi": "Ann", "b.avi": ""},
+        "where": {"a.avi": "in", "b.avi": "out"},
+    }
+    path.write_text("a.avi,kick\n")
+    assert read_label_columns(path) == {"label": {"a.avi": "kick"}}
+    for text, message in (
+        ("video,a,a\n", "t.csv, line 1: columns need names of their own"),
+        ("video,a,b\nx,1\n", "t.csv, line 2: expected 3 fields and found 2"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_label_columns(path)
