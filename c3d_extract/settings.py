@@ -70,9 +70,10 @@ class ExtractSettings:
     stride
         Frames between clip starts. None takes the network's own (C3D: 16, as in the authors' example; the
         paper's half overlap is 8).
-    tail, short
-        How to treat the frames after the last whole clip, and videos shorter than a clip; see
-        `c3d_extract.preprocess.clips`.
+    tail
+        How to treat the frames after the last whole clip; see `c3d_extract.preprocess.clips`.
+    short
+        How to treat videos shorter than a clip; see there.
     fps
         Frames per second to resample to by time, or ``source`` to take frames as they are decoded. None takes
         the network's own (C3D: frames as they are decoded). Gaps of more than 60 s are not filled and make

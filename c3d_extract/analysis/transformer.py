@@ -29,12 +29,22 @@ class VideoFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     Parameters
     ----------
-    weights, mean
-        As `Extractor.from_weights` takes them.
+    weights
+        A registered name or a file.
     layer
         Which features; None for the network's own descriptor (C3D: fc6).
-    stride, fps, device, precision, workers
-        As `ExtractSettings` and `Extractor` take them.
+    stride
+        Frames between clip starts; None for the network's own (C3D: 16).
+    fps
+        Frames per second to resample to; None for the network's own (C3D: as decoded).
+    mean
+        A mean instead of the checkpoint's, as `Extractor.from_weights` takes it.
+    device
+        Where to compute, as `Extractor` takes it.
+    precision
+        As `Extractor` takes it.
+    workers
+        Decoder processes, as `Extractor` takes them.
     """
 
     def __init__(

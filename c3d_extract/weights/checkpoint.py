@@ -32,8 +32,10 @@ class Checkpoint:
     ----------
     name
         The registered name, or the file's.
-    path, sha256
-        The file, and its hash.
+    path
+        The file.
+    sha256
+        Its hash.
     layout
         How the file named its tensors.
     backbone

@@ -86,10 +86,11 @@ def load_checkpoint(
     layers
         Keep only the tensors that these layers need; empty: those of the default layer; None keeps all.
     mean
-        A binaryproto or npy file, three numbers ``B,G,R``, or a registered mean; None uses the
-        checkpoint's own.
-    pool5, colour
-        Override the checkpoint's conventions.
+        A binaryproto or npy file, three numbers ``B,G,R``, or a registered mean; None: the checkpoint's.
+    pool5
+        How pool5 rounds, instead of the checkpoint's way.
+    colour
+        Order of the channels that the network takes, instead of the checkpoint's.
     fc6_order
         For channels-last files whose order is not known.
     offline
@@ -119,13 +120,16 @@ def load_checkpoint(
         shapes = described.backbone.state_shapes(layers)
         state = read_state(contents, shapes, located.path.stat().st_size)
     if located.is_reversed:
-        kernels = described.backbone.input_weight
-        state[kernels] = state[kernels].flip(1).contiguous()
+        _reverse_channels(state, described.backbone.input_weight)
     named = described.mean if mean is None else mean
     if not isinstance(named, NamedMean):
         named = find_mean(named, beside=located.path.parent, offline=offline, progress=progress)
     hashes = tensor_hashes(described.backbone, state, layers or described.backbone.layers)
     return replace(_assembled(located, contents, described, named, state), tensors_sha256=hashes)
+
+
+def _reverse_channels(state: dict[str, torch.Tensor], kernels: str) -> None:
+    state[kernels] = state[kernels].flip(1).contiguous()
 
 
 def _assembled(
