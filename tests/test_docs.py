@@ -1,4 +1,4 @@
-"""The README says what is there: its options, commands, names and exit codes are those of the program."""
+"""README and docs/ say what is there: their options, commands, names and figures are those of the program."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import ast
 import json
 import logging
 import re
+import runpy
 import shlex
 import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -26,6 +28,8 @@ from c3d_extract.weights import find_entry, local_path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
+REFERENCE = runpy.run_path(str(DOCS / "mkdocs" / "reference.py"))
 
 
 def test_every_option_of_c3d_extract_is_in_the_readme_and_the_other_way_round() -> None:
@@ -54,9 +58,60 @@ def test_the_python_that_the_readme_shows_parses_and_its_names_are_public() -> N
                 assert {alias.name for alias in node.names} <= set(c3d_extract.__all__)
 
 
-def test_links_and_files_that_the_readme_names_are_there() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", ROOT / "weights/README.md", ROOT / ".github/CONTRIBUTING.md", *DOCS.glob("*.md")]
+
+
+def without_code(page: str) -> str:
+    return re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: str) -> set[str]:
+    """Return the names that a site gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    text = without_code(page.read_text("utf-8"))
+    links = re.findall(r"\]\((?![a-z]+:)([^)#]*)(?:#([^)]*))?\)", text)
+    for target, anchor in links:
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text("utf-8")), f"{target}#{anchor}"
+
+
+def test_every_page_is_on_the_site_and_every_public_name_on_its_page() -> None:
+    config = (DOCS / "mkdocs" / "mkdocs.yml").read_text("utf-8")
+    assert {path.name for path in DOCS.glob("*.md")} <= set(
+        re.findall(r": ([\w-]+\.md)$", config, re.MULTILINE)
+    )
+    named = re.findall(r"^::: c3d_extract\.(\w+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(named) == sorted(set(c3d_extract.__all__) - {"__version__"})
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    sections = dict(
+        re.findall(r"^## (.*?)\n\n```text\n(.*?)\n```$", REFERENCE["page"](), re.MULTILINE | re.DOTALL)
+    )
+    tools = LazyGroup(COMMANDS, "")
+    expected: list[tuple[str, click.Command]] = [("c3d-extract", command), ("c3d-tools", tools)]
+    for name, child in expected:  # which grows by the commands of each group
+        section = sections.pop(name)
+        assert section.startswith(f"Usage: {name}")
+        options = {word for p in child.params for word in p.opts + p.secondary_opts if word.startswith("-")}
+        assert options <= set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", section)), name
+        if isinstance(child, click.Group):
+            context = click.Context(child)
+            found = [(word, child.get_command(context, word)) for word in child.list_commands(context)]
+            expected += [(f"{name} {word}", below) for word, below in found if below is not None]
+    assert set(COMMANDS) <= {name.split()[1] for name, _ in expected if " " in name}
+    assert sections == {}
+
+
+def test_the_figure_of_clips_is_what_the_program_cuts() -> None:
+    figure = runpy.run_path(str(DOCS / "figures" / "clips.py"))
+    assert figure["drawing"]() == figure["OUTPUT"].read_text("utf-8"), "run docs/figures/clips.py"
 
 
 def test_the_readmes_first_run_works_without_a_download(
@@ -76,11 +131,11 @@ def test_the_readmes_first_run_works_without_a_download(
     assert "motion-mini" in done.stdout
 
 
-def commands() -> list[list[str]]:
-    """Return the words of every command line that the README shows, but those that ``.ci/run`` runs."""
-    blocks = re.findall(r"(?<!-->\n)```sh\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"^    (c3d-.*)$", README, flags=re.MULTILINE)
+def commands(*pages: str) -> list[list[str]]:
+    """Return the words of every command line that the pages show, but those that ``.ci/run`` runs."""
+    blocks = re.findall(r"(?<!-->\n)```sh\n(.*?)```", "\n".join(pages), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("c3d-")]
+    lines += re.findall(r"^    (c3d-.*)$", "\n".join(pages), flags=re.MULTILINE)
     return [list(words) for words in dict.fromkeys(tuple(shlex.split(line, comments=True)) for line in lines)]
 
 
@@ -133,7 +188,7 @@ def test_every_other_command_of_the_readme_runs_on_the_rendered_samples(
     monkeypatch.setattr("c3d_extract.cli.bench._MODEL_SECONDS", 0.01)
     monkeypatch.setattr("c3d_extract.cli.bench._DECODE_SECONDS", 0.01)
     monkeypatch.setattr("c3d_extract.cli.bench._SAMPLES", (("320x240", (16, 240, 320)),))
-    lines = commands()
+    lines = commands(README, *((DOCS / name).read_text("utf-8") for name in ("checkpoints.md", "exports.md")))
     programs = [program for program, *_ in lines]
     assert {"c3d-extract", "c3d-tools"} == set(programs)
     assert programs.count("c3d-extract") >= 7
@@ -155,12 +210,32 @@ def test_the_python_of_the_readme_runs_on_the_rendered_samples(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("c3d-extract", "videos/").exit_code == 0
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+    pages = [
+        README,
+        *((DOCS / name).read_text("utf-8") for name in ("getting-started.md", "feature-file.md")),
+    ]
+    for block in re.findall(r"```python\n(.*?)```", "\n".join(pages), flags=re.DOTALL):
         names: dict[str, Any] = {}
         exec(compile(block.replace("sports1m", "motion-mini"), "README.md", "exec"), names)  # noqa: S102
         assert names["X"][:].shape == (12, names["X"].shape[1])
         assert len(names["names"]) == 12
     assert capsys.readouterr().out.count(" skipped ") == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["getting-started.md", "classifier.md"])
+def test_the_commands_of_a_first_page_run_in_their_order(
+    name: str, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(rendered, "videos")
+    page = (DOCS / name).read_text("utf-8")
+    for words in commands(page.replace("--per-class 10", "--per-class 5")):
+        done = run(*words)
+        assert done.exit_code == 0, f"{words}: {done.output}"
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, name, "exec"), {})  # noqa: S102
 
 
 def test_the_python_of_the_pipelines_page_runs_and_its_commands_too(

@@ -185,7 +185,7 @@ def test_a_file_that_lost_frames_is_never_ok(made: Callable[[str], Path], kind: 
 def test_a_cut_between_two_parts_of_a_file_that_states_no_size_cannot_be_seen(
     made: Callable[[str], Path], kind: str, tmp_path: Path
 ) -> None:
-    """README states this limit; where this test fails, README lists too many undetected cuts."""
+    """docs/limits.md states this limit; where this test fails, it lists too many undetected cuts."""
     whole = made(kind)
     places = sorted(KINDS[kind].silent(whole.read_bytes()))
     assert any(

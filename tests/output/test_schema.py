@@ -14,7 +14,7 @@ from c3d_extract.output import CLIP_COLUMNS, VIDEO_COLUMNS, ClipRows, VideoRow
 from c3d_extract.output.schema import column_table
 
 PACKAGE = Path(c3d_extract.__file__).parent
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "feature-file.md").read_text(encoding="utf-8")
 
 PROGRAM = """
 import sqlite3
@@ -73,5 +73,5 @@ def test_the_table_of_columns_has_each_of_them_with_a_meaning(
 
 
 def test_the_readme_lists_the_columns_of_both_files() -> None:
-    assert column_table(VideoRow) in README
-    assert all(f"`{name}`" in README for name in CLIP_COLUMNS)
+    assert column_table(VideoRow) in PAGE
+    assert all(f"`{name}`" in PAGE for name in CLIP_COLUMNS)
