@@ -118,7 +118,7 @@ def place_of(page: Page, video: str) -> tuple[float, float]:
 
 def colour_at(page: Page, x: float, y: float) -> int:
     """Return how colourful the page is around a place: the most that channels of a pixel differ."""
-    clip = {"x": x - 8, "y": y - 8, "width": 16, "height": 16}
+    clip: Any = {"x": x - 8, "y": y - 8, "width": 16, "height": 16}
     with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return int((pixels.max(2) - pixels.min(2)).max())
