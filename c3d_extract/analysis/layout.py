@@ -69,8 +69,9 @@ def _umap(reduced: NDArray[np.float32]) -> NDArray[np.float32]:
         from umap import UMAP
     except ImportError as error:
         raise C3DError("umap-learn is not installed", hint="pip install umap-learn") from error
-    n_neighbours = min(15, len(reduced) - 1)
-    places: NDArray[np.float32] = UMAP(n_neighbors=n_neighbours, random_state=_SEED).fit_transform(reduced)
+    # It would warn that a seed leaves one process, where it is not told so.
+    umap = UMAP(n_neighbors=min(15, len(reduced) - 1), random_state=_SEED, n_jobs=1)
+    places: NDArray[np.float32] = umap.fit_transform(reduced)
     return places
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import guarded, note, printable, put_json
+from c3d_extract.cli.common import guarded, note, put_json
+from c3d_extract.cli.completion import complete_layer, complete_weights
 from c3d_extract.cli.options import (
     debug_option,
     device_option,
@@ -19,6 +19,7 @@ from c3d_extract.cli.options import (
     offline_option,
     precision_option,
 )
+from c3d_extract.cli.tables import show_table
 from c3d_extract.errors import UsageError
 from c3d_extract.object_store import is_address
 
@@ -52,8 +53,18 @@ Examples:
     metavar="SIMILARITY",
     help="All pairs of videos that are at least so similar.",
 )
-@click.option("--layer", metavar="NAME", help="Which features.  [default: the first layer of the file]")
-@click.option("--weights", metavar="NAME|FILE", help="The network.  [default: the one that FEATURES names]")
+@click.option(
+    "--layer",
+    metavar="NAME",
+    shell_complete=complete_layer,
+    help="Which features.  [default: the first layer of the file]",
+)
+@click.option(
+    "--weights",
+    metavar="NAME|FILE",
+    shell_complete=complete_weights,
+    help="The network.  [default: the one that FEATURES names]",
+)
 @mean_option
 @click.option("--pca-from", type=FILE, help="The basis that FEATURES were projected with.")
 @device_option(several=True)
@@ -154,18 +165,5 @@ def _extracted(table: LayerFeatures, video: str, options: dict[str, Any]) -> NDA
 
 
 def _put_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Write rows as a table on a terminal, else tab-separated."""
-    lines = [[f"{row['similarity']:.4f}", *(printable(row[name]) for name in columns[1:])] for row in rows]
-    if not sys.stdout.isatty():
-        click.echo("".join("\t".join(line) + "\n" for line in [[*columns], *lines]), nl=False)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in columns:
-        table.add_column(name, overflow="fold", justify="right" if name == "similarity" else "left")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    Console(highlight=False).print(table)
+    lines = [[f"{row['similarity']:.4f}", *(row[name] for name in columns[1:])] for row in rows]
+    show_table(columns, lines, right=columns[:1], wrapped=columns[1:])

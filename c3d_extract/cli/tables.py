@@ -63,7 +63,8 @@ def show_table(
     )
     for heading in headings:
         justify = "right" if heading in right else "left"
-        table.add_column(heading, no_wrap=heading not in wrapped, justify=justify)  # type: ignore[arg-type]
+        # A long name without blanks is broken, not cut off.
+        table.add_column(heading, no_wrap=heading not in wrapped, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False).print(table)

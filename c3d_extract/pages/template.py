@@ -28,7 +28,7 @@ def require_library() -> None:
     try:
         metadata.version("plotly")
     except metadata.PackageNotFoundError as error:
-        raise C3DError("plotly is not installed", hint="pip install 'c3d-extract[pages]'") from error
+        raise C3DError("plotly is not installed", hint="pip install plotly") from error
 
 
 def write_page(

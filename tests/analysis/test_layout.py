@@ -69,7 +69,7 @@ def test_umap_is_asked_for_places_and_its_absence_is_told(monkeypatch: pytest.Mo
 
     class Umap:
         def __init__(self, **given: Any) -> None:
-            assert given == {"n_neighbors": 15, "random_state": 0}
+            assert given == {"n_neighbors": 15, "random_state": 0, "n_jobs": 1}
 
         def fit_transform(self, X: np.ndarray) -> np.ndarray:
             return X[:, :2] + 1.0
