@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -107,6 +107,24 @@ def decoded(path: Path, preprocessing: Preprocessing, fps: float | None, step: i
 def middle(frames: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
     start = (len(frames) - n) // 2
     return frames[start : start + n]
+
+
+def test_a_video_counts_as_long_by_the_frames_that_resampling_makes(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[float] = []
+    frames_at = VideoClipSet._frames_at
+
+    def noted(self: VideoClipSet, path: Path, sampler: FrameSampler, *places: float) -> list[Any]:
+        read.append(places[1])
+        return frames_at(self, path, sampler, *places)
+
+    monkeypatch.setattr(VideoClipSet, "_frames_at", noted)
+    for fps, n_read in ((15.0, 0), (450.0, 10)):  # 40 frames become 1,200
+        clips = VideoClipSet(read_videos(class_folders), SMALL, RECIPES["ucf101"], seed=0, fps=fps)
+        read.clear()
+        assert [len(clip) for clip, _ in clips.test_clips(2)] == [16] * 10
+        assert len(read) == n_read
 
 
 def test_folders_of_numbered_images_are_videos_too_and_all_of_them_is_used(tmp_path: Path) -> None:
