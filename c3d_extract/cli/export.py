@@ -45,6 +45,11 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Project every row with a basis: a saved one, or ActivityNet's.",
 )
 @click.option("--keep-suffix", is_flag=True, help="Keep .mp4 and the like in names, as TACoS has them.")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the videos lie, for pictures of them in TensorBoard's projector.",
+)
 @overwrite_option("Replace files of an earlier export.")
 @quiet_option
 @debug_option

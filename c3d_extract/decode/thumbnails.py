@@ -1,4 +1,4 @@
-"""Small pictures of videos, and sheets of them as JPEG files."""
+"""Small pictures of videos, and sheets of them as image files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["jpeg_sheet", "read_thumbnails"]
+__all__ = ["image_sheet", "read_thumbnails"]
 
 
 def read_thumbnails(
@@ -77,8 +77,11 @@ def _scaled(bgr: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(image, size, Image.Resampling.BILINEAR))
 
 
-def jpeg_sheet(pictures: Sequence[NDArray[np.uint8]], *, n_columns: int, quality: int) -> bytes:
-    """Return a JPEG file of pictures of one size, uint8 (H, W, 3), R, G, B, placed row by row."""
+def image_sheet(pictures: Sequence[NDArray[np.uint8]], *, n_columns: int, quality: int | None) -> bytes:
+    """Return a file of pictures of one size, uint8 (H, W, 3), R, G, B, placed row by row.
+
+    JPEG of a quality of 1 to 95, or PNG where ``quality`` is None.
+    """
     from PIL import Image
 
     height, width = pictures[0].shape[:2]
@@ -88,5 +91,8 @@ def jpeg_sheet(pictures: Sequence[NDArray[np.uint8]], *, n_columns: int, quality
         row, column = divmod(i, n_columns)
         sheet[row * height : (row + 1) * height, column * width : (column + 1) * width] = picture
     file = io.BytesIO()
-    Image.fromarray(sheet).save(file, "JPEG", quality=quality, optimize=True)
+    if quality is None:
+        Image.fromarray(sheet).save(file, "PNG")
+    else:
+        Image.fromarray(sheet).save(file, "JPEG", quality=quality, optimize=True)
     return file.getvalue()

@@ -14,7 +14,7 @@ from c3d_extract.analysis.labels import read_label_columns
 from c3d_extract.pages.rows import folder_of, read_rows
 from c3d_extract.pages.template import require_library, write_page
 from c3d_extract.pages.thumbnails import Wanted, make_thumbnails
-from c3d_extract.pages.videos import find_file, find_root
+from c3d_extract.sources.located import find_file, find_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

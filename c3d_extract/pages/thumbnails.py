@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from c3d_extract.decode.thumbnails import jpeg_sheet, read_thumbnails
+from c3d_extract.decode.thumbnails import image_sheet, read_thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ def _sheets(pictures: Strip, columns: int, rows: int) -> list[bytes]:
     starts = range(0, len(pictures), columns * rows)
     for quality in _QUALITIES:
         sheets = [
-            jpeg_sheet(pictures[start : start + columns * rows], n_columns=columns, quality=quality)
+            image_sheet(pictures[start : start + columns * rows], n_columns=columns, quality=quality)
             for start in starts
         ]
         if sum(map(len, sheets)) <= MOST_BYTES:

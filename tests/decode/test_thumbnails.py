@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from c3d_extract.decode import open_video, write_video
-from c3d_extract.decode.thumbnails import jpeg_sheet, read_thumbnails
+from c3d_extract.decode.thumbnails import image_sheet, read_thumbnails
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_what_is_no_video_is_an_error(tmp_path: Path) -> None:
 def test_a_sheet_holds_its_pictures_row_by_row(videos: Path) -> None:
     with open_video(videos / "long.mp4") as reader:
         frames = [np.ascontiguousarray(frame.bgr[:, :, ::-1]) for frame in reader.frames()][:7]
-    with Image.open(io.BytesIO(jpeg_sheet(frames, n_columns=3, quality=90))) as image:
+    with Image.open(io.BytesIO(image_sheet(frames, n_columns=3, quality=90))) as image:
         assert (image.format, image.size) == ("JPEG", (3 * 64, 3 * 48))
         sheet = np.asarray(image).astype(int)
     for i, frame in enumerate(frames):

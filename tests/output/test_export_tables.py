@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from export_samples import LENGTHS, D, export, features, write_clips, write_videos
+from PIL import Image
+from video_samples import write
 
+from c3d_extract.errors import StoreError, UsageError
 from c3d_extract.output.export import tables
 
 if TYPE_CHECKING:
@@ -100,6 +103,36 @@ def test_tensorboard_has_vectors_their_names_and_a_configuration(tmp_path: Path,
     assert header[:2] == ["video", "clip_index"]
     assert [row[0] for row in names] == VIDEOS
     assert paths["tensor_name"] == "fc6"
+
+
+def test_the_projector_gets_a_picture_of_each_clip_and_a_grey_one_of_a_video_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    colours = {"a/1.mp4": (40, 200, 120), "b 2.avi": (180, 60, 90), "gone.mp4": (128, 128, 128)}
+    clips = write_clips(tmp_path / "clips.h5", {"a/1.mp4": 2, "b 2.avi": 1, "gone.mp4": 2})
+    (tmp_path / "videos/a").mkdir(parents=True)
+    for video in ("a/1.mp4", "b 2.avi"):
+        write(tmp_path / "videos" / video, np.full((40, 48, 64, 3), colours[video], np.uint8))
+    (warning,) = export("tensorboard", clips, tmp_path / "log", root=tmp_path / "videos")
+    assert warning.startswith("2 of 5 rows have a grey picture")
+    config = (tmp_path / "log" / "projector_config.pbtxt").read_text()
+    assert config.count("single_image_dim: 64") == 2
+    assert 'image_path: "sprite.png"' in config
+    with Image.open(tmp_path / "log" / "sprite.png") as image:
+        assert image.size == (3 * 64, 2 * 64)
+        sheet = np.asarray(image).astype(int)
+    for row, video in enumerate(["a/1.mp4", "a/1.mp4", "b 2.avi", "gone.mp4", "gone.mp4"]):
+        y, x = (64 * place + 32 for place in divmod(row, 3))
+        assert abs(sheet[y, x] - colours[video]).max() <= 4, video  # MPEG-4 keeps a colour to a few levels
+
+
+def test_pictures_are_refused_where_they_have_no_place_and_where_there_are_none(
+    tmp_path: Path, clips: Path
+) -> None:
+    with pytest.raises(UsageError, match="tensorboard has alone"):
+        export("csv", clips, tmp_path / "t.csv", root=tmp_path)
+    with pytest.raises(StoreError, match="none of the videos"):
+        export("tensorboard", clips, tmp_path / "log", root=tmp_path)
 
 
 def test_the_projector_gets_no_header_where_names_are_all_there_is(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -82,6 +82,10 @@ class Job:
     """Applied to every row."""
     keep_suffix: bool = False
     """Whether names keep the suffix of a video."""
+    root: Path | None = None
+    """The folder of the videos, for a preset that has pictures of them."""
+    warnings: list[str] = field(default_factory=list)
+    """What a preset has to say of what it wrote."""
 
     @property
     def layer(self) -> str:

@@ -42,6 +42,8 @@ class ExportOptions:
     """Keep ``.mp4`` and the like in names."""
     overwrite: bool = False
     """Replace files of an earlier export."""
+    root: Path | None = None
+    """The folder of the videos; only for a preset that has pictures of them."""
 
 
 def find_preset(name: str) -> Preset:
@@ -78,14 +80,16 @@ def export_features(
         Where the basis does not fit the features.
     """
     options = options or ExportOptions()
+    if options.root is not None and preset.name != tables.PICTURED:
+        raise UsageError(f"is for pictures, which {tables.PICTURED} has alone", subject="--root")
     with FeatureFile(source) as file:
         layers = chosen_layers(preset, file, options.layer)
         basis = None if options.basis is None else _fitting_basis(options.basis, file, layers)
-        job = Job(file, output, layers, basis, options.keep_suffix)
+        job = Job(file, output, layers, basis, options.keep_suffix, options.root)
         check_fit(preset, job)
         _check_targets(preset, job, overwrite=options.overwrite)
         preset.write(job)
-        return _warnings(preset, job)
+        return _warnings(preset, job) + job.warnings
 
 
 def _fitting_basis(path: Path, file: FeatureFile, layers: Sequence[str]) -> PcaBasis:

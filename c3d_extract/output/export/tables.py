@@ -13,6 +13,7 @@ import numpy as np
 
 from c3d_extract.files import writing_output
 from c3d_extract.output.export.base import Needs
+from c3d_extract.output.export.sprite import make_sprite
 from c3d_extract.parquet import write_columns
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = ["PRESETS"]
 
 _ROWS_AT_ONCE = 2048  # 34 MB of fc6
 _NEEDS = Needs(rows="any")
+PICTURED = "tensorboard"
+"""The preset that has pictures of the rows, where it is told the folder of the videos."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,15 @@ def _number(value: np.float32) -> str:
 class Projector:
     """The files of TensorBoard's embedding projector."""
 
-    name: str = "tensorboard"
+    name: str = PICTURED
     purpose: str = "TensorBoard's embedding projector: tensorboard --logdir DIR"
     needs: Needs = _NEEDS
     file_name: None = None
 
     def targets(self, job: Job) -> Iterator[tuple[str, Path]]:
-        """Yield the three files."""
-        for name in ("tensors.tsv", "metadata.tsv", "projector_config.pbtxt"):
+        """Yield three files, and that of the pictures."""
+        pictures = [] if job.root is None else ["sprite.png"]
+        for name in ("tensors.tsv", "metadata.tsv", "projector_config.pbtxt", *pictures):
             yield "", job.output / name
 
     def write(self, job: Job) -> None:
@@ -125,10 +129,26 @@ class Projector:
                 np.savetxt(file, X, fmt="%.9g", delimiter="\t")
         with job.writing("metadata.tsv") as file:
             _write_metadata(file, (columns for columns, _ in _blocks(job)))
+        lines = {"tensor_name": job.layer, "tensor_path": "tensors.tsv", "metadata_path": "metadata.tsv"}
+        text = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in lines.items())
+        if job.root is not None:
+            text += _write_sprite(job, job.root)
         with job.writing("projector_config.pbtxt") as file:
-            lines = {"tensor_name": job.layer, "tensor_path": "tensors.tsv", "metadata_path": "metadata.tsv"}
-            text = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in lines.items())
             file.write(f"embeddings {{\n{text}}}\n".encode())
+
+
+def _write_sprite(job: Job, root: Path) -> str:
+    """Write a picture of each row; return what names them in the configuration."""
+    sprite = make_sprite(job.file, root)
+    with job.writing("sprite.png") as file:
+        file.write(sprite.png)
+    if sprite.n_missing:
+        rows = f"{sprite.n_missing} of {len(job.file)} rows"
+        job.warnings.append(
+            f"{rows} have a grey picture: their videos are not below {root}, or cannot be read"
+        )
+    size = f"    single_image_dim: {sprite.side}\n" * 2
+    return f'  sprite {{\n    image_path: "sprite.png"\n{size}  }}\n'
 
 
 def _write_metadata(file: BinaryIO, blocks: Iterable[dict[str, Any]]) -> None:

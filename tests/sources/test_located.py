@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from c3d_extract.pages.videos import find_file, find_root
+from c3d_extract.sources.located import find_file, find_root
 
 if TYPE_CHECKING:
     from pathlib import Path
