@@ -114,6 +114,7 @@ def test_the_figure_of_clips_is_what_the_program_cuts() -> None:
     assert figure["drawing"]() == figure["OUTPUT"].read_text("utf-8"), "run docs/figures/clips.py"
 
 
+@pytest.mark.slow
 def test_the_readmes_first_run_works_without_a_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ def place(rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_other_command_of_the_readme_runs_on_the_rendered_samples(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +240,7 @@ def test_the_commands_of_a_first_page_run_in_their_order(
         exec(compile(block, name, "exec"), {})  # noqa: S102
 
 
+@pytest.mark.slow
 def test_the_python_of_the_pipelines_page_runs_and_its_commands_too(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

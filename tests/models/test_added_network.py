@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+pytestmark = pytest.mark.slow
+
 NAME = "r3d_10"
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from c3d_extract.train.data import LabelledClip
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("hug", "kick", "wave")
 NETWORK = VideoNetwork("mc3_18", len(LABELS))
 MEAN, STD = (90.0, 100.0, 110.0), (50.0, 55.0, 60.0)  # B, G, R

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Layers = dict[str, list[np.ndarray]]
 
+pytestmark = pytest.mark.slow
+
 
 # R(2+1)D ---------------------------------------------------------------------------------------------
 
