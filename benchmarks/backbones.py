@@ -1,12 +1,14 @@
 """torchvision's networks against torchvision itself, on real videos: pixels, and descriptors of random weights.
 
     python benchmarks/backbones.py ../shared/data/samples
+    python benchmarks/backbones.py --speed [NETWORK|CHECKPOINT ...]
 
 For the first clip of each of five videos of different sizes: how many values of the network's input differ from those of
 `weights.transforms()` on the same decoded frames, by how many levels at most, and how far the descriptor is from that of
 torchvision's own model on torchvision's own input, in fp32 and in the precision that is chosen here. The bar: one level in
 1 of 1,000 values, 1e-4 in fp32. Weights are those that training starts with, from one seed; the last line of a network says how far the
-descriptors of the videos are apart.
+descriptors of the videos are apart. With --speed: clips a second of the network alone here, in the precision that is
+chosen, batches of four clips, median of three.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -85,10 +89,29 @@ def theirs(model: nn.Module, head: str, clip: Tensor) -> NDArray[np.float32]:
     return descriptor
 
 
+def saved(model: nn.Module, path: Path) -> Checkpoint:
+    torch.save(model.state_dict(), path)
+    return load_checkpoint(path, layers=())
+
+
+def speed(checkpoint: Checkpoint, name: str) -> None:
+    precision, n = choose_precision("auto", CPU), 4
+    layers = [checkpoint.backbone.default_layer]
+    network = Network(checkpoint, layers, device=CPU, precision=precision, batch_size=n)
+    clips = np.random.default_rng(0).integers(0, 256, (n, *network.clip_shape[:3], 3), np.uint8)
+    seconds = []
+    for _ in range(4):  # the first prepares
+        started = time.monotonic()
+        network(clips)
+        seconds.append(time.monotonic() - started)
+    gflop = checkpoint.backbone.operations() / 1e9
+    rate = n / median(seconds[1:])
+    print(f"{name:12} {precision} {rate:8.2f} clips/s  {gflop * rate:6.0f} GFLOP/s", flush=True)
+
+
 def check(name: str, folder: Path, samples: Path) -> bool:
     model, transform = random_model(name), get_model_weights(name).DEFAULT.transforms()
-    torch.save(model.state_dict(), folder / f"{name}.pth")
-    checkpoint = load_checkpoint(folder / f"{name}.pth", layers=())
+    checkpoint = saved(model, folder / f"{name}.pth")
     layer, head = checkpoint.backbone.default_layer, NETWORKS[name]._family.head  # noqa: SLF001
     mean, std = (torch.tensor(values)[:, None, None, None] for values in (transform.mean, transform.std))
     precisions: list[Precision] = list(dict.fromkeys(["fp32", choose_precision("auto", CPU)]))
@@ -128,11 +151,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("samples", type=Path)
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("words", nargs="*")
     words: Any = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        within = [check(name, Path(folder), words.samples) for name in words.networks]
+        if words.speed:
+            for name in words.words or NETWORKS:
+                path = Path(folder, f"{name}.pth")
+                is_name = name in NETWORKS
+                speed(saved(random_model(name), path) if is_name else load_checkpoint(name), Path(name).name)
+            return
+        samples, *networks = words.words
+        within = [check(name, Path(folder), Path(samples)) for name in networks or NETWORKS]
     print("all within the bar" if all(within) else "NOT all within the bar")
     sys.exit(not all(within))
 
