@@ -49,9 +49,14 @@ class Ucf101Split(NamedTuple):
     test: dict[str, str]
 
 
+def folder_of(video: str) -> str:
+    """Return the name of the folder that a video is in, empty for none."""
+    return PurePosixPath(video).parent.name
+
+
 def folder_labels(names: Sequence[str]) -> list[str]:
     """Return each video's parent folder; raise UsageError for a video that has none."""
-    parents = [PurePosixPath(name).parent.name for name in names]
+    parents = list(map(folder_of, names))
     for name, parent in zip(names, parents, strict=True):
         if not parent:
             raise UsageError(
@@ -212,7 +217,7 @@ def _read_list(path: Path, classes: Mapping[str, int]) -> dict[str, str]:
         if not line.strip():
             continue
         video, _, index = line.strip().partition(" ")
-        label = PurePosixPath(video).parent.name
+        label = folder_of(video)
         if label not in classes:
             raise _line_error(
                 path, number, f"expected Class/video.avi of a class in classInd.txt and found {line!r}"

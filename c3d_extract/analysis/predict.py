@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from c3d_extract.analysis.features import read_layer, require_same_features, weights_provenance
+from c3d_extract.analysis.labels import folder_of
 from c3d_extract.errors import MismatchError, PcaError, StoreError, UsageError
 from c3d_extract.pipeline import Extractor
 from c3d_extract.settings import ExtractSettings
@@ -57,7 +58,7 @@ class Predictions(NamedTuple):
         Where ``outcomes`` are given, a video that was named without its folder has the one of its path.
         """
         paths = {outcome.video: str(outcome.path) for outcome in outcomes}
-        folders = [_folder(video) or _folder(paths.get(video, "")) for video in self.videos]
+        folders = [folder_of(video) or folder_of(paths.get(video, "")) for video in self.videos]
         named = [(f, label) for f, label in zip(folders, self.labels, strict=True) if f in self.classes]
         return len(named), sum(folder == label for folder, label in named)
 
@@ -66,10 +67,6 @@ class Predictions(NamedTuple):
         fitted = {(PurePosixPath(name).name, size) for name, size in classifier.trained_on}
         found = zip(self.videos, self.sizes, strict=True)
         return sum((PurePosixPath(name).name, size) in fitted for name, size in found)
-
-
-def _folder(path: str) -> str:
-    return PurePosixPath(path).parent.name
 
 
 def classify_features(classifier: LinearClassifier, features: Path) -> Predictions:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, printable, put_json, show
-from c3d_extract.cli.completion import complete_layer
-from c3d_extract.cli.options import debug_option, json_option, missing_option
+from c3d_extract.cli.options import debug_option, json_option, layer_option, missing_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,12 +54,7 @@ def _read_dimensions(_ctx: click.Context, _param: click.Parameter, value: str | 
 
 @click.command("classify", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("features", type=FILE)
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="Which features.  [default: the first layer of the file]",
-)
+@layer_option("Which features.  [default: the first layer of the file]")
 @click.option("--labels", type=FILE, metavar="CSV", help="Lines video,label.  [default: folder names]")
 @click.option(
     "--label-pattern", metavar="REGEX", help="Label: what this matches in the name (its first group)."

@@ -14,7 +14,7 @@ from c3d_extract.cli.streams import StdoutLostError, keep_streams
 from c3d_extract.errors import C3DError, FetchError, UsageError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "EXIT_FATAL",
@@ -25,6 +25,7 @@ __all__ = [
     "note",
     "printable",
     "put_json",
+    "refuse_given",
     "run_program",
     "show",
 ]
@@ -55,6 +56,13 @@ def put_json(values: Any) -> None:
     """Write one JSON document to stdout; control characters are escaped."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     click.echo("".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def refuse_given(options: Mapping[str, Any], names: Iterable[str], why: str) -> None:
+    """Raise UsageError, which says ``why``, for an option that is given and would do nothing."""
+    for name in names:
+        if options[name] is not None:
+            raise UsageError(why, subject=f"--{name.replace('_', '-')}")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, printable, show
-from c3d_extract.cli.completion import complete_layer
 from c3d_extract.cli.options import (
     colour_option,
     debug_option,
     device_option,
+    layer_option,
     mean_option,
     offline_option,
     overwrite_option,
@@ -57,12 +57,7 @@ Examples:
 @mean_option
 @pool5_option
 @colour_option
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="Of C3D: conv5b, pool5, fc6, fc7, fc8.  [default: the descriptor; C3D: fc6]",
-)
+@layer_option("Of C3D: conv5b, pool5, fc6, fc7, fc8.  [default: the descriptor; C3D: fc6]")
 @click.option(
     "--unit",
     "units",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from c3d_extract.cli.common import guarded, note, show
-from c3d_extract.cli.completion import complete_layer, complete_preset
-from c3d_extract.cli.options import debug_option, overwrite_option, quiet_option
+from c3d_extract.cli.completion import complete_preset
+from c3d_extract.cli.options import debug_option, layer_option, overwrite_option, quiet_option
 from c3d_extract.cli.tables import is_terminal, show_table
 from c3d_extract.errors import UsageError
 
@@ -32,12 +32,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="DIR|FILE",
     help="The folder to write, or the file where the preset is one file.",
 )
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="The layer, where FEATURES has several that fit.",
-)
+@layer_option("The layer, where FEATURES has several that fit.")
 @click.option(
     "--pca-from",
     "basis",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,24 @@ def _describe(file: str) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    sections = {"": _headline(facts)}
-    for title in ("settings", "weights", "versions"):
-        # What else is known of the checkpoint is long; --json has it.
-        sections[title] = {k: v for k, v in (facts.get(title) or {}).items() if k != "record"}
+    from c3d_extract.output.describe import recorded
+
     failures = (facts.get("report") or {}).get("failures", [])
     shown = failures[:N_FAILURES_SHOWN] if is_terminal() else failures
-    sections["failed"] = {line["video"]: line["error"] for line in shown}
-    found = {title: {name: _plain(value) for name, value in one.items()} for title, one in sections.items()}
-    show_facts({title: one for title, one in found.items() if one})
+    sections = {
+        "": _as_texts(_headline(facts)),
+        **recorded(facts),
+        "failed": _as_texts({line["video"]: line["error"] for line in shown}),
+    }
+    show_facts({title: one for title, one in sections.items() if one})
     if len(failures) > len(shown):
         show(f"  … and {len(failures) - len(shown)} more: --json lists all")
+
+
+def _as_texts(values: dict[str, Any]) -> dict[str, str]:
+    from c3d_extract.output.describe import as_text
+
+    return {name: as_text(value) for name, value in values.items()}
 
 
 def _headline(facts: dict[str, Any]) -> dict[str, Any]:
@@ -108,13 +114,6 @@ def _headline_of_run(facts: dict[str, Any]) -> dict[str, Any]:
     if missing and facts["videos_per_second"]:
         lines["rate"] = f"{facts['videos_per_second']:.1f} videos/s, {facts['seconds_left']:,.0f} s left"
     return lines
-
-
-def _plain(value: Any) -> str:
-    words = {None: "none", True: "yes", False: "no"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: float) -> str:

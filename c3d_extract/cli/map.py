@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from c3d_extract.cli.common import guarded, note
-from c3d_extract.cli.completion import complete_layer
-from c3d_extract.cli.options import debug_option, quiet_option
+from c3d_extract.cli.options import debug_option, layer_option, quiet_option
 
 __all__ = ["command"]
 
@@ -29,12 +28,7 @@ Examples:
 @click.command("map", epilog=_EXAMPLES, context_settings={"max_content_width": 100})
 @click.argument("features", type=FILE)
 @click.option("-o", "--output", type=OUTPUT, default="map.html", show_default=True, help="The page to write.")
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="Which features.  [default: the first layer of the file]",
-)
+@layer_option("Which features.  [default: the first layer of the file]")
 @click.option(
     "--method",
     type=click.Choice(["pca", "tsne", "umap"]),

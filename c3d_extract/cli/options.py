@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.completion import complete_weights
+from c3d_extract.cli.completion import complete_layer, complete_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +16,7 @@ __all__ = [
     "debug_option",
     "device_option",
     "json_option",
+    "layer_option",
     "mean_option",
     "missing_option",
     "offline_option",
@@ -52,6 +53,11 @@ weights_option = click.option(
     shell_complete=complete_weights,
     help="A registered name or a checkpoint.",
 )
+
+
+def layer_option(help_text: str) -> Callable[[Any], Any]:
+    """Return ``--layer``, the name of one; ``help_text`` says what for."""
+    return click.option("--layer", metavar="NAME", shell_complete=complete_layer, help=help_text)
 
 
 def overwrite_option(help_text: str) -> Callable[[Any], Any]:

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import EXIT_SOME_FAILED, guarded, note, printable, put_json
+from c3d_extract.cli.common import EXIT_SOME_FAILED, guarded, note, printable, put_json, refuse_given
 from c3d_extract.cli.completion import complete_weights
-from c3d_extract.cli.options import (
-    debug_option,
-    device_option,
-    json_option,
-    mean_option,
-    offline_option,
-    precision_option,
-)
+from c3d_extract.cli.extracted import extracted_like, extraction_options, loading
+from c3d_extract.cli.options import debug_option, json_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,21 +41,7 @@ Examples:
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="Classes named for each video."
 )
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    shell_complete=complete_weights,
-    help="The network.  [default: the one that MODEL names]",
-)
-@mean_option
-@click.option(
-    "--pca-from",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The basis that the training features were projected with.",
-)
-@device_option(several=True)
-@precision_option("Of the network.")
-@offline_option
+@extraction_options("MODEL", "the training features")
 @json_option
 @debug_option
 @guarded
@@ -95,19 +75,12 @@ def command(model: str, inputs: tuple[str, ...], **options: Any) -> None:
 def _with_classifier(
     classifier: LinearClassifier, inputs: Sequence[str], options: dict[str, Any]
 ) -> tuple[Predictions, list[Outcome]]:
-    from c3d_extract.analysis import classify_features, extractor_for, write_features
-    from c3d_extract.output import load_basis
+    from c3d_extract.analysis import classify_features
 
     if _is_hdf5(inputs[0]):
         _check_alone(inputs, options)
         return classify_features(classifier, Path(inputs[0])), []
-    basis = None if options["pca_from"] is None else load_basis(options["pca_from"])
-    with (
-        extractor_for(classifier.provenance, basis, options["weights"], **_loading(options)) as extractor,
-        TemporaryDirectory(prefix="c3d-") as folder,
-    ):
-        features = Path(folder) / "feats.h5"
-        outcomes = write_features(extractor, inputs, features, basis)
+    with extracted_like(classifier.provenance, inputs, options) as (features, outcomes):
         return classify_features(classifier, features), outcomes
 
 
@@ -117,26 +90,19 @@ def _with_checkpoint(
     from c3d_extract.analysis import probabilities, write_features
     from c3d_extract.pipeline import Extractor
 
-    for name in ("weights", "pca_from"):
-        if options[name] is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError("goes with a saved classifier alone", subject=option)
+    refuse_given(options, ("weights", "pca_from"), "goes with a saved classifier alone")
     if _is_hdf5(inputs[0]):
         raise UsageError(
             "holds features, which a saved classifier takes; a checkpoint takes videos", subject=inputs[0]
         )
     extractor: Extractor
     with (
-        Extractor.from_weights(model, layers="prob", **_loading(options)) as extractor,
+        Extractor.from_weights(model, layers="prob", **loading(options)) as extractor,
         TemporaryDirectory(prefix="c3d-") as folder,
     ):
         features = Path(folder) / "feats.h5"
         outcomes = write_features(extractor, inputs, features)
         return probabilities(extractor, features), outcomes
-
-
-def _loading(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("mean", "device", "precision", "offline")}
 
 
 def _is_hdf5(path: str) -> bool:
@@ -149,9 +115,7 @@ def _is_hdf5(path: str) -> bool:
 def _check_alone(inputs: Sequence[str], options: dict[str, Any]) -> None:
     if len(inputs) > 1:
         raise UsageError("is a feature file; give it alone", subject=inputs[0])
-    for name in ("weights", "mean", "pca_from"):
-        if options[name] is not None:
-            raise UsageError("is for videos, not for features", subject=f"--{name.replace('_', '-')}")
+    refuse_given(options, ("weights", "mean", "pca_from"), "is for videos, not for features")
 
 
 def _warn_of_training(predictions: Predictions, classifier: LinearClassifier) -> None:

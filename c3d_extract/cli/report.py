@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from c3d_extract.cli.common import guarded, note
-from c3d_extract.cli.completion import complete_layer
-from c3d_extract.cli.options import debug_option, quiet_option
+from c3d_extract.cli.options import debug_option, layer_option, quiet_option
 from c3d_extract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,12 +34,7 @@ Examples:
 )
 @click.option("--classify", is_flag=True, help="A confusion matrix, as `classify` makes it of folder names.")
 @click.option("--labels", type=FILE, metavar="CSV", help="The same of lines video,label.")
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="What is classified.  [default: the first layer of the file]",
-)
+@layer_option("What is classified.  [default: the first layer of the file]")
 @quiet_option
 @debug_option
 @guarded

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from c3d_extract.cli.common import guarded, note, put_json
-from c3d_extract.cli.completion import complete_layer, complete_weights
-from c3d_extract.cli.options import (
-    debug_option,
-    device_option,
-    json_option,
-    mean_option,
-    offline_option,
-    precision_option,
-)
+from c3d_extract.cli.common import guarded, note, put_json, refuse_given
+from c3d_extract.cli.extracted import extracted_like, extraction_options
+from c3d_extract.cli.options import debug_option, json_option, layer_option
 from c3d_extract.cli.tables import show_table
 from c3d_extract.errors import UsageError
 from c3d_extract.object_store import is_address
@@ -33,7 +25,7 @@ __all__ = ["command"]
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 DEFAULT_K = 10
-_OF_A_FILE = ("weights", "mean", "pca_from")
+_OF_A_VIDEO = ("weights", "mean", "pca_from")
 
 _EXAMPLES = """\b
 Examples:
@@ -53,23 +45,8 @@ Examples:
     metavar="SIMILARITY",
     help="All pairs of videos that are at least so similar.",
 )
-@click.option(
-    "--layer",
-    metavar="NAME",
-    shell_complete=complete_layer,
-    help="Which features.  [default: the first layer of the file]",
-)
-@click.option(
-    "--weights",
-    metavar="NAME|FILE",
-    shell_complete=complete_weights,
-    help="The network.  [default: the one that FEATURES names]",
-)
-@mean_option
-@click.option("--pca-from", type=FILE, help="The basis that FEATURES were projected with.")
-@device_option(several=True)
-@precision_option("Of the network.")
-@offline_option
+@layer_option("Which features.  [default: the first layer of the file]")
+@extraction_options("FEATURES", "FEATURES")
 @json_option
 @debug_option
 @guarded
@@ -96,14 +73,7 @@ def _check(video: str | None, options: dict[str, Any]) -> None:
     if video is None and options["k"] is not None:
         raise UsageError("is for a VIDEO; --duplicates gives all pairs", subject="-k")
     if video is None:
-        _refuse(options, "is for a VIDEO")
-
-
-def _refuse(options: dict[str, Any], why: str) -> None:
-    """Raise UsageError for an option that would do nothing."""
-    for name in _OF_A_FILE:
-        if options[name] is not None:
-            raise UsageError(why, subject=f"--{name.replace('_', '-')}")
+        refuse_given(options, _OF_A_VIDEO, "is for a VIDEO")
 
 
 def _put_duplicates(table: LayerFeatures, threshold: float, *, as_json: bool) -> None:
@@ -127,7 +97,7 @@ def _put_neighbours(table: LayerFeatures, video: str, options: dict[str, Any]) -
     k = options["k"] or DEFAULT_K
     is_row = video in table.videos
     if is_row:
-        _refuse(options, f"is for other videos; {video} is in the file")
+        refuse_given(options, _OF_A_VIDEO, f"is for other videos; {video} is in the file")
     query = table.X[[table.videos.index(video)]] if is_row else _extracted(table, video, options)
     rows, similarities = nearest(table.X, query, k=k + is_row)
     found = [
@@ -147,17 +117,9 @@ def _extracted(table: LayerFeatures, video: str, options: dict[str, Any]) -> NDA
         close = difflib.get_close_matches(video, table.videos, n=3)
         hint = f"perhaps {', '.join(close)}" if close else "`c3d-tools search --help` has examples"
         raise UsageError("neither a video of the feature file nor a file", subject=video, hint=hint)
-    from c3d_extract.analysis import extractor_for, read_layer, write_features
-    from c3d_extract.output import load_basis
+    from c3d_extract.analysis import read_layer
 
-    basis = None if options["pca_from"] is None else load_basis(options["pca_from"])
-    loading = {name: options[name] for name in ("mean", "device", "precision", "offline")}
-    with (
-        extractor_for(table.provenance, basis, options["weights"], **loading) as extractor,
-        TemporaryDirectory(prefix="c3d-") as folder,
-    ):
-        features = Path(folder) / "feats.h5"
-        write_features(extractor, [video], features, basis)
+    with extracted_like(table.provenance, [video], options) as (features, _):
         found = read_layer(features, table.provenance["layer"])
     if len(found.videos) != 1:
         raise UsageError(f"holds {len(found.videos)} videos; name one of them", subject=video)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,12 +14,38 @@ from c3d_extract.decode.reader import open_video
 from c3d_extract.errors import VideoError
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["image_sheet", "read_thumbnails"]
+__all__ = ["Wanted", "image_sheet", "read_all_thumbnails", "read_thumbnails"]
+
+
+class Wanted(NamedTuple):
+    """A video to make pictures of, and which part of it, in seconds."""
+
+    path: Path
+    span: tuple[float, float]
+
+
+def read_all_thumbnails(
+    wanted: Iterable[Wanted | None], *, n: int, size: tuple[int, int]
+) -> Iterator[list[NDArray[np.uint8]] | str | None]:
+    """Yield the pictures of each video, as `read_thumbnails` returns them, or why it has none.
+
+    None stays None. Videos are read by as many threads as there are cores.
+    """
+
+    def read(one: Wanted | None) -> list[NDArray[np.uint8]] | str | None:
+        try:
+            return one and read_thumbnails(one.path, one.span, n=n, size=size)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a video, it has no picture
+            return str(error)
+
+    # FFmpeg and libjpeg work outside Python's lock. What they read was decoded before, for the table.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        yield from threads.map(read, wanted)
 
 
 def read_thumbnails(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from c3d_extract.output.schema import SUMMED_COLUMNS
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from c3d_extract.output.pca_basis import LayerBasis
 
-__all__ = ["describe", "report_lines"]
+__all__ = ["as_text", "describe", "recorded", "report_lines"]
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -97,6 +99,24 @@ def report_lines(features: Path, digest: str | None) -> list[dict[str, Any]] | N
     """
     path = OutputPaths.of(features).report
     return read_report(path) if digest is not None and report_digest(path) == digest else None
+
+
+def recorded(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the settings, weights and versions in `describe`'s facts, or a file's attributes, as text.
+
+    What else is known of the checkpoint, its ``record``, is long and left out.
+    """
+    return {
+        title: {name: as_text(value) for name, value in (facts.get(title) or {}).items() if name != "record"}
+        for title in ("settings", "weights", "versions")
+    }
+
+
+def as_text(value: Any) -> str:
+    """Return a value as people read it: text as it is, else JSON but for yes, no and none."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _describe_basis(path: Path) -> dict[str, Any]:

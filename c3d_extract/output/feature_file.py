@@ -8,6 +8,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from c3d_extract.dataframes import data_frame
 from c3d_extract.errors import PcaError, StoreError
 from c3d_extract.hdf5 import errors_as, numbers_in, open_hdf5
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from c3d_extract.dataframes import DataFrame
@@ -152,6 +153,19 @@ class FeatureFile:
                     video, first = name, row
         if video is not None:
             yield video, first, len(self)
+
+    def spans(self) -> list[tuple[float, float]]:
+        """Return the part of its video that each row is of, in seconds; (0, 0) where nothing says.
+
+        Of a feature file the whole video.
+        """
+        if self.kind == "clips":
+            times = map(self.column, ("start_seconds", "end_seconds"))
+            starts, ends = (np.where(np.isfinite(time), time, 0) for time in times)
+            return list(zip(starts.tolist(), ends.tolist(), strict=True))
+        duration, n_frames, fps = map(self.column, ("duration_seconds", "n_frames", "fps"))
+        by_rate = np.divide(n_frames, fps, out=np.zeros(len(fps)), where=fps > 0)
+        return [(0.0, end) for end in np.where(duration > 0, duration, by_rate).tolist()]
 
     @property
     def has_crops(self) -> bool:

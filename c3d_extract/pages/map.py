@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from c3d_extract.analysis import choose_method, find_clusters, lay_out, nearest, reduce_features
-from c3d_extract.analysis.labels import read_label_columns
-from c3d_extract.pages.rows import folder_of, read_rows
+from c3d_extract.analysis.labels import folder_of, read_label_columns
+from c3d_extract.decode.thumbnails import Wanted
+from c3d_extract.pages.rows import read_rows
 from c3d_extract.pages.template import require_library, write_page
-from c3d_extract.pages.thumbnails import Wanted, make_thumbnails
+from c3d_extract.pages.thumbnails import make_thumbnails
 from c3d_extract.sources.located import find_file, find_root
 
 if TYPE_CHECKING:

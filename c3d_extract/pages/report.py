@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from c3d_extract.errors import StoreError
 from c3d_extract.output import FeatureFile
-from c3d_extract.output.describe import report_lines
+from c3d_extract.output.describe import recorded, report_lines
 from c3d_extract.pages.rows import without_nan
 from c3d_extract.pages.template import require_library, write_page
 
@@ -69,7 +68,7 @@ def write_report_page(features: Path, output: Path, classes: ClassResult | None 
         "notes": notes,
         "videos": videos,
         "plots": _plots(videos),
-        "settings": _settings(attributes),
+        "settings": recorded(attributes),
         "classes": None if classes is None else _classes(classes),
     }
     write_page(output, "report", title=f"{features.name}: report", data=data)
@@ -128,20 +127,6 @@ def _plots(videos: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         for title, unit, values in plots
         if len(set(values)) > 1
     ]
-
-
-def _settings(attributes: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    # What else is known of the checkpoint is long; `c3d-tools info --json` has it.
-    return {
-        title: {name: _plain(value) for name, value in attributes.get(title, {}).items() if name != "record"}
-        for title in ("settings", "weights", "versions")
-    }
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _classes(result: ClassResult) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Rows", "folder_of", "read_rows", "without_nan"]
+__all__ = ["Rows", "read_rows", "without_nan"]
 
 VIDEO_FACTS = (
     "n_clips", "n_frames", "fps", "duration_seconds", "width", "height", "size_bytes", "n_decode_errors",
@@ -74,31 +73,16 @@ def read_rows(path: Path, layer: str | None) -> Rows:
         names = VIDEO_FACTS if file.kind == "features" else CLIP_FACTS
         kept = np.flatnonzero(file.column("crop") == 0) if file.has_crops else np.arange(len(file))
         columns = {name: file.column(name)[kept].tolist() for name in names}
-        X, videos = file[layer][kept], file.videos
-        kind, attributes = file.kind, file.attributes
-    videos = [videos[row] for row in kept]
+        X, kind, attributes = file[layer][kept], file.kind, file.attributes
+        videos, spans = file.videos, file.spans()
+    videos, spans = [videos[row] for row in kept], [spans[row] for row in kept]
     require_finite(X, videos, path)
     facts: dict[str, list[Any]] = {name: without_nan(values) for name, values in columns.items()}
+    sizes: list[int | None] = [None] * len(videos)
     if kind == "features":
         facts |= _statuses(path, attributes.get("report_sha256"), videos)
-        spans = [
-            (0.0, _seconds(*row))
-            for row in zip(*map(columns.get, ("duration_seconds", "n_frames", "fps")), strict=True)
-        ]
-        sizes: list[int | None] = columns["size_bytes"]
-    else:
-        spans = [
-            (a or 0.0, b or 0.0) for a, b in zip(facts["start_seconds"], facts["end_seconds"], strict=True)
-        ]
-        sizes = [None] * len(videos)
+        sizes = columns["size_bytes"]
     return Rows(kind, layer, X, videos, spans, sizes, facts, attributes)
-
-
-def _seconds(duration: float, n_frames: int, fps: float) -> float:
-    """Return how long a video is; 0, of which the first frame is shown, where nothing says."""
-    if duration > 0:
-        return duration
-    return n_frames / fps if fps > 0 else 0.0
 
 
 def _statuses(path: Path, digest: str | None, videos: Sequence[str]) -> dict[str, list[Any]]:
@@ -113,8 +97,3 @@ def _statuses(path: Path, digest: str | None, videos: Sequence[str]) -> dict[str
 def without_nan(values: Sequence[Any]) -> list[Any]:
     """Return values with None for what is no finite number, which JSON does not have."""
     return [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
-
-
-def folder_of(video: str) -> str:
-    """Return the name of the folder that a video is in, empty for none."""
-    return PurePosixPath(video).parent.name

@@ -60,7 +60,8 @@ def write_page(
         "library": _packed_library(),
         "licence": html.escape(_licence()),
     }
-    page = _MARK.sub(lambda mark: values[mark[1]], _file(f"{name}.html"))
+    html_of_page = _file("page.html").replace("{{body}}", _file(f"{name}.html"))
+    page = _MARK.sub(lambda mark: values[mark[1]], html_of_page)
     with writing_output(path) as file:
         file.write(page.encode())
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from c3d_extract.decode.thumbnails import image_sheet, read_thumbnails
+from c3d_extract.decode.thumbnails import image_sheet, read_all_thumbnails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from c3d_extract.decode.thumbnails import Wanted
 
     Strip = list[NDArray[np.uint8]]
 
@@ -27,13 +26,6 @@ MOST_BYTES = 9_500_000
 """Of all sheets: with them a page has less than 15 MB."""
 _QUALITIES = (75, 60, 45, 30, 20)
 _SHEET_SIDE = 4096  # pixels; phones decode no larger pictures
-
-
-class Wanted(NamedTuple):
-    """A video to make pictures of, and which part of it, in seconds."""
-
-    path: Path
-    span: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,21 +58,12 @@ def make_thumbnails(
     strips: list[Strip] = []
     places: list[int | None] = []
     failed: dict[int, str] = {}
-
-    def read(row: Wanted | None) -> Strip | str | None:
-        try:
-            return row and read_thumbnails(row.path, row.span, n=n_frames, size=size)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a video, it has no picture
-            return str(error)
-
-    # FFmpeg and libjpeg work outside Python's lock. What they read was decoded before, for the table.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for number, found in enumerate(threads.map(read, wanted)):
-            if isinstance(found, str):
-                failed[number] = found
-            places.append(len(strips) * n_frames if isinstance(found, list) else None)
-            strips += [found] if isinstance(found, list) else []
-            on_video()
+    for number, found in enumerate(read_all_thumbnails(wanted, n=n_frames, size=size)):
+        if isinstance(found, str):
+            failed[number] = found
+        places.append(len(strips) * n_frames if isinstance(found, list) else None)
+        strips += [found] if isinstance(found, list) else []
+        on_video()
     columns, rows = (_SHEET_SIDE // side for side in size)
     layout = {"width": size[0], "height": size[1], "columns": columns, "perSheet": columns * rows}
     pictures = [picture for strip in strips for picture in strip]

@@ -11,7 +11,7 @@ import pytest
 from store_samples import NAMES, identity, open_store, record, video_row, write
 
 from c3d_extract.errors import StoreError, UsageError
-from c3d_extract.output import VIDEO_COLUMNS, FeatureFile
+from c3d_extract.output import VIDEO_COLUMNS, FeatureFile, TableRow, write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +62,27 @@ def test_of_a_clip_file_all_clips_of_a_video_are_found(tmp_path: Path, output: P
             np.testing.assert_array_equal(found["fc6"], features[names == name])
             np.testing.assert_array_equal(found["start_frame"], file.column("start_frame")[names == name])
         assert repr(file) == f"<FeatureFile {clips}: {len(names)} clips, fc6 (12), fc7 (5)>"
+
+
+def test_a_rows_part_of_its_video_is_the_clip_or_the_whole_for_as_long_as_something_says(
+    tmp_path: Path,
+) -> None:
+    nan, rest = float("nan"), (320, 240, 1000, 0)
+    timed = [(25.0, 2.0), (25.0, nan), (25.0, 0.0), (nan, nan), (0.0, nan)]  # frames a second, duration
+    rows = [
+        TableRow(f"{i}.mp4", (3, 50, 0, 0, *times, *rest), [np.zeros(4, np.float32)])
+        for i, times in enumerate(timed)
+    ]
+    write_table(tmp_path / "v.h5", kind="features", layers={"fc6": 4}, rows=rows, attributes={})
+    with FeatureFile(tmp_path / "v.h5") as file:
+        assert file.spans() == [(0, 2.0), (0, 2.0), (0, 2.0), (0, 0), (0, 0)]
+    clips = [
+        TableRow("a.mp4", (16 * i, 16 * i + 16, start, end, 0), [np.zeros(4, np.float32)])
+        for i, (start, end) in enumerate([(0.5, 1.1), (1.0, nan), (nan, nan)])
+    ]
+    write_table(tmp_path / "c.h5", kind="clips", layers={"fc6": 4}, rows=clips, attributes={})
+    with FeatureFile(tmp_path / "c.h5") as file:
+        assert file.spans() == [(0.5, 1.1), (1.0, 0), (0, 0)]
 
 
 def test_as_a_table_of_pandas_and_of_arrow(output: Path) -> None:

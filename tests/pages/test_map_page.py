@@ -18,6 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 pytest.importorskip("plotly")
 from c3d_extract import FeatureFile
 from c3d_extract.decode import open_video
+from c3d_extract.decode.thumbnails import Wanted
 from c3d_extract.errors import C3DError, StoreError
 from c3d_extract.pages import thumbnails
 from c3d_extract.pages.map import MapOptions, write_map
@@ -155,8 +156,10 @@ def test_the_sheets_of_ten_thousand_videos_stay_small(monkeypatch: pytest.Monkey
     pictures = [
         np.asarray(Image.fromarray(small).resize((64, 48), Image.Resampling.BICUBIC)) for small in coarse
     ]
-    monkeypatch.setattr(thumbnails, "read_thumbnails", lambda path, *_, **__: [pictures[int(path) % 50]])
-    found = thumbnails.make_thumbnails([thumbnails.Wanted(i, (0, 1)) for i in range(1000)])  # type: ignore[arg-type]
+    monkeypatch.setattr(
+        "c3d_extract.decode.thumbnails.read_thumbnails", lambda path, *_, **__: [pictures[int(path) % 50]]
+    )
+    found = thumbnails.make_thumbnails([Wanted(i, (0, 1)) for i in range(1000)])  # type: ignore[arg-type]
     assert len(found.sheets) == 1
     assert sum(map(len, found.sheets)) <= thumbnails.MOST_BYTES
 

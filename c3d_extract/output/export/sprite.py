@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from c3d_extract.decode.thumbnails import image_sheet, read_thumbnails
+from c3d_extract.decode.thumbnails import Wanted, image_sheet, read_all_thumbnails
 from c3d_extract.errors import StoreError
 from c3d_extract.sources.located import find_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from c3d_extract.output.feature_file import FeatureFile
 
@@ -47,33 +42,14 @@ def make_sprite(file: FeatureFile, root: Path) -> Sprite:
     n_columns = max(1, math.ceil(math.sqrt(len(file))))
     side = min(_USUAL, _LARGEST // n_columns)
     grey = np.full((side, side, 3), 128, np.uint8)
-
-    def picture(row: tuple[str, float, float]) -> NDArray[np.uint8] | None:
-        name, *span = row
-        path = find_file(root, name)
-        if path is None:
-            return None
-        try:
-            return read_thumbnails(path, (span[0], span[1]), n=1, size=(side, side))[0]
-        except Exception:  # noqa: BLE001 - whatever is wrong with a video, it has no picture
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        found = list(threads.map(picture, _spans(file)))
-    n_missing = sum(each is None for each in found)
+    paths = (find_file(root, name) for name in file.videos)
+    parts = zip(paths, file.spans(), strict=True)
+    wanted = [None if path is None else Wanted(path, span) for path, span in parts]
+    found = list(read_all_thumbnails(wanted, n=1, size=(side, side)))
+    n_missing = sum(not isinstance(each, list) for each in found)
     if n_missing == len(found):
         raise StoreError(
             "has none of the videos, or none that can be read", subject=root, hint="give another --root"
         )
-    pictures = [grey if each is None else each for each in found]
+    pictures = [each[0] if isinstance(each, list) else grey for each in found]
     return Sprite(image_sheet(pictures, n_columns=n_columns, quality=None), side, n_missing)
-
-
-def _spans(file: FeatureFile) -> Iterator[tuple[str, float, float]]:
-    """Yield each row's video, and which part of it the row is of, in seconds."""
-    names = (name.decode() for name in file["video"])
-    if file.kind == "clips":
-        yield from zip(names, file["start_seconds"].tolist(), file["end_seconds"].tolist(), strict=True)
-    else:
-        durations = np.nan_to_num(file["duration_seconds"]).tolist()
-        yield from ((name, 0.0, duration) for name, duration in zip(names, durations, strict=True))
