@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 OPTIONS = DecodeOptions(FrameSampler(Preprocessing()), 16)
-N_LONG = 150
+# More frames than the slots hold that a worker has until its first message is read (16, and 8 more): whoever
+# stops it at its first frames stops it before its last.
+N_LONG = 400
 
 
 @pytest.fixture(scope="module")
