@@ -35,6 +35,9 @@ __all__ = [
 _PARTIAL = ".partial"
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+# Of several that lock at once each may be in the way of the others for a moment: SQLite lets the first wait
+# for those that give up, if it may wait at all (https://sqlite.org/lockingv3.html).
+_BUSY_SECONDS = 0.5
 _IN_USE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _NOT_WRITABLE = {
     sqlite3.SQLITE_FULL,
@@ -108,9 +111,9 @@ def _try_to_lock(path: Path, *, locks: bool) -> sqlite3.Connection | None:
 
 def _connect(path: Path, *, locks: bool) -> sqlite3.Connection:
     if locks:
-        return sqlite3.connect(path, timeout=0.0, isolation_level=None)
+        return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
     address = f"file:{quote(os.path.abspath(path))}?vfs=unix-none"  # noqa: PTH100 - resolve() follows links
-    return sqlite3.connect(address, timeout=0.0, isolation_level=None, uri=True)
+    return sqlite3.connect(address, timeout=_BUSY_SECONDS, isolation_level=None, uri=True)
 
 
 def inode(path: Path) -> tuple[int, int] | None:

@@ -294,9 +294,12 @@
   }
 
   let searchLater = 0;
-  byId("query").addEventListener("input", () => { clearTimeout(searchLater); searchLater = setTimeout(filter, n > 5000 ? 200 : 0); });
+  byId("query").addEventListener("input", () => {
+    clearTimeout(searchLater);
+    if (n > 5000) searchLater = setTimeout(filter, 200); else filter();
+  });
   byId("query").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") byId("results").querySelector("button")?.click();
+    if (event.key === "Enter") { clearTimeout(searchLater); filter(); byId("results").querySelector("button")?.click(); }
     if (event.key === "Escape") { byId("query").value = ""; filter(); stage.focus(); }
   });
   document.addEventListener("pointerdown", (event) => {

@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from store_samples import (
 )
 
 from c3d_extract.errors import LockedError, StoreError
+from c3d_extract.output.lock import locked_connection, partial_path
 
 
 def test_a_second_process_is_refused_and_a_killed_one_lets_go(output: Path) -> None:
@@ -51,6 +53,18 @@ def test_of_many_that_start_at_once_one_gets_the_output(output: Path) -> None:
     for writer in writers:
         writer.communicate()
     assert sorted(answers) == ["LockedError"] * 4 + ["open"]
+
+
+def test_who_only_tried_to_lock_at_the_same_time_does_not_keep_the_first_from_it(output: Path) -> None:
+    journal = partial_path(output)
+    other = sqlite3.connect(journal, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM t").fetchall()  # a shared lock, which every attempt holds for a moment
+    gives_up = threading.Timer(0.1, other.close)
+    gives_up.start()
+    locked_connection(journal, locks=True).close()
+    gives_up.join()
 
 
 def test_the_same_process_is_refused_too_and_does_not_break_the_lock(output: Path) -> None:

@@ -13,6 +13,8 @@ from PIL import Image
 
 pytest.importorskip("plotly")
 pytest.importorskip("playwright")
+from playwright.sync_api import expect
+
 from c3d_extract.analysis import ExperimentOptions, baselines, cross_validate, prepare_experiment
 from c3d_extract.pages.map import MapOptions, write_map
 from c3d_extract.pages.report import ClassResult, write_report_page
@@ -103,6 +105,10 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert wrong == []
 
 
+def assert_visible(page: Page, n: int) -> None:
+    expect(page.locator("#stage")).to_have_attribute("data-visible", str(n))
+
+
 def place_of(page: Page, video: str) -> tuple[float, float]:
     """Return where a video's point is in the window: in the middle of the stage, once it was chosen."""
     page.locator("#query").fill(video)
@@ -116,12 +122,16 @@ def place_of(page: Page, video: str) -> tuple[float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
-def colour_at(page: Page, x: float, y: float) -> int:
-    """Return how colourful the page is around a place: the most that channels of a pixel differ."""
+def is_coloured(page: Page, x: float, y: float) -> bool:
+    """Return whether a point is drawn at a place, in ten seconds at the latest: its channels differ."""
     clip: Any = {"x": x - 8, "y": y - 8, "width": 16, "height": 16}
-    with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    return int((pixels.max(2) - pixels.min(2)).max())
+    for _ in range(50):
+        with Image.open(io.BytesIO(page.screenshot(clip=clip))) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        if (pixels.max(2) - pixels.min(2)).max() > 60:
+            return True
+        page.wait_for_timeout(200)
+    return False
 
 
 @pytest.mark.parametrize("how", [DESKTOP, {**DESKTOP, "color_scheme": "dark"}])
@@ -131,10 +141,10 @@ def test_points_are_drawn_and_a_mouse_finds_them(
     page = opened(map_page, **how)
     page.locator("#thumbnails").uncheck()
     x, y = place_of(page, "long.mp4")
-    assert colour_at(page, x, y) > 60
+    assert is_coloured(page, x, y)
     page.mouse.move(x, y)
     card = page.locator("#hover")
-    assert "long.mp4" in card.inner_text()
+    expect(card).to_contain_text("long.mp4")
     assert card.locator(".picture").count() == 1
     page.mouse.click(x, y)
     details = page.locator("#details")
@@ -159,32 +169,31 @@ def test_the_mouse_moves_and_zooms(opened: Callable[..., Page], map_page: Path) 
     page.mouse.up()
     assert page.locator("#details").is_hidden()  # a drag chooses nothing
     page.wait_for_timeout(800)
-    assert colour_at(page, x + 60, y + 40) > 60
+    assert is_coloured(page, x + 60, y + 40)
     page.mouse.move(x + 60, y + 40)
-    assert "long.mp4" in page.locator("#hover").inner_text()
+    expect(page.locator("#hover")).to_contain_text("long.mp4")
     page.mouse.wheel(0, -200)
     page.wait_for_timeout(800)
     page.mouse.move(x + 61, y + 41)
-    assert "long.mp4" in page.locator("#hover").inner_text()  # it zooms around the pointer
+    expect(page.locator("#hover")).to_contain_text("long.mp4")  # it zooms around the pointer
 
 
 def test_legend_and_search_filter(opened: Callable[..., Page], map_page: Path) -> None:
     page = opened(map_page, **DESKTOP)
-    stage = page.locator("#stage")
-    assert stage.get_attribute("data-visible") == "7"
+    assert_visible(page, 7)
     page.locator("#classes button", has_text="b").first.click()
-    assert stage.get_attribute("data-visible") == "5"
+    assert_visible(page, 5)
     page.locator("#none").click()
-    assert stage.get_attribute("data-visible") == "0"
+    assert_visible(page, 0)
     page.locator("#all").click()
     page.keyboard.press("/")
     page.keyboard.type("ONE.mp4")
-    assert stage.get_attribute("data-visible") == "2"
+    assert_visible(page, 2)
     assert page.locator("#results button").all_inner_texts() == ["a/one.mp4", "b/one.mp4"]
     page.keyboard.press("Enter")
     assert page.locator("#details h2").first.inner_text() == "a/one.mp4"
     page.locator("#query").press("Escape")
-    assert stage.get_attribute("data-visible") == "7"
+    assert_visible(page, 7)
     page.locator("#colouring").select_option(label="cluster")
     assert page.locator("#classes button").first.inner_text().startswith("cluster 1")
 
