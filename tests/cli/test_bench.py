@@ -92,6 +92,7 @@ def test_on_a_terminal_it_shows_the_step_that_is_running(
     with step_status() as begin:
         begin("network in batches of 8, 12 s")
     assert capsys.readouterr().err == ""
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     with step_status() as begin:
         begin("decoding [b], 4 s")
