@@ -17,6 +17,7 @@
   let colours = [];
   let isOn = [];
   let visible = new Int32Array(0);
+  let filterLater = 0; // while typing in a large table, until no key was pressed for a moment
   let selected = null;
 
   const classOf = (row) => colouring.names[colouring.of[row]];
@@ -44,6 +45,8 @@
   }
 
   function filter() {
+    clearTimeout(filterLater);
+    filterLater = 0;
     [...byId("classes").querySelectorAll("button")].forEach((button, i) => button.setAttribute("aria-pressed", isOn[i]));
     const query = byId("query").value.trim().toLowerCase();
     const rows = [];
@@ -293,13 +296,15 @@
     );
   }
 
-  let searchLater = 0;
   byId("query").addEventListener("input", () => {
-    clearTimeout(searchLater);
-    if (n > 5000) searchLater = setTimeout(filter, 200); else filter();
+    clearTimeout(filterLater);
+    if (n > 5000) filterLater = setTimeout(filter, 200); else filter();
   });
   byId("query").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") { clearTimeout(searchLater); filter(); byId("results").querySelector("button")?.click(); }
+    if (event.key === "Enter") {
+      if (filterLater) filter();
+      byId("results").querySelector("button")?.click();
+    }
     if (event.key === "Escape") { byId("query").value = ""; filter(); stage.focus(); }
   });
   document.addEventListener("pointerdown", (event) => {

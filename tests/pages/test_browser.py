@@ -16,6 +16,7 @@ pytest.importorskip("playwright")
 from playwright.sync_api import expect
 
 from c3d_extract.analysis import ExperimentOptions, baselines, cross_validate, prepare_experiment
+from c3d_extract.output import TableRow, write_table
 from c3d_extract.pages.map import MapOptions, write_map
 from c3d_extract.pages.report import ClassResult, write_report_page
 
@@ -196,6 +197,22 @@ def test_legend_and_search_filter(opened: Callable[..., Page], map_page: Path) -
     assert_visible(page, 7)
     page.locator("#colouring").select_option(label="cluster")
     assert page.locator("#classes button").first.inner_text().startswith("cluster 1")
+
+
+def test_in_a_large_map_enter_chooses_what_was_typed_last(
+    opened: Callable[..., Page], tmp_path: Path
+) -> None:
+    table = tmp_path / "feats.h5"
+    X = np.random.default_rng(0).normal(size=(5001, 4)).astype(np.float32)
+    facts = (1, 16, 0, 0, 25.0, 0.64, 320, 240, 1000, 0)
+    rows = [TableRow(f"a/{i:04}.mp4", facts, [x]) for i, x in enumerate(X)]
+    write_table(table, kind="features", layers={"fc6": 4}, rows=rows, attributes={})
+    write_map(table, tmp_path / "map.html", MapOptions(method="pca"), lambda _what, _total: lambda _n: None)
+    page = opened(tmp_path / "map.html", **DESKTOP)
+    page.locator("#query").press_sequentially("4321")
+    page.keyboard.press("Enter")
+    assert page.locator("#details h2").first.inner_text() == "a/4321.mp4"
+    assert_visible(page, 1)
 
 
 def test_keys_alone_are_enough(opened: Callable[..., Page], map_page: Path) -> None:
